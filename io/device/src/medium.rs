@@ -1,0 +1,65 @@
+//! What a logical unit keeps its blocks on: a shelf's file, or a volume of a pool.
+//!
+//! A medium knows blocks and durability, no SCSI: reservations, unit attentions and the task set live in the logical
+//! unit above it. Extents handed to a medium were already checked against its geometry.
+
+use bytes::Bytes;
+use futures_util::future::LocalBoxFuture;
+use thiserror::Error;
+
+/// Size and block length of a medium.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Geometry {
+    /// Bytes per logical block: 512 or 4096.
+    pub block_bytes: u32,
+    /// Number of logical blocks.
+    pub blocks: u64,
+}
+
+/// Why a medium did not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum MediumError {
+    /// These blocks could not be read (MEDIUM ERROR, 11h/00h).
+    #[error("unrecovered read error at block {lba}")]
+    Read {
+        /// First block that failed.
+        lba: u64,
+    },
+    /// These blocks could not be written (MEDIUM ERROR, 0Ch/00h).
+    #[error("write error at block {lba}")]
+    Write {
+        /// First block that failed.
+        lba: u64,
+    },
+    /// No space left for a thin medium (DATA PROTECT, 27h/07h).
+    #[error("no space left")]
+    NoSpace,
+    /// This node must not answer any more: the command gets no status and the session is closed.
+    #[error("not the owner any more")]
+    Fenced,
+}
+
+/// Whether a write must be on the medium before it is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// May sit in a cache until the next flush.
+    Cached,
+    /// On the medium before the answer (FUA).
+    ForceUnitAccess,
+}
+
+/// Blocks of one logical unit.
+pub trait Medium {
+    /// Size and block length.
+    fn geometry(&self) -> Geometry;
+    /// Reads `blocks` blocks at `lba`; the answer has exactly that length.
+    fn read(&self, lba: u64, blocks: u32) -> LocalBoxFuture<'_, Result<Bytes, MediumError>>;
+    /// Writes whole blocks at `lba`.
+    fn write(&self, lba: u64, bytes: Bytes, durability: Durability) -> LocalBoxFuture<'_, Result<(), MediumError>>;
+    /// Makes everything answered so far durable.
+    fn flush(&self) -> LocalBoxFuture<'_, Result<(), MediumError>>;
+    /// Forgets or zeroes `blocks` blocks at `lba`; afterwards they read as zeroes.
+    fn zero(&self, lba: u64, blocks: u64) -> LocalBoxFuture<'_, Result<(), MediumError>>;
+    /// Keeps the logical unit's own state (reservations, mode pages) durably with the medium, before the answer.
+    fn keep_state(&self, state: Vec<u8>) -> LocalBoxFuture<'_, Result<(), MediumError>>;
+}
