@@ -1,1 +1,14 @@
-//! Under construction.
+//! Portals: TCP listeners that serve iSCSI targets.
+//!
+//! A portal moves bytes between sockets and [`understudy_session`]'s target half, which decides everything about the
+//! protocol, and gives the commands that come out of it to the SCSI targets of [`understudy_device`]. No SCSI and no
+//! iSCSI decision is made here.
+//!
+//! Everything runs on one thread inside a `LocalSet`.
+
+mod farewell;
+mod gate;
+mod listener;
+mod steer;
+
+pub use gate::LoginGate;

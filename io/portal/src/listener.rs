@@ -1,0 +1,149 @@
+//! A TCP listener whose address can move between two processes of one machine without a refused or reset connect.
+//!
+//! The idea: the one that takes the address over listens *beside* the other (`SO_REUSEPORT`), and from that moment
+//! the kernel gives every new connection to the newer one ([`crate::steer`]). The older one closes whenever it likes;
+//! a stopped process that never closes does no harm either. What sat in its accept queue when it closed is accepted
+//! first and ended in order, because the kernel would reset it.
+//!
+//! Not here: addresses of network interfaces (who has which), and what is spoken on a connection.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Connections the kernel keeps for us while we are busy: a thousand clients that all come back at the same moment
+/// after a takeover fit; the kernel caps it at `net.core.somaxconn` (4096 on current kernels).
+const BACKLOG: i32 = 4096;
+
+/// The listening half of a portal.
+pub(crate) struct Listener {
+    socket: TcpListener,
+    address: SocketAddr,
+}
+
+impl Listener {
+    /// Listens at `address` (port 0: a free one), beside an older listener if there is one.
+    pub(crate) fn bind(address: SocketAddr) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        crate::steer::prefer_newest(socket.as_fd())?;
+        socket.listen(BACKLOG)?;
+        let socket = TcpListener::from_std(socket.into())?;
+        let address = socket.local_addr()?;
+        Ok(Self { socket, address })
+    }
+
+    /// Where it listens, with the real port.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The next connection.
+    pub(crate) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        self.socket.accept().await
+    }
+
+    /// Stops listening; returns the connections that were established but not yet accepted.
+    ///
+    /// The caller ends them in order (see [`crate::farewell`]): the kernel would reset them. The race that remains,
+    /// a connection established between the last look and the close, exists only when no newer listener is there.
+    pub(crate) fn close(self) -> Vec<TcpStream> {
+        let mut left = Vec::new();
+        let Ok(listener) = self.socket.into_std() else {
+            return left;
+        };
+        // BOUND: the accept queue holds at most BACKLOG entries, and a newer listener gets all that come now; without
+        // one the count ends it.
+        while left.len() < BACKLOG as usize {
+            let Ok((stream, _)) = listener.accept() else {
+                break;
+            };
+            if stream.set_nonblocking(true).is_ok()
+                && let Ok(stream) = TcpStream::from_std(stream)
+            {
+                left.push(stream);
+            }
+        }
+        left
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::farewell;
+    use std::time::Duration;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::timeout;
+
+    const LOOPBACK: &str = "127.0.0.1:0";
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    async fn accepted_by<'a>(listener: &'a Listener, other: &Listener) -> SocketAddr {
+        tokio::select! {
+            accepted = listener.accept() => accepted.unwrap().1,
+            _ = other.accept() => panic!("the other listener got the connection"),
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn newest_of_two_listeners_gets_every_connection_and_the_older_one_takes_over_again() {
+        let older = Listener::bind(LOOPBACK.parse().unwrap()).unwrap();
+        let address = older.address();
+        let newer = Listener::bind(address).unwrap();
+        for _ in 0..100 {
+            let client = TcpStream::connect(address).await.unwrap();
+            let peer = timeout(PATIENCE, accepted_by(&newer, &older)).await.unwrap();
+            assert_eq!(client.local_addr().unwrap(), peer);
+        }
+        assert!(newer.close().is_empty());
+        for _ in 0..20 {
+            let client = TcpStream::connect(address).await.unwrap();
+            let (_, peer) = timeout(PATIENCE, older.accept()).await.unwrap().unwrap();
+            assert_eq!(client.local_addr().unwrap(), peer);
+        }
+        // And back: a third listener is again the newer of two.
+        let third = Listener::bind(address).unwrap();
+        for _ in 0..100 {
+            let _client = TcpStream::connect(address).await.unwrap();
+            timeout(PATIENCE, accepted_by(&third, &older)).await.unwrap();
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn closing_the_older_listener_refuses_and_resets_nobody() {
+        let older = Listener::bind(LOOPBACK.parse().unwrap()).unwrap();
+        let address = older.address();
+        // These sit in the older one's accept queue, with bytes already sent.
+        let mut early = Vec::new();
+        for _ in 0..8 {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            client.write_all(&[0x43; 48]).await.unwrap();
+            early.push(client);
+        }
+        let newer = Listener::bind(address).unwrap();
+        let left = older.close();
+        assert_eq!(left.len(), early.len());
+        let ended = async move {
+            for stream in left {
+                farewell::end_in_order(stream);
+            }
+            for mut client in early {
+                let mut buffer = [0u8; 1];
+                let read = timeout(PATIENCE, client.read(&mut buffer)).await.unwrap();
+                assert_eq!(read.expect("ended in order, not reset"), 0);
+            }
+        };
+        tokio::task::LocalSet::new().run_until(ended).await;
+        for _ in 0..100 {
+            let _client = TcpStream::connect(address).await.expect("nobody is refused");
+            timeout(PATIENCE, newer.accept()).await.unwrap().unwrap();
+        }
+    }
+}

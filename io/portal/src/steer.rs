@@ -1,0 +1,37 @@
+//! The one foreign interface of the portal: a classic BPF program that steers new connections to the newest listener.
+//!
+//! Linux keeps the listeners of one address in an array, in the order in which they were bound, and asks the program
+//! which index gets a new connection. `ret 1` says "the second"; an index beyond the array makes the kernel choose by
+//! itself, and with one listener there is only one choice. So with two listeners the newer one gets everything, and
+//! when either closes the other is left. socket(7), `SO_ATTACH_REUSEPORT_CBPF`.
+
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// `BPF_RET | BPF_K`: return the constant of the instruction.
+const RETURN_CONSTANT: u16 = 0x06;
+
+/// Index of the listener that gets new connections: the second bound, that is the newer of two.
+const NEWER_OF_TWO: u32 = 1;
+
+/// Attaches the steering program to a socket with `SO_REUSEPORT` set.
+///
+/// Has to happen before `listen`, so that no connection can arrive between a second `listen` and the program. A
+/// socket that later joins a group that has a program already takes over the group's.
+pub(crate) fn prefer_newest(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let mut program = [libc::sock_filter { code: RETURN_CONSTANT, jt: 0, jf: 0, k: NEWER_OF_TWO }];
+    let descriptor = libc::sock_fprog { len: 1, filter: program.as_mut_ptr() };
+    // SAFETY: the descriptor is open (borrowed), `descriptor` points to a program of the stated length that outlives
+    // the call, and the kernel copies both.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const descriptor).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
