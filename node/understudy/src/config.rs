@@ -1,0 +1,266 @@
+//! The file that describes a pair: what both nodes, `pair init` and every client command read.
+//!
+//! One TOML file, the same on both nodes; relative paths in it are relative to the file. Reading it is strict: an
+//! unknown key, a wrong type or a contradiction is reported with the line, what stands there and what is expected, and
+//! all mistakes of a file are reported at once. Nothing here looks at disks or the network.
+//!
+//! The annotated example is `docs/pair.example.toml`; a test reads it.
+
+mod build;
+mod mistake;
+mod read;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+pub use build::fold_name;
+pub use mistake::{ConfigError, Look, Mistake};
+
+/// Which of the two nodes of a pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeName {
+    /// The first node, `[node.a]`.
+    A,
+    /// The second node, `[node.b]`.
+    B,
+}
+
+impl NodeName {
+    /// Both nodes, in order.
+    pub const BOTH: [Self; 2] = [Self::A, Self::B];
+
+    /// The other node of the pair.
+    #[must_use]
+    pub fn partner(self) -> Self {
+        match self {
+            Self::A => Self::B,
+            Self::B => Self::A,
+        }
+    }
+
+    /// 0 for a, 1 for b: the place of this node in anything that keeps one entry a node.
+    #[must_use]
+    pub fn index(self) -> usize {
+        match self {
+            Self::A => 0,
+            Self::B => 1,
+        }
+    }
+}
+
+impl fmt::Display for NodeName {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(match self {
+            Self::A => "a",
+            Self::B => "b",
+        })
+    }
+}
+
+impl FromStr for NodeName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "a" => Ok(Self::A),
+            "b" => Ok(Self::B),
+            other => Err(format!("there is no node `{other}`: a pair has the nodes `a` and `b`")),
+        }
+    }
+}
+
+/// The libfabric provider that carries the interconnect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Provider {
+    /// Sockets; runs anywhere, emulates RDMA.
+    Tcp,
+    /// RDMA network cards and Soft-RoCE.
+    Verbs,
+    /// Two nodes on one machine.
+    Shm,
+}
+
+impl Provider {
+    /// The name libfabric knows it by.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Verbs => "verbs",
+            Self::Shm => "shm",
+        }
+    }
+}
+
+/// `[pair]`: who the pair is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PairIdentity {
+    /// Name shown to the operator.
+    pub name: String,
+    /// The 16 bits that stand in every reservation key and on every disk; never 0.
+    pub id: u16,
+    /// The node that tries first when neither wins a contest for the lock disks.
+    pub preferred: NodeName,
+}
+
+/// `[timing]`: when to try something. None of these decides whether it is safe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// Between two reads of the partner's page while nothing happens.
+    pub poll: Duration,
+    /// Between two reads while a bring-up or a hand-off is under way.
+    pub poll_brisk: Duration,
+    /// A read of the partner's page that takes longer counts as unanswered.
+    pub read_deadline: Duration,
+    /// Between two heartbeats on the lock disks.
+    pub heartbeat: Duration,
+    /// Page and heartbeat silent for this long: contest the lock disks.
+    pub silent: Duration,
+    /// The same, when the link was closed by a dying process or the page says so.
+    pub gone: Duration,
+    /// A booting node waits this long for signs of its partner before it contests the lock disks.
+    pub boot: Duration,
+    /// Before the next try after a contest nobody won; the node that is not preferred waits twice as long.
+    pub retry: Duration,
+    /// A hand-off that has not sent its commit after this long is called off and the pool served on.
+    pub handoff: Duration,
+    /// A disk command without an answer after this long is of unknown outcome.
+    pub disk: Duration,
+}
+
+/// `[node.a]` or `[node.b]`: what is particular to one node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeSettings {
+    /// Which node this is.
+    pub name: NodeName,
+    /// Where the node's state page is reached.
+    pub interconnect: SocketAddr,
+    /// Where its volumes are served; these addresses move to the partner at a takeover.
+    pub portals: Vec<SocketAddr>,
+    /// iSCSI name of its target; moves with the portals.
+    pub target: String,
+    /// Folder for what the node keeps about itself (timeline, logs); nothing that safety depends on.
+    pub state: PathBuf,
+    /// Unix socket of the admin interface.
+    pub admin: PathBuf,
+}
+
+/// `iscsi://host:port/target/lun`, taken apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskUrl {
+    /// Address of the shelf's portal.
+    pub portal: SocketAddr,
+    /// iSCSI name of the shelf's target.
+    pub target: String,
+    /// Logical unit number.
+    pub lun: u16,
+}
+
+impl fmt::Display for DiskUrl {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "iscsi://{}/{}/{}", self.portal, self.target, self.lun)
+    }
+}
+
+impl FromStr for DiskUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        build::disk_url(text)
+    }
+}
+
+/// `[[disk]]` or `[[lock_disk]]`: one logical unit both nodes reach.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskSource {
+    /// Name shown to the operator and used in `mirrors`.
+    pub name: String,
+    /// Where each node reaches it, in the order of [`NodeName::index`].
+    pub urls: [DiskUrl; 2],
+}
+
+impl DiskSource {
+    /// Where `node` reaches this disk.
+    #[must_use]
+    pub fn url(&self, node: NodeName) -> &DiskUrl {
+        &self.urls[node.index()]
+    }
+}
+
+/// `[[pool]]`: disks with one owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolLayout {
+    /// Name shown to the operator.
+    pub name: String,
+    /// The number it has in records and state pages: given, or derived from the name; never 0.
+    pub id: u32,
+    /// The node it belongs to while both nodes are well.
+    pub home: NodeName,
+    /// Mirrors, each the places of its legs in [`Config::disks`].
+    pub mirrors: Vec<Vec<usize>>,
+}
+
+/// A whole pair, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The file it was read from, absolute.
+    pub file: PathBuf,
+    /// Who the pair is.
+    pub pair: PairIdentity,
+    /// What carries the interconnect.
+    pub provider: Provider,
+    /// When to try things.
+    pub timing: Timing,
+    /// Both nodes, in the order of [`NodeName::index`].
+    pub nodes: [NodeSettings; 2],
+    /// One or three lock disks, in the order in which they are contested.
+    pub lock_disks: Vec<DiskSource>,
+    /// Every disk of every pool.
+    pub disks: Vec<DiskSource>,
+    /// The pools.
+    pub pools: Vec<PoolLayout>,
+}
+
+impl Config {
+    /// Reads and checks `file`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with every mistake found; [`ConfigError::render`] shows them.
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(file)
+            .map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })?;
+        let absolute = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+        Self::parse(&absolute, &text)
+    }
+
+    /// Checks `text` as the content of `file`; relative paths are taken from the folder of `file`.
+    ///
+    /// # Errors
+    /// [`ConfigError::Mistaken`] with every mistake found.
+    pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
+        build::build(file, text)
+    }
+
+    /// The settings of one node.
+    #[must_use]
+    pub fn node(&self, name: NodeName) -> &NodeSettings {
+        &self.nodes[name.index()]
+    }
+
+    /// The pool called `name`.
+    #[must_use]
+    pub fn pool(&self, name: &str) -> Option<&PoolLayout> {
+        self.pools.iter().find(|pool| pool.name == name)
+    }
+
+    /// The pools whose home is `node`.
+    pub fn pools_of(&self, node: NodeName) -> impl Iterator<Item = &PoolLayout> {
+        self.pools.iter().filter(move |pool| pool.home == node)
+    }
+}

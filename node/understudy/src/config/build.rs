@@ -1,0 +1,414 @@
+//! From a TOML document to a checked [`Config`]: what each key means and which values contradict each other.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::ops::{Range, RangeInclusive};
+use std::path::Path;
+use std::time::Duration;
+
+use toml::de::DeTable;
+
+use super::mistake::{ConfigError, Mistake};
+use super::read::{At, Mistakes, Table, nearest};
+use super::{Config, DiskSource, DiskUrl, NodeName, NodeSettings, PairIdentity, PoolLayout, Provider, Timing};
+
+/// Longest path of a Unix socket: `sun_path` of unix(7) holds 108 bytes with the closing zero.
+const SOCKET_PATH_BYTES: usize = 107;
+
+/// Longest iSCSI name, RFC 7143 §4.2.7.1.
+const ISCSI_NAME_BYTES: usize = 223;
+
+pub(super) fn build(file: &Path, text: &str) -> Result<Config, ConfigError> {
+    let mistaken = |mistakes: Vec<Mistake>| ConfigError::Mistaken { file: file.to_owned(), text: text.to_owned(), mistakes };
+    let (document, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        return Err(mistaken(errors.iter().map(|error| syntax(error, text.len())).collect()));
+    }
+    let mistakes = Mistakes::default();
+    let config = read_all(file, &Table::root(&document, &mistakes), &mistakes);
+    let found = mistakes.into_sorted();
+    match config {
+        Some(config) if found.is_empty() => Ok(config),
+        Some(_) | None => Err(mistaken(found)),
+    }
+}
+
+fn syntax(error: &toml::de::Error, len: usize) -> Mistake {
+    let span = error.span().unwrap_or(len..len);
+    Mistake {
+        message: "this is not TOML".to_owned(),
+        label: error.message().to_owned(),
+        advice: None,
+        span: span.start.min(len)..span.end.min(len),
+    }
+}
+
+fn read_all(file: &Path, root: &Table<'_>, mistakes: &Mistakes) -> Option<Config> {
+    let pair = pair(&root.table("pair", "[pair]"), mistakes);
+    let provider = provider(&root.optional_table("interconnect", "[interconnect]"), mistakes);
+    let timing = timing(&root.optional_table("timing", "[timing]"), mistakes);
+    let folder = file.parent().unwrap_or(Path::new("."));
+    let nodes = nodes(&root.table("node", "[node]"), folder, mistakes);
+    let lock_disks = disks(&root.tables("lock_disk", "[[lock_disk]]"), mistakes);
+    let disks = disks(&root.tables("disk", "[[disk]]"), mistakes);
+    let pools = pools(&root.tables("pool", "[[pool]]"), &disks, mistakes);
+    root.finish();
+    check_lock_disks(root, &lock_disks, mistakes);
+    check_distinct_disks(&lock_disks, &disks, mistakes);
+    if pools.is_empty() {
+        mistakes.note(root.span(), "there is no pool", "at least one [[pool]] is expected in the file");
+    }
+    Some(Config {
+        file: file.to_owned(),
+        pair: pair?,
+        provider: provider?,
+        timing,
+        nodes: nodes?,
+        lock_disks: lock_disks.into_iter().map(|disk| disk.value).collect(),
+        disks: disks.into_iter().map(|disk| disk.value).collect(),
+        pools,
+    })
+}
+
+fn pair(table: &Table<'_>, mistakes: &Mistakes) -> Option<PairIdentity> {
+    let name = named(table, mistakes);
+    let id = table.optional_text("id", "4 hexadecimal digits, as in \"5a3c\"");
+    let preferred = match table.optional_text("preferred", "\"a\" or \"b\"") {
+        None => Some(NodeName::A),
+        Some(text) => node_name(&text, "preferred", mistakes),
+    };
+    table.finish();
+    let name = name?.value;
+    let id = match id {
+        None => fold_name(&name) as u16,
+        Some(text) => pair_id(&text, mistakes)?,
+    };
+    Some(PairIdentity { name, id: id.max(1), preferred: preferred? })
+}
+
+fn pair_id(text: &At<&str>, mistakes: &Mistakes) -> Option<u16> {
+    match u16::from_str_radix(text.value.trim_start_matches("0x"), 16) {
+        Ok(id) if id != 0 => Some(id),
+        Ok(_) | Err(_) => {
+            let message = "`id` in [pair] must be 4 hexadecimal digits and not 0000";
+            mistakes.note(&text.span, message, "as in \"5a3c\"; leave it out to have it derived from the name");
+            None
+        }
+    }
+}
+
+/// A number derived from a name: FNV-1a of 32 bits, folded so that both halves depend on all of it; never 0.
+///
+/// It stands in records on disks, so it must not change between releases.
+#[must_use]
+pub fn fold_name(name: &str) -> u32 {
+    let hash = name.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    (hash ^ (hash >> 16)).max(1)
+}
+
+fn node_name(text: &At<&str>, key: &str, mistakes: &Mistakes) -> Option<NodeName> {
+    let name = text.value.parse().ok();
+    if name.is_none() {
+        mistakes.note(&text.span, format!("`{key}` names no node"), "expected \"a\" or \"b\"");
+    }
+    name
+}
+
+/// The `name` of a table: 1 to 32 of a-z, 0-9, `-`, `_`, `.`.
+fn named(table: &Table<'_>, mistakes: &Mistakes) -> Option<At<String>> {
+    let name = table.text("name", "a name")?;
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(&byte);
+    if name.value.is_empty() || name.value.len() > 32 || !name.value.bytes().all(fits) {
+        let label = "expected 1 to 32 characters of a-z, 0-9, `-`, `_`, `.`";
+        mistakes.note(&name.span, "this name can not be used", label);
+        return None;
+    }
+    Some(At { value: name.value.to_owned(), span: name.span })
+}
+
+fn provider(table: &Table<'_>, mistakes: &Mistakes) -> Option<Provider> {
+    let text = table.optional_text("provider", "\"tcp\", \"verbs\" or \"shm\"");
+    table.finish();
+    let Some(text) = text else { return Some(Provider::Tcp) };
+    let all = [Provider::Tcp, Provider::Verbs, Provider::Shm];
+    let found = all.into_iter().find(|provider| provider.as_str() == text.value);
+    if found.is_none() {
+        mistakes.note(&text.span, "there is no such provider", "expected \"tcp\", \"verbs\" or \"shm\"");
+    }
+    found
+}
+
+/// The defaults: a killed process is replaced well below 500 ms, a hung one below 2 s (the time to notice, plus one
+/// contest of the lock disks, plus fencing); disk commands get as long as a slow shelf needs.
+fn timing(table: &Table<'_>, mistakes: &Mistakes) -> Timing {
+    let read = |key, default, range: RangeInclusive<u64>| Duration::from_millis(table.milliseconds(key, default, range));
+    let timing = Timing {
+        poll: read("poll_ms", 25, 1..=10_000),
+        poll_brisk: read("poll_brisk_ms", 1, 1..=1_000),
+        read_deadline: read("read_deadline_ms", 200, 5..=30_000),
+        heartbeat: read("heartbeat_ms", 100, 10..=30_000),
+        silent: read("silent_ms", 1_200, 50..=600_000),
+        gone: read("gone_ms", 50, 0..=600_000),
+        boot: read("boot_ms", 4_000, 50..=3_600_000),
+        retry: read("retry_ms", 300, 10..=60_000),
+        handoff: read("handoff_ms", 2_000, 10..=60_000),
+        disk: read("disk_ms", 3_000, 10..=600_000),
+    };
+    table.finish();
+    if timing.silent <= timing.heartbeat * 2 {
+        let advice = "a partner whose heartbeats are merely late would be contested again and again";
+        mistakes.advise(table.span(), "`silent_ms` must be more than twice `heartbeat_ms`", "in this table", advice);
+    }
+    if timing.silent <= timing.read_deadline {
+        let message = "`silent_ms` must be more than `read_deadline_ms`";
+        mistakes.note(table.span(), message, "in this table");
+    }
+    timing
+}
+
+/// Values of which no two may be equal, with the words for each place.
+struct Distinct<'m> {
+    seen: BTreeMap<String, String>,
+    mistakes: &'m Mistakes,
+}
+
+impl<'m> Distinct<'m> {
+    fn new(mistakes: &'m Mistakes) -> Self {
+        Self { seen: BTreeMap::new(), mistakes }
+    }
+
+    /// Notes a mistake if `value` was claimed before; `owner` says by whom, `what` what the value is.
+    fn claim(&mut self, value: String, span: &Range<usize>, owner: &str, what: &str) {
+        if let Some(before) = self.seen.get(&value) {
+            let message = format!("{what} {value} is used twice");
+            self.mistakes.note(span, message, format!("already used by {before}"));
+            return;
+        }
+        self.seen.insert(value, owner.to_owned());
+    }
+}
+
+fn nodes(table: &Table<'_>, folder: &Path, mistakes: &Mistakes) -> Option<[NodeSettings; 2]> {
+    let mut addresses = Distinct::new(mistakes);
+    let mut names = Distinct::new(mistakes);
+    let mut paths = Distinct::new(mistakes);
+    let mut read = |key, title, name| {
+        node(&table.table(key, title), name, folder, (&mut addresses, &mut names, &mut paths), mistakes)
+    };
+    let a = read("a", "[node.a]", NodeName::A);
+    let b = read("b", "[node.b]", NodeName::B);
+    table.finish();
+    Some([a?, b?])
+}
+
+type NodeClaims<'c, 'm> = (&'c mut Distinct<'m>, &'c mut Distinct<'m>, &'c mut Distinct<'m>);
+
+fn node(
+    table: &Table<'_>,
+    name: NodeName,
+    folder: &Path,
+    (addresses, names, paths): NodeClaims<'_, '_>,
+    mistakes: &Mistakes,
+) -> Option<NodeSettings> {
+    let owner = format!("[node.{name}]");
+    let interconnect = table.text("interconnect", "an address and port, as in \"10.0.0.1:7100\"");
+    let portals = table.texts("portals", "a list of addresses with port, as in [\"10.0.0.1:3260\"]");
+    let target = table.text("target", "an iSCSI name, as in \"iqn.2026-01.com.example:a\"");
+    let state = table.text("state", "a folder");
+    let admin = table.optional_text("admin", "the path of a Unix socket");
+    table.finish();
+
+    let mut address = |text: &At<&str>| {
+        let address = address(text, mistakes)?;
+        addresses.claim(address.to_string(), &text.span, &owner, "the address");
+        Some(address)
+    };
+    let interconnect = interconnect.and_then(|text| address(&text));
+    let portals: Vec<SocketAddr> = portals.iter().filter_map(&mut address).collect();
+    let target = target.and_then(|text| {
+        names.claim(text.value.to_owned(), &text.span, &owner, "the target name");
+        iscsi_name(&text, mistakes)
+    });
+    let state = state?;
+    let folder_of_state = folder.join(state.value);
+    paths.claim(folder_of_state.display().to_string(), &state.span, &owner, "the folder");
+    let at = admin.as_ref().map_or(&state.span, |text| &text.span);
+    let admin = admin.as_ref().map_or_else(|| folder_of_state.join("admin.sock"), |text| folder.join(text.value));
+    paths.claim(admin.display().to_string(), at, &owner, "the socket");
+    check_socket_path(&admin, at, mistakes);
+    Some(NodeSettings { name, interconnect: interconnect?, portals, target: target?, state: folder_of_state, admin })
+}
+
+fn check_socket_path(path: &Path, at: &Range<usize>, mistakes: &Mistakes) {
+    let bytes = path.as_os_str().len();
+    if bytes > SOCKET_PATH_BYTES {
+        let label = format!("{} is {bytes} bytes long", path.display());
+        let advice = format!("the system allows {SOCKET_PATH_BYTES} bytes: give a shorter path as `admin`");
+        mistakes.advise(at, "the path of the admin socket is too long", label, &advice);
+    }
+}
+
+/// An address a node can listen on and a client can name.
+fn address(text: &At<&str>, mistakes: &Mistakes) -> Option<SocketAddr> {
+    let Ok(address) = text.value.parse::<SocketAddr>() else {
+        mistakes.note(&text.span, "this is no address with a port", "expected as in \"10.0.0.1:3260\" or \"[fd00::1]:3260\"");
+        return None;
+    };
+    if address.ip().is_unspecified() || address.port() == 0 {
+        let advice = "portals move to the partner and the partner must find the interconnect, so both ends are named";
+        mistakes.advise(&text.span, "this address is not a particular one", "expected one address and one port", advice);
+        return None;
+    }
+    Some(address)
+}
+
+fn iscsi_name(text: &At<&str>, mistakes: &Mistakes) -> Option<String> {
+    if let Err(expected) = check_iscsi_name(text.value) {
+        mistakes.note(&text.span, "this is no iSCSI name", expected);
+        return None;
+    }
+    Some(text.value.to_owned())
+}
+
+/// RFC 7143 §4.2.7: one of three forms, no white space, no upper case, 223 bytes.
+fn check_iscsi_name(name: &str) -> Result<(), String> {
+    let form = ["iqn.", "eui.", "naa."].iter().any(|form| name.starts_with(form) && name.len() > form.len());
+    let fits = |c: char| c.is_alphanumeric() && !c.is_uppercase() || "-.:".contains(c);
+    if !form {
+        return Err("expected to begin with `iqn.`, `eui.` or `naa.`".to_owned());
+    }
+    if name.len() > ISCSI_NAME_BYTES {
+        return Err(format!("expected at most {ISCSI_NAME_BYTES} bytes, this has {}", name.len()));
+    }
+    match name.chars().find(|c| !fits(*c)) {
+        Some(odd) => Err(format!("`{odd}` can not stand in an iSCSI name")),
+        None => Ok(()),
+    }
+}
+
+/// Takes `iscsi://address[:port]/target/lun` apart.
+pub(super) fn disk_url(text: &str) -> Result<DiskUrl, String> {
+    const EXPECTED: &str = "expected as in iscsi://10.0.0.9:3260/iqn.2026-01.com.example:shelf/1";
+    let Some(rest) = text.strip_prefix("iscsi://") else {
+        return Err(EXPECTED.to_owned());
+    };
+    let parts: Vec<&str> = rest.split('/').collect();
+    let [portal, target, lun] = parts[..] else { return Err(EXPECTED.to_owned()) };
+    let portal = portal
+        .parse::<SocketAddr>()
+        .or_else(|_| portal.trim_matches(['[', ']']).parse().map(|ip| SocketAddr::new(ip, 3260)))
+        .map_err(|_| format!("`{portal}` is no IP address with a port; {EXPECTED}"))?;
+    check_iscsi_name(target).map_err(|expected| format!("`{target}` is no iSCSI name: {expected}"))?;
+    let lun = lun.parse().ok().filter(|lun| *lun < 16384);
+    // 16383 is the largest number the flat format of SAM-5 r21 §4.7.7.3 holds.
+    let lun = lun.ok_or_else(|| "the last part is the logical unit number, 0 to 16383".to_owned())?;
+    Ok(DiskUrl { portal, target: target.to_owned(), lun })
+}
+
+fn disks(tables: &[Table<'_>], mistakes: &Mistakes) -> Vec<At<DiskSource>> {
+    let read = |table: &Table<'_>| {
+        let name = named(table, mistakes);
+        let urls = table.text_for_each_node("url", "where it is reached, iscsi://ADDRESS:PORT/TARGET/LUN");
+        table.finish();
+        let [a, b] = urls?;
+        let same = a.span == b.span;
+        let a = url(&a, mistakes);
+        let b = if same { a.clone() } else { url(&b, mistakes) };
+        let name = name?;
+        Some(At { value: DiskSource { name: name.value, urls: [a?, b?] }, span: name.span })
+    };
+    tables.iter().filter_map(read).collect()
+}
+
+fn url(text: &At<&str>, mistakes: &Mistakes) -> Option<DiskUrl> {
+    if text.value.starts_with("file:") || text.value.starts_with(['/', '.']) {
+        let advice = "both nodes must reach a pair's disk and reserve it; serve the file with `understudy shelf` and name its iscsi:// address";
+        mistakes.advise(&text.span, "a plain file can not be a disk of a pair", "it has no reservations", advice);
+        return None;
+    }
+    disk_url(text.value).map_err(|expected| mistakes.note(&text.span, "this is not where a disk is reached", expected)).ok()
+}
+
+fn check_lock_disks(root: &Table<'_>, lock_disks: &[At<DiskSource>], mistakes: &Mistakes) {
+    let at = lock_disks.last().map_or(root.span(), |disk| &disk.span);
+    match lock_disks.len() {
+        1 | 3 => {}
+        0 => mistakes.note(at, "there is no lock disk", "one or three [[lock_disk]] are expected in the file"),
+        count => {
+            let label = format!("this makes {count}, expected 1 or 3");
+            let advice = "an even number can be split in halves, and more than three only make a takeover slower";
+            mistakes.advise(at, "a pair has one or three lock disks", label, advice);
+        }
+    }
+}
+
+fn check_distinct_disks(lock_disks: &[At<DiskSource>], disks: &[At<DiskSource>], mistakes: &Mistakes) {
+    let mut names = Distinct::new(mistakes);
+    let mut urls = [Distinct::new(mistakes), Distinct::new(mistakes)];
+    let kinds = [("lock disk", lock_disks), ("disk", disks)];
+    for (kind, disk) in kinds.iter().flat_map(|(kind, disks)| disks.iter().map(move |disk| (kind, disk))) {
+        let owner = format!("{kind} `{}`", disk.value.name);
+        names.claim(format!("`{}`", disk.value.name), &disk.span, &format!("a {kind}"), "the name");
+        let same = disk.value.urls[0] == disk.value.urls[1];
+        for (seen, url) in urls.iter_mut().zip(&disk.value.urls).take(if same { 1 } else { 2 }) {
+            seen.claim(url.to_string(), &disk.span, &owner, "the logical unit");
+        }
+    }
+}
+
+fn pools(tables: &[Table<'_>], disks: &[At<DiskSource>], mistakes: &Mistakes) -> Vec<PoolLayout> {
+    let mut names = Distinct::new(mistakes);
+    let mut ids = Distinct::new(mistakes);
+    let mut used = Distinct::new(mistakes);
+    let read = |table: &Table<'_>| {
+        let name = named(table, mistakes);
+        let home = table.text("home", "\"a\" or \"b\"").and_then(|text| node_name(&text, "home", mistakes));
+        let mirrors = table.text_lists("mirrors", "a list of mirrors, each a list of disks, as in [[\"d0\", \"d1\"]]");
+        table.finish();
+        let name = name?;
+        names.claim(format!("`{}`", name.value), &name.span, "a pool", "the name");
+        let id = fold_name(&name.value);
+        ids.claim(format!("{id:08x}"), &name.span, &format!("pool `{}`", name.value), "the number derived from the name,");
+        let owner = format!("pool `{}`", name.value);
+        let legs = mirrors.iter().filter_map(|mirror| legs(mirror, &owner, disks, &mut used, mistakes)).collect();
+        if mirrors.is_empty() {
+            mistakes.note(&name.span, "this pool has no disks", "expected at least one mirror in `mirrors`");
+        }
+        Some(PoolLayout { id, name: name.value, home: home?, mirrors: legs })
+    };
+    tables.iter().filter_map(read).collect()
+}
+
+/// The disks of one mirror, by their places.
+fn legs(
+    mirror: &At<Vec<At<&str>>>,
+    owner: &str,
+    disks: &[At<DiskSource>],
+    used: &mut Distinct<'_>,
+    mistakes: &Mistakes,
+) -> Option<Vec<usize>> {
+    if !(1..=2).contains(&mirror.value.len()) {
+        let label = format!("this has {}", mirror.value.len());
+        mistakes.note(&mirror.span, "a mirror has two legs (or one: no redundancy)", label);
+        return None;
+    }
+    let mut place = |leg: &At<&str>| {
+        let Some(place) = disks.iter().position(|disk| disk.value.name == leg.value) else {
+            unknown_disk(leg, disks, mistakes);
+            return None;
+        };
+        used.claim(format!("`{}`", leg.value), &leg.span, owner, "the disk");
+        Some(place)
+    };
+    mirror.value.iter().map(&mut place).collect()
+}
+
+fn unknown_disk(leg: &At<&str>, disks: &[At<DiskSource>], mistakes: &Mistakes) {
+    let known: Vec<&str> = disks.iter().map(|disk| disk.value.name.as_str()).collect();
+    let label = match nearest(leg.value, &known) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => "no [[disk]] has this name".to_owned(),
+    };
+    mistakes.advise(&leg.span, format!("there is no disk `{}`", leg.value), label, "lock disks can not be part of a pool");
+}
+

@@ -1,0 +1,1 @@
+//! Golden texts of mistakes, and what a good file means.

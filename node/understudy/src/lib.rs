@@ -1,0 +1,7 @@
+//! The program `understudy`: a node of a pair, the shelf to try it on, and the commands an operator gives.
+//!
+//! The library holds everything; the executable only calls [`cli::main`]. What decides lives in `core`, what can fail
+//! because of the world in `io`; here they are wired together and shown to people.
+
+pub mod config;
+pub mod driver;
