@@ -3,5 +3,7 @@
 //! The library holds everything; the executable only calls [`cli::main`]. What decides lives in `core`, what can fail
 //! because of the world in `io`; here they are wired together and shown to people.
 
+pub mod admin;
 pub mod config;
 pub mod driver;
+pub mod timeline;

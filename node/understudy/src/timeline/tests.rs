@@ -1,0 +1,1 @@
+//! What is kept, how it is grouped, how it is shown.
