@@ -1,1 +1,17 @@
-//! Under construction.
+#![forbid(unsafe_code)]
+//! The failover machine of a pair.
+//!
+//! What it is: a pure function of facts. [`machine::Machine::step`] takes the moment and an [`input::Input`] and pushes
+//! [`effect::Effect`]s; the formats two nodes share are beside it: the state page, the records of the lock disks, the keys.
+//! What it is not: it has no clock, socket, thread or randomness, and it does not know what a disk is.
+
+pub mod config;
+pub mod effect;
+pub mod input;
+pub mod key;
+pub mod machine;
+pub mod page;
+pub mod record;
+pub mod survey;
+pub mod timeline;
+pub mod words;

@@ -1,0 +1,327 @@
+//! What a node writes to its area of a lock disk: records and heartbeats.
+//!
+//! An area has one heartbeat block and two record slots, used in turn (`sequence % 2`), so that a torn write leaves the record before
+//! it. Each area has one writer. Not here: where the area lies on the disk (the layout crate), and what the records of both
+//! nodes on all lock disks say together ([`crate::survey`]).
+//!
+//! Record, little-endian: 0 magic `USTDRECD` (8) · 8 layout version (2) · 10 pair (2) · 12 node (1) · 13 zero (1) · 14 pools (2) ·
+//! 16 incarnation (8) · 24 sequence (8) · 32 length of the whole in bytes with CRC (4) · 36 zero (4) · 40 entries · CRC-32C of everything
+//! before it (4) · zeros up to a whole number of 4096-byte blocks.
+//!
+//! Entry: 0 pool (4) · 4 owner (1) · 5 verdict (1) · 6 legs equal (1) · 7 zero (1) · 8 generation (4) · 12 mirrors (2) ·
+//! 14 zero (2) · 16 metadata version (8) · 24 one byte a mirror, one bit a good leg.
+//!
+//! Heartbeat: 0 magic `USTDBEAT` (8) · 8 pair (2) · 10 node (1) · 11 zero (5) · 16 incarnation (8) · 24 counter (8) · 32 CRC-32C (4) ·
+//! zeros up to 512 bytes.
+
+use thiserror::Error;
+
+use crate::effect::LegsAre;
+use crate::page::crc32c;
+use crate::words::{Generation, Incarnation, LegSet, MetadataVersion, NodeId, PairId, PoolId};
+
+/// Room of one record slot, a multiple of 4096. Holds 60 pools with about 240 mirrors each.
+pub const RECORD_SLOT_BYTES: usize = 16 * 1024;
+/// Room of the heartbeat block: what is written is 512 bytes, padded by the driver to the disk's block.
+pub const HEARTBEAT_BYTES: usize = 512;
+/// Layout this release writes.
+pub const RECORD_VERSION: u16 = 1;
+
+const RECORD_MAGIC: [u8; 8] = *b"USTDRECD";
+const HEARTBEAT_MAGIC: [u8; 8] = *b"USTDBEAT";
+const HEADER_BYTES: usize = 40;
+const ENTRY_BYTES: usize = 24;
+const BLOCK_BYTES: usize = 4096;
+
+/// What an entry decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Verdict {
+    /// The owner has it.
+    Owned = 1,
+    /// Handed over to the owner named: the commit point of a hand-off.
+    Commit = 2,
+    /// A COMMIT before this one did not come to be; the owner named has it.
+    Abort = 3,
+}
+
+/// What is recorded of one pool.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PoolEntry {
+    /// Which pool.
+    pub pool: PoolId,
+    /// Whose it is.
+    pub owner: NodeId,
+    /// Since which change.
+    pub generation: Generation,
+    /// Metadata version at that change; the disks may have a newer one, never an older one.
+    pub metadata_version: MetadataVersion,
+    /// What it decides.
+    pub verdict: Verdict,
+    /// Whether the legs held the same at that moment.
+    pub legs_are: LegsAre,
+    /// Legs recorded good, per mirror.
+    pub legs: Vec<LegSet>,
+}
+
+/// A record.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Record {
+    /// Whose pair.
+    pub pair: PairId,
+    /// Whose area.
+    pub node: NodeId,
+    /// Which run wrote it.
+    pub incarnation: Incarnation,
+    /// Grows with every record of this area.
+    pub sequence: u64,
+    /// One entry a pool, ascending by pool.
+    pub pools: Vec<PoolEntry>,
+}
+
+/// A heartbeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Heartbeat {
+    /// Which run beats.
+    pub incarnation: Incarnation,
+    /// Grows with every beat.
+    pub counter: u64,
+}
+
+/// Why bytes are no record, or no heartbeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum RecordError {
+    /// Never written.
+    #[error("never written")]
+    Blank,
+    /// Torn or damaged.
+    #[error("torn or damaged")]
+    Torn,
+    /// Of another pair or node.
+    #[error("of another pair or node")]
+    Foreign,
+    /// Of a release too far away.
+    #[error("layout {0} is not understood by this release")]
+    Version(u16),
+    /// A field has a value no release may write.
+    #[error("a field has no meaning")]
+    Meaning,
+}
+
+/// The two slots of one area, judged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slots {
+    /// The newest whole record, if there is one.
+    pub newest: Option<Record>,
+    /// Whether a slot was torn: a record newer than `newest` was begun there, and is not there.
+    pub torn: bool,
+}
+
+fn take<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
+    bytes.get(offset..offset + N)?.try_into().ok()
+}
+
+fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
+    take(bytes, offset).map(u16::from_le_bytes)
+}
+
+fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
+    take(bytes, offset).map(u32::from_le_bytes)
+}
+
+fn u64_at(bytes: &[u8], offset: usize) -> Option<u64> {
+    take(bytes, offset).map(u64::from_le_bytes)
+}
+
+impl Record {
+    /// The first record of a pair, written by `pair init` to slot 1 of node A's area on every lock disk: every pool with its home,
+    /// generation 1.
+    #[must_use]
+    pub fn initial(pair: PairId, pools: impl IntoIterator<Item = (PoolId, NodeId, MetadataVersion, Vec<LegSet>)>) -> Self {
+        let mut entries: Vec<_> = pools
+            .into_iter()
+            .map(|(pool, owner, metadata_version, legs)| PoolEntry {
+                pool,
+                owner,
+                generation: Generation(1),
+                metadata_version,
+                verdict: Verdict::Owned,
+                legs_are: LegsAre::Equal,
+                legs,
+            })
+            .collect();
+        entries.sort();
+        Self { pair, node: NodeId::A, incarnation: Incarnation::NONE, sequence: 1, pools: entries }
+    }
+
+    /// Which of the two slots it belongs to.
+    #[must_use]
+    pub fn slot(&self) -> usize {
+        (self.sequence % 2) as usize
+    }
+
+    /// The entry of a pool.
+    #[must_use]
+    pub fn entry(&self, pool: PoolId) -> Option<&PoolEntry> {
+        self.pools.iter().find(|entry| entry.pool == pool)
+    }
+
+    /// The bytes to write: whole 4096-byte blocks, at most [`RECORD_SLOT_BYTES`].
+    ///
+    /// # Panics
+    /// If the pair has more mirrors than a slot has room for: refused when a pair is configured.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(BLOCK_BYTES);
+        bytes.extend_from_slice(&RECORD_MAGIC);
+        bytes.extend_from_slice(&RECORD_VERSION.to_le_bytes());
+        bytes.extend_from_slice(&self.pair.0.to_le_bytes());
+        bytes.extend_from_slice(&[self.node.code(), 0]);
+        bytes.extend_from_slice(&(self.pools.len() as u16).to_le_bytes());
+        bytes.extend_from_slice(&self.incarnation.0.to_le_bytes());
+        bytes.extend_from_slice(&self.sequence.to_le_bytes());
+        let length: usize =
+            HEADER_BYTES + self.pools.iter().map(|entry| ENTRY_BYTES + entry.legs.len()).sum::<usize>() + 4;
+        bytes.extend_from_slice(&(length as u32).to_le_bytes());
+        bytes.extend_from_slice(&[0; 4]);
+        for entry in &self.pools {
+            entry.put(&mut bytes);
+        }
+        bytes.extend_from_slice(&crc32c(&bytes).to_le_bytes());
+        bytes.resize(bytes.len().next_multiple_of(BLOCK_BYTES), 0);
+        assert!(bytes.len() <= RECORD_SLOT_BYTES, "a record fits its slot");
+        bytes
+    }
+
+    /// The record in the bytes of a slot.
+    ///
+    /// # Errors
+    /// Says what the bytes are instead; none of it is ever acted on.
+    pub fn decode(bytes: &[u8], pair: PairId, node: NodeId) -> Result<Self, RecordError> {
+        if bytes.iter().take(HEADER_BYTES).all(|byte| *byte == 0) {
+            return Err(RecordError::Blank);
+        }
+        if take(bytes, 0) != Some(RECORD_MAGIC) {
+            return Err(RecordError::Torn);
+        }
+        let length = u32_at(bytes, 32).ok_or(RecordError::Torn)? as usize;
+        if length < HEADER_BYTES + 4 || length > bytes.len() || u32_at(bytes, length - 4) != Some(crc32c(&bytes[..length - 4])) {
+            return Err(RecordError::Torn);
+        }
+        let version = u16_at(bytes, 8).ok_or(RecordError::Torn)?;
+        if version != RECORD_VERSION {
+            return Err(RecordError::Version(version));
+        }
+        if u16_at(bytes, 10) != Some(pair.0) || bytes[12] != node.code() {
+            return Err(RecordError::Foreign);
+        }
+        Self::decode_body(&bytes[..length - 4], pair, node).ok_or(RecordError::Meaning)
+    }
+
+    fn decode_body(bytes: &[u8], pair: PairId, node: NodeId) -> Option<Self> {
+        let count = u16_at(bytes, 14)?;
+        let (mut pools, mut at) = (Vec::new(), HEADER_BYTES);
+        // BOUND: at most 65535 entries, each of which must lie within the slot.
+        for _ in 0..count {
+            let entry = PoolEntry::take(bytes, at)?;
+            at += ENTRY_BYTES + entry.legs.len();
+            pools.push(entry);
+        }
+        let ascending = pools.windows(2).all(|pair| pair[0].pool < pair[1].pool);
+        (ascending && at == bytes.len()).then_some(Self {
+            pair,
+            node,
+            incarnation: Incarnation(u64_at(bytes, 16)?),
+            sequence: u64_at(bytes, 24)?,
+            pools,
+        })
+    }
+
+    /// The newest whole record of the two slots of `node`'s area.
+    #[must_use]
+    pub fn newest_of(slots: [&[u8]; 2], pair: PairId, node: NodeId) -> Slots {
+        let read = slots.map(|slot| Self::decode(slot, pair, node));
+        let torn = read.iter().any(|slot| matches!(slot, Err(RecordError::Torn)));
+        let newest = read.into_iter().filter_map(Result::ok).max_by_key(|record| record.sequence);
+        Slots { newest, torn }
+    }
+}
+
+impl PoolEntry {
+    fn put(&self, bytes: &mut Vec<u8>) {
+        let equal = u8::from(self.legs_are == LegsAre::Equal);
+        bytes.extend_from_slice(&self.pool.0.to_le_bytes());
+        bytes.extend_from_slice(&[self.owner.code(), self.verdict as u8, equal, 0]);
+        bytes.extend_from_slice(&self.generation.0.to_le_bytes());
+        bytes.extend_from_slice(&(self.legs.len() as u16).to_le_bytes());
+        bytes.extend_from_slice(&[0; 2]);
+        bytes.extend_from_slice(&self.metadata_version.0.to_le_bytes());
+        bytes.extend(self.legs.iter().map(|legs| legs.0));
+    }
+
+    fn take(bytes: &[u8], at: usize) -> Option<Self> {
+        let mirrors = u16_at(bytes, at + 12)? as usize;
+        let legs = bytes.get(at + ENTRY_BYTES..at + ENTRY_BYTES + mirrors)?;
+        let verdict = match bytes[at + 5] {
+            1 => Verdict::Owned,
+            2 => Verdict::Commit,
+            3 => Verdict::Abort,
+            _ => return None,
+        };
+        let legs_are = match bytes[at + 6] {
+            0 => LegsAre::PerhapsDifferent,
+            1 => LegsAre::Equal,
+            _ => return None,
+        };
+        Some(Self {
+            pool: PoolId(u32_at(bytes, at)?),
+            owner: NodeId::from_code(bytes[at + 4])?,
+            generation: Generation(u32_at(bytes, at + 8)?).checked()?,
+            metadata_version: MetadataVersion(u64_at(bytes, at + 16)?),
+            verdict,
+            legs_are,
+            legs: legs.iter().map(|byte| LegSet(*byte)).collect(),
+        })
+    }
+}
+
+impl Generation {
+    fn checked(self) -> Option<Self> {
+        (self <= Self::LAST).then_some(self)
+    }
+}
+
+impl Heartbeat {
+    /// The 512 bytes to write.
+    #[must_use]
+    pub fn encode(self, pair: PairId, node: NodeId) -> [u8; HEARTBEAT_BYTES] {
+        let mut bytes = [0; HEARTBEAT_BYTES];
+        bytes[..8].copy_from_slice(&HEARTBEAT_MAGIC);
+        bytes[8..10].copy_from_slice(&pair.0.to_le_bytes());
+        bytes[10] = node.code();
+        bytes[16..24].copy_from_slice(&self.incarnation.0.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.counter.to_le_bytes());
+        let crc = crc32c(&bytes[..32]);
+        bytes[32..36].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    /// The heartbeat in the bytes of an area's heartbeat block.
+    ///
+    /// # Errors
+    /// Says what the bytes are instead.
+    pub fn decode(bytes: &[u8], pair: PairId, node: NodeId) -> Result<Self, RecordError> {
+        let head: [u8; 36] = take(bytes, 0).ok_or(RecordError::Torn)?;
+        if head.iter().all(|byte| *byte == 0) {
+            return Err(RecordError::Blank);
+        }
+        if head[..8] != HEARTBEAT_MAGIC || u32_at(&head, 32) != Some(crc32c(&head[..32])) {
+            return Err(RecordError::Torn);
+        }
+        if u16_at(&head, 8) != Some(pair.0) || head[10] != node.code() {
+            return Err(RecordError::Foreign);
+        }
+        let word = |offset| u64_at(&head, offset).ok_or(RecordError::Torn);
+        Ok(Self { incarnation: Incarnation(word(16)?), counter: word(24)? })
+    }
+}
