@@ -1,0 +1,499 @@
+//! The target's half of an iSCSI connection: bytes in, PDUs out, commands to execute.
+//!
+//! It is RFC 7143 with ErrorRecoveryLevel 0 and one connection a session, so a session and its connection live and die
+//! together. It is no socket, no clock and no SCSI device.
+//!
+//! How it is driven: bytes go in with [`TargetConnection::handle_input`], which stops whenever it has something to
+//! ask; the shell then takes every [`Event`] from [`TargetConnection::poll_event`] and answers those that ask
+//! (`Command`, `TargetsAsked`) before it goes on. What has to be sent accumulates in
+//! [`TargetConnection::outgoing`]. Time comes in with each call; [`TargetConnection::poll_deadline`] says when
+//! [`TargetConnection::handle_deadline`] wants to be called. When [`TargetConnection::end`] is set, the shell sends
+//! what is left and closes.
+//!
+//! Whatever bytes arrive, the worst that happens is the end of this connection, with the status or Reject that the
+//! RFC names. Everything is bounded by [`Limits`].
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+use thiserror::Error;
+use understudy_iscsi::codes::{AsyncEvent, TaskAttribute, TaskFunction, TaskFunctionResponse};
+use understudy_iscsi::login::LoginStatus;
+use understudy_iscsi::request::LoginRequest;
+use understudy_iscsi::response::{AsyncMessage, LoginResponse, NopIn};
+use understudy_iscsi::serial::{Cid, TaskTag, TransferTag, Tsih};
+use understudy_iscsi::{Digests, Frame, FrameDecoder, FrameError, Outgoing};
+
+use crate::Micros;
+
+mod full;
+mod login;
+pub mod parameters;
+mod reply;
+mod security;
+mod text;
+mod transfer;
+mod wire;
+
+use full::FullFeature;
+use login::{Login, Step};
+use parameters::Offer;
+use wire::Wire;
+
+pub use login::LoginAsked;
+pub use parameters::SessionKind;
+pub use reply::Reply;
+pub use security::Security;
+pub use text::{TargetEntry, TargetsWanted};
+
+/// What one connection may use up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Commands that may be outstanding: the depth of the CmdSN window.
+    pub window: u32,
+    /// SCSI commands marked immediate that may be outstanding beside them.
+    pub immediate_commands: u32,
+    /// Task management functions that may be outstanding.
+    pub task_functions: u32,
+    /// Bytes of data that commands under way may hold. One command is always let through.
+    pub memory_bytes: u64,
+    /// How long a login may take, waiting for the shell not counted.
+    pub login: Micros,
+    /// Silence after which the initiator is pinged.
+    pub ping_after: Micros,
+    /// Silence after a ping after which the connection is given up.
+    pub ping_timeout: Micros,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            // Deep enough that one connection keeps a fast medium busy; initiators seldom queue more on one LUN.
+            window: 128,
+            immediate_commands: 16,
+            task_functions: 16,
+            memory_bytes: 32 << 20,
+            login: Micros::from_seconds(15),
+            // open-iscsi pings every 5 s by itself; we only look for dead peers of silent initiators.
+            ping_after: Micros::from_seconds(15),
+            ping_timeout: Micros::from_seconds(15),
+        }
+    }
+}
+
+/// How a connection is set up.
+#[derive(Debug, Clone, Default)]
+pub struct Setup {
+    /// What we agree to at login.
+    pub offer: Offer,
+    /// Bounds.
+    pub limits: Limits,
+    /// Tag of the portal group the connection came in by.
+    pub portal_group: u16,
+    /// Who may log in.
+    pub security: Security,
+}
+
+/// A SCSI command that has arrived, in CmdSN order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CommandArrived {
+    /// Initiator task tag.
+    pub tag: TaskTag,
+    /// Logical unit number, the eight bytes as a big-endian number.
+    pub lun: u64,
+    /// Task attribute.
+    pub attribute: TaskAttribute,
+    /// First 16 bytes of the CDB.
+    pub cdb: [u8; 16],
+}
+
+/// Something the shell has to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Everything is agreed: answer with [`TargetConnection::admit`] or [`TargetConnection::refuse`], whenever.
+    LoginAsked(LoginAsked),
+    /// Answer with [`TargetConnection::targets`] at once.
+    TargetsAsked(TargetsWanted),
+    /// Put it into the task set and say so with [`TargetConnection::begun`] at once.
+    Command(CommandArrived),
+    /// All data-out of a begun command is there: execute it.
+    DataArrived {
+        /// Which.
+        tag: TaskTag,
+        /// Its data-out.
+        data: Bytes,
+    },
+    /// A begun command was ended here, because its data-out was unusable: forget it.
+    CommandFailed {
+        /// Which.
+        tag: TaskTag,
+    },
+    /// Do it and answer with [`TargetConnection::function_done`].
+    TaskManagement {
+        /// Tag of the request.
+        tag: TaskTag,
+        /// One of ABORT TASK to TARGET COLD RESET without CLEAR ACA.
+        function: TaskFunction,
+        /// Logical unit number, raw.
+        lun: u64,
+        /// Tag of the task meant by ABORT TASK.
+        referenced: TaskTag,
+    },
+    /// End the nexus and its tasks, then call [`TargetConnection::logged_out`].
+    LogoutAsked,
+}
+
+/// What to do with a command that was begun.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Begun {
+    /// Execute it now with this data-out.
+    Execute(Bytes),
+    /// Wait for [`Event::DataArrived`] or [`Event::CommandFailed`].
+    Later,
+    /// It has been answered already: forget it.
+    Refused,
+}
+
+/// Why a connection is over.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum End {
+    /// The initiator logged out.
+    #[error("logged out")]
+    LoggedOut,
+    /// The login was refused with this status.
+    #[error("login refused with status {:02x}{:02x}h", .0.class, .0.detail)]
+    LoginRefused(LoginStatus),
+    /// The login took too long.
+    #[error("login not finished in time")]
+    LoginTimeout,
+    /// The initiator no longer answers.
+    #[error("initiator does not answer pings")]
+    Silent,
+    /// It did not log out when asked to.
+    #[error("initiator was asked to log out and did not")]
+    LogoutOverdue,
+    /// It broke a rule that leaves nothing to go on with.
+    #[error("protocol error: {0}")]
+    Protocol(&'static str),
+    /// The byte stream cannot be read any further.
+    #[error("unreadable byte stream: {0}")]
+    Frame(FrameError),
+    /// The shell ended it.
+    #[error("closed by the target")]
+    Dropped,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Login(Box<Login>),
+    /// The shell has been asked; nothing is read until it answers.
+    Asked {
+        login: Box<Login>,
+        cid: Cid,
+        response: Box<LoginResponse>,
+    },
+    FullFeature(Box<FullFeature>),
+    Ended(End),
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct TargetConnection {
+    setup: Setup,
+    decoder: FrameDecoder,
+    wire: Wire,
+    phase: Phase,
+    events: VecDeque<Event>,
+    /// Frames that came early and whose turn has come.
+    released: VecDeque<Frame>,
+    started: Micros,
+    heard: Micros,
+    pinged: Option<Micros>,
+    logout_by: Option<Micros>,
+}
+
+impl TargetConnection {
+    /// A connection that was just accepted.
+    #[must_use]
+    pub fn new(setup: Setup, now: Micros) -> Self {
+        let login = Login::new(setup.offer.clone(), setup.portal_group, setup.security);
+        Self {
+            decoder: FrameDecoder::new(login::TEXT_LIMIT),
+            wire: Wire::default(),
+            phase: Phase::Login(Box::new(login)),
+            events: VecDeque::new(),
+            released: VecDeque::new(),
+            started: now,
+            heard: now,
+            pinged: None,
+            logout_by: None,
+            setup,
+        }
+    }
+
+    /// Why it is over, once it is.
+    #[must_use]
+    pub fn end(&self) -> Option<&End> {
+        if let Phase::Ended(end) = &self.phase { Some(end) } else { None }
+    }
+
+    /// What has to be sent.
+    pub fn outgoing(&mut self) -> &mut Outgoing {
+        &mut self.wire.out
+    }
+
+    /// Commands not answered yet.
+    #[must_use]
+    pub fn commands(&self) -> usize {
+        if let Phase::FullFeature(full) = &self.phase { full.commands() } else { 0 }
+    }
+
+    /// Whether input is taken now; while a login is held, it is not.
+    #[must_use]
+    pub fn takes_input(&self) -> bool {
+        matches!(self.phase, Phase::Login(_) | Phase::FullFeature(_)) && self.events.is_empty()
+    }
+
+    /// Takes PDUs off the front of `buffer`, which has grown, until there is something to ask, or no whole PDU.
+    pub fn handle_input(&mut self, now: Micros, buffer: &mut BytesMut) {
+        self.heard = now;
+        self.pinged = None;
+        // BOUND: each turn takes a frame off `buffer` or `released`, or moves held frames to `released`.
+        while self.takes_input() {
+            if let Some(frame) = self.released.pop_front() {
+                self.deliver(frame);
+                continue;
+            }
+            if let Phase::FullFeature(full) = &mut self.phase
+                && let Some(frames) = full.next_held(&mut self.wire)
+            {
+                self.released.extend(frames);
+                continue;
+            }
+            match self.decoder.next(buffer) {
+                Ok(Some(frame)) => self.take(frame),
+                Ok(None) => return,
+                Err(error) => self.unreadable(error),
+            }
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        if let Some(event) = self.events.pop_front() {
+            return Some(event);
+        }
+        if let Phase::FullFeature(full) = &mut self.phase { full.admit_waiting(&mut self.wire) } else { None }
+    }
+
+    fn take(&mut self, frame: Frame) {
+        match &mut self.phase {
+            Phase::Login(_) => self.take_login(frame),
+            Phase::FullFeature(full) => {
+                if let Err(end) = full.take(frame, &mut self.wire, &mut self.events) {
+                    self.finish(end);
+                }
+            }
+            Phase::Asked { .. } | Phase::Ended(_) => {}
+        }
+    }
+
+    fn deliver(&mut self, frame: Frame) {
+        if let Phase::FullFeature(full) = &mut self.phase
+            && let Err(end) = full.deliver(frame, &mut self.wire, &mut self.events)
+        {
+            self.finish(end);
+        }
+    }
+
+    fn unreadable(&mut self, error: FrameError) {
+        match (&mut self.phase, error) {
+            (Phase::FullFeature(full), FrameError::DataDigest(bhs)) => {
+                full.damaged(&bhs, &mut self.wire, &mut self.events);
+            }
+            (Phase::Login(_), _) => self.refuse_request(None, LoginStatus::INITIATOR_ERROR),
+            // With a damaged header nobody knows what to reject (RFC 7143 §7.7); a length beyond the limit cannot
+            // be skipped without reading it all.
+            (_, error) => self.finish(End::Frame(error)),
+        }
+    }
+
+    fn take_login(&mut self, frame: Frame) {
+        let Phase::Login(login) = &mut self.phase else { return };
+        let Ok(request) = LoginRequest::decode(frame) else {
+            // Before the first login request nothing is answered (RFC 7143 §6.3); a reserved stage is answered.
+            self.refuse_request(None, LoginStatus::INVALID_DURING_LOGIN);
+            return;
+        };
+        if login.is_first() {
+            self.wire.start(request.cmd_sn, request.exp_stat_sn, self.setup.limits.window);
+        }
+        let window = self.wire.status_window();
+        match login.step(&request, window) {
+            Ok(Step::Respond(response)) => self.wire.send(response.into_frame()),
+            Ok(Step::Ask { asked, response }) => self.ask(asked, response),
+            Err(status) => self.refuse_request(Some(&request), status),
+        }
+    }
+
+    fn ask(&mut self, asked: LoginAsked, response: LoginResponse) {
+        let placeholder = Phase::Ended(End::Dropped);
+        if let Phase::Login(login) = core::mem::replace(&mut self.phase, placeholder) {
+            self.phase = Phase::Asked { login, cid: asked.cid, response: Box::new(response) };
+            self.events.push_back(Event::LoginAsked(asked));
+        }
+    }
+
+    fn refuse_request(&mut self, request: Option<&LoginRequest>, status: LoginStatus) {
+        let window = self.wire.window();
+        self.wire.send(login::refusal(request, window, status).into_frame());
+        self.finish(End::LoginRefused(status));
+    }
+
+    /// The login that was asked about may complete; `tsih` names the new session.
+    pub fn admit(&mut self, now: Micros, tsih: Tsih) {
+        let placeholder = Phase::Ended(End::Dropped);
+        let Phase::Asked { login, cid, response } = core::mem::replace(&mut self.phase, placeholder) else {
+            return;
+        };
+        let (kind, agreed) = login.agreed();
+        let response = LoginResponse { tsih, ..*response };
+        self.wire.send(response.into_frame());
+        self.decoder.set(agreed.digests, self.setup.offer.receive_data_segment as usize);
+        self.wire.digests = agreed.digests;
+        self.heard = now;
+        self.phase = Phase::FullFeature(Box::new(FullFeature::new(kind, agreed, cid, self.setup.limits.clone())));
+    }
+
+    /// The login that was asked about fails.
+    pub fn refuse(&mut self, status: LoginStatus) {
+        if let Phase::Asked { response, .. } = &self.phase {
+            let refusal = LoginResponse { transit: false, tsih: Tsih(0), status, text: Bytes::new(), ..*response.clone() };
+            self.wire.send(refusal.into_frame());
+            self.finish(End::LoginRefused(status));
+        }
+    }
+
+    /// A command has entered the task set and its CDB asks for `data_out_bytes` of data.
+    pub fn begun(&mut self, tag: TaskTag, data_out_bytes: u32) -> Begun {
+        match &mut self.phase {
+            Phase::FullFeature(full) => full.begun(tag, data_out_bytes, &mut self.wire),
+            Phase::Login(_) | Phase::Asked { .. } | Phase::Ended(_) => Begun::Refused,
+        }
+    }
+
+    /// Answers a command.
+    pub fn complete(&mut self, tag: TaskTag, reply: Reply) {
+        if let Phase::FullFeature(full) = &mut self.phase {
+            full.complete(tag, reply, &mut self.wire);
+        }
+    }
+
+    /// A command was aborted: no answer.
+    pub fn abandon(&mut self, tag: TaskTag) {
+        if let Phase::FullFeature(full) = &mut self.phase {
+            full.abandon(tag, &mut self.wire);
+        }
+    }
+
+    /// Answers a task management request.
+    pub fn function_done(&mut self, tag: TaskTag, response: TaskFunctionResponse) {
+        if let Phase::FullFeature(full) = &mut self.phase {
+            full.function_done(tag, response, &mut self.wire);
+        }
+    }
+
+    /// Answers SendTargets.
+    pub fn targets(&mut self, targets: Vec<TargetEntry>) {
+        if let Phase::FullFeature(full) = &mut self.phase {
+            full.targets(targets, &mut self.wire);
+        }
+    }
+
+    /// The nexus is gone: answers the logout and ends.
+    pub fn logged_out(&mut self) {
+        if let Phase::FullFeature(full) = &mut self.phase {
+            full.logged_out(&mut self.wire);
+            self.finish(End::LoggedOut);
+        }
+    }
+
+    /// Asks the initiator to log out (RFC 7143 §11.9); ends the connection if it has not after `within`.
+    pub fn request_logout(&mut self, now: Micros, within: Micros) {
+        if matches!(self.phase, Phase::FullFeature(_)) && self.logout_by.is_none() {
+            let seconds = u16::try_from(within.0.div_ceil(1_000_000)).unwrap_or(u16::MAX);
+            self.send_async(AsyncEvent::REQUEST_LOGOUT, [0, 0, seconds]);
+            self.logout_by = Some(Micros(now.0.saturating_add(within.0)));
+        }
+    }
+
+    /// Ends the connection, telling the initiator that all of its session goes and that it may come back at once.
+    pub fn drop_session(&mut self) {
+        if matches!(self.phase, Phase::FullFeature(_)) {
+            self.send_async(AsyncEvent::DROP_SESSION, [0, 0, 0]);
+        }
+        if self.end().is_none() {
+            self.finish(End::Dropped);
+        }
+    }
+
+    fn send_async(&mut self, event: AsyncEvent, parameters: [u16; 3]) {
+        let window = self.wire.status_window();
+        let (sense, event_data) = (Bytes::new(), Bytes::new());
+        let message = AsyncMessage { event, vendor_code: 0, lun: 0, window, parameters, sense, event_data };
+        self.wire.send(message.into_frame());
+    }
+
+    fn finish(&mut self, end: End) {
+        self.phase = Phase::Ended(end);
+        self.events.clear();
+        self.released.clear();
+    }
+
+    /// When [`TargetConnection::handle_deadline`] wants to be called next.
+    #[must_use]
+    pub fn poll_deadline(&self) -> Option<Micros> {
+        let limits = &self.setup.limits;
+        match &self.phase {
+            Phase::Login(_) => Some(self.started.plus(limits.login)),
+            Phase::FullFeature(_) => {
+                let silence = match self.pinged {
+                    Some(pinged) => pinged.plus(limits.ping_timeout),
+                    None => self.heard.plus(limits.ping_after),
+                };
+                Some(self.logout_by.map_or(silence, |by| by.min(silence)))
+            }
+            Phase::Asked { .. } | Phase::Ended(_) => None,
+        }
+    }
+
+    /// Does what is due.
+    pub fn handle_deadline(&mut self, now: Micros) {
+        if self.poll_deadline().is_none_or(|deadline| now < deadline) {
+            return;
+        }
+        match &self.phase {
+            Phase::Login(_) => self.finish(End::LoginTimeout),
+            Phase::FullFeature(_) if self.logout_by.is_some_and(|by| now >= by) => self.finish(End::LogoutOverdue),
+            // A discovery session has no pings; one that is silent has no purpose.
+            Phase::FullFeature(full) if full.kind == SessionKind::Discovery => self.finish(End::Silent),
+            Phase::FullFeature(_) if self.pinged.is_some() => self.finish(End::Silent),
+            Phase::FullFeature(_) => {
+                let window = self.wire.window();
+                let (tag, transfer_tag) = (TaskTag::RESERVED, TransferTag(0));
+                self.wire.send(NopIn { lun: 0, tag, transfer_tag, window, data: Bytes::new() }.into_frame());
+                self.pinged = Some(now);
+            }
+            Phase::Asked { .. } | Phase::Ended(_) => {}
+        }
+    }
+
+    /// Digests in force, for those who report.
+    #[must_use]
+    pub fn digests(&self) -> Digests {
+        self.wire.digests
+    }
+}
+
+#[cfg(test)]
+mod tests;
