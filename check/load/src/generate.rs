@@ -132,9 +132,7 @@ const LONGEST_NANOS: u64 = 60_000_000_000;
 /// # Errors
 /// [`LoadError`]; the first failed command ends the run.
 pub fn generate(plan: &LoadPlan) -> Result<LoadReport, LoadError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let tasks = LocalSet::new();
     runtime.block_on(tasks.run_until(async {
         let connecting = (0..plan.connections.max(1)).map(|number| connect(plan, number));
@@ -147,18 +145,8 @@ async fn connect(plan: &LoadPlan, number: usize) -> Result<Rc<dyn Disk>, LoadErr
     let mut address = plan.address.clone();
     address.initiator = format!("{}-{number}", address.initiator);
     let (target, portal) = (address.target.clone(), address.portal.to_string());
-    let route = IscsiRoute::new(
-        address,
-        Deadlines {
-            login: LOGIN_DEADLINE,
-            command: COMMAND_DEADLINE,
-        },
-    );
-    route.connect().await.map_err(|source| LoadError::Connect {
-        target,
-        portal,
-        source,
-    })
+    let route = IscsiRoute::new(address, Deadlines { login: LOGIN_DEADLINE, command: COMMAND_DEADLINE });
+    route.connect().await.map_err(|source| LoadError::Connect { target, portal, source })
 }
 
 /// Runs `plan` over sessions that are already up.
@@ -170,8 +158,7 @@ async fn generate_on(plan: &LoadPlan, disks: &[Rc<dyn Disk>]) -> Result<LoadRepo
         let position = Rc::new(Cell::new(0));
         for worker in 0..plan.depth.max(1) as u64 {
             let choices = scramble(plan.seed ^ (worker << 32) ^ ((number as u64) << 48) | 1);
-            let (disk, position, shared) =
-                (Rc::clone(disk), Rc::clone(&position), Rc::clone(&shared));
+            let (disk, position, shared) = (Rc::clone(disk), Rc::clone(&position), Rc::clone(&shared));
             workers.push(spawn_local(work(disk, part, position, shared, choices)));
         }
     }
@@ -193,22 +180,13 @@ struct Part {
 }
 
 impl Part {
-    fn of(
-        plan: &LoadPlan,
-        geometry: Geometry,
-        number: usize,
-        connections: usize,
-    ) -> Result<Self, LoadError> {
+    fn of(plan: &LoadPlan, geometry: Geometry, number: usize, connections: usize) -> Result<Self, LoadError> {
         let blocks = plan.command_bytes / geometry.block_bytes;
         if blocks == 0 || plan.command_bytes % geometry.block_bytes != 0 {
             let (command, block) = (plan.command_bytes, geometry.block_bytes);
-            return Err(LoadError::Plan(format!(
-                "{command} bytes are not a whole number of blocks of {block} bytes"
-            )));
+            return Err(LoadError::Plan(format!("{command} bytes are not a whole number of blocks of {block} bytes")));
         }
-        let capacity = geometry
-            .blocks
-            .saturating_mul(u64::from(geometry.block_bytes));
+        let capacity = geometry.blocks.saturating_mul(u64::from(geometry.block_bytes));
         let all = plan.span_bytes.unwrap_or(capacity).min(capacity) / u64::from(plan.command_bytes);
         let (first_slot, slots) = match plan.order {
             Order::Random => (0, all),
@@ -218,18 +196,9 @@ impl Part {
             }
         };
         if slots == 0 {
-            return Err(LoadError::Plan(
-                "fewer commands fit the span than there are connections".to_owned(),
-            ));
+            return Err(LoadError::Plan("fewer commands fit the span than there are connections".to_owned()));
         }
-        Ok(Self {
-            geometry,
-            blocks,
-            first_slot,
-            slots,
-            order: plan.order,
-            read_percent: plan.read_percent,
-        })
+        Ok(Self { geometry, blocks, first_slot, slots, order: plan.order, read_percent: plan.read_percent })
     }
 
     fn choose(&self, choices: u64, position: &Cell<u64>) -> Extent {
@@ -242,8 +211,7 @@ impl Part {
             }
         };
         let lba = (self.first_slot + within) * u64::from(self.blocks);
-        Extent::within(self.geometry, lba, self.blocks)
-            .expect("slots lie within the LUN by construction")
+        Extent::within(self.geometry, lba, self.blocks).expect("slots lie within the LUN by construction")
     }
 }
 
@@ -269,8 +237,7 @@ async fn work(
         let answer = if choices % 100 < u64::from(part.read_percent) {
             disk.read(extent).await.map(drop)
         } else {
-            disk.write(extent, content.clone(), Durability::Cached)
-                .await
+            disk.write(extent, content.clone(), Durability::Cached).await
         };
         if answer.is_err() {
             shared.failed.set(true);
@@ -294,8 +261,7 @@ struct Measured {
 impl Measured {
     fn new(plan: &LoadPlan) -> Self {
         let begins = Instant::now() + plan.warm_up;
-        let nanos = Histogram::new_with_bounds(1, LONGEST_NANOS, 3)
-            .expect("bounds and digits are valid constants");
+        let nanos = Histogram::new_with_bounds(1, LONGEST_NANOS, 3).expect("bounds and digits are valid constants");
         Self {
             begins,
             length: plan.length,
@@ -331,11 +297,7 @@ impl Measured {
         let nanos = self.nanos.borrow();
         let seconds = self.last.get().duration_since(self.begins).as_secs_f64();
         let commands = nanos.len();
-        let iops = if seconds > 0.0 {
-            commands as f64 / seconds
-        } else {
-            0.0
-        };
+        let iops = if seconds > 0.0 { commands as f64 / seconds } else { 0.0 };
         let micros = |quantile: f64| nanos.value_at_quantile(quantile) as f64 / 1e3;
         LoadReport {
             commands,

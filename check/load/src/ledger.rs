@@ -32,11 +32,7 @@ pub struct Violation {
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (at_least, at_most) = (self.at_least.0, self.at_most.0);
-        write!(
-            f,
-            "block {}: write {at_least} was acknowledged (newest issued: {at_most}), but it holds ",
-            self.lba
-        )?;
+        write!(f, "block {}: write {at_least} was acknowledged (newest issued: {at_most}), but it holds ", self.lba)?;
         match self.found {
             Found::Stamped(sequence) => write!(f, "write {}", sequence.0),
             Found::Elsewhere { lba } => write!(f, "a block that belongs at {lba}"),
@@ -84,17 +80,8 @@ impl Ledger {
     /// A ledger of `slots` slots of `blocks_per_slot` blocks each, the first at block 0, nothing written yet.
     #[must_use]
     pub fn new(run: Run, slots: usize, blocks_per_slot: u32, block_bytes: u32) -> Self {
-        let unwritten = Entry {
-            acknowledged: Sequence(0),
-            issued: Sequence(0),
-            seen: Sequence(0),
-        };
-        Self {
-            run,
-            block_bytes: block_bytes as usize,
-            blocks_per_slot,
-            entries: vec![unwritten; slots],
-        }
+        let unwritten = Entry { acknowledged: Sequence(0), issued: Sequence(0), seen: Sequence(0) };
+        Self { run, block_bytes: block_bytes as usize, blocks_per_slot, entries: vec![unwritten; slots] }
     }
 
     /// Number of slots.
@@ -146,11 +133,7 @@ impl Ledger {
     #[must_use]
     pub fn expect(&self, slot: Slot) -> Expectation {
         let entry = &self.entries[slot.0];
-        Expectation {
-            slot,
-            acknowledged: entry.acknowledged,
-            seen: entry.seen,
-        }
+        Expectation { slot, acknowledged: entry.acknowledged, seen: entry.seen }
     }
 
     /// Judges what a read returned against what was expected when it was issued. An answer of the wrong length breaks
@@ -163,27 +146,14 @@ impl Ledger {
         for index in 0..self.blocks_per_slot {
             let lba = first + u64::from(index);
             let start = index as usize * self.block_bytes;
-            let block = bytes
-                .get(start..start + self.block_bytes)
-                .unwrap_or_default();
+            let block = bytes.get(start..start + self.block_bytes).unwrap_or_default();
             let found = read_stamp(block, self.run, lba);
             let shown = match found {
-                Found::Stamped(sequence)
-                    if (expected.acknowledged..=at_most).contains(&sequence) =>
-                {
-                    sequence
-                }
+                Found::Stamped(sequence) if (expected.acknowledged..=at_most).contains(&sequence) => sequence,
                 // Before the first acknowledged write a block may hold whatever was there before this run.
-                Found::Foreign if expected.acknowledged == Sequence(0) && !block.is_empty() => {
-                    Sequence(0)
-                }
+                Found::Foreign if expected.acknowledged == Sequence(0) && !block.is_empty() => Sequence(0),
                 Found::Stamped(_) | Found::Elsewhere { .. } | Found::Damaged | Found::Foreign => {
-                    judgement.violations.push(Violation {
-                        lba,
-                        at_least: expected.acknowledged,
-                        at_most,
-                        found,
-                    });
+                    judgement.violations.push(Violation { lba, at_least: expected.acknowledged, at_most, found });
                     continue;
                 }
             };
@@ -214,12 +184,7 @@ mod tests {
         let mut bytes = vec![0; 1024];
         for (index, (block, sequence)) in bytes.chunks_mut(512).zip(sequences).enumerate() {
             if sequence > 0 {
-                write_stamp(
-                    block,
-                    RUN,
-                    ledger.first_block(SLOT) + index as u64,
-                    Sequence(sequence),
-                );
+                write_stamp(block, RUN, ledger.first_block(SLOT) + index as u64, Sequence(sequence));
             }
         }
         bytes
@@ -238,10 +203,7 @@ mod tests {
     fn the_acknowledged_write_is_accepted() {
         let mut ledger = written(2);
         let bytes = content(&ledger, [2, 2]);
-        assert_eq!(
-            ledger.judge(ledger.expect(SLOT), &bytes),
-            Judgement::default()
-        );
+        assert_eq!(ledger.judge(ledger.expect(SLOT), &bytes), Judgement::default());
     }
 
     #[test]
@@ -273,13 +235,7 @@ mod tests {
         ledger.issue(SLOT).expect("no write under way");
         for sequences in [[1, 1], [1, 2], [2, 1], [2, 2]] {
             let bytes = content(&ledger, sequences);
-            assert!(
-                ledger
-                    .judge(ledger.expect(SLOT), &bytes)
-                    .violations
-                    .is_empty(),
-                "{sequences:?}"
-            );
+            assert!(ledger.judge(ledger.expect(SLOT), &bytes).violations.is_empty(), "{sequences:?}");
         }
     }
 
@@ -287,10 +243,7 @@ mod tests {
     fn a_write_never_issued_is_a_violation() {
         let mut ledger = written(1);
         let bytes = content(&ledger, [2, 2]);
-        assert_eq!(
-            ledger.judge(ledger.expect(SLOT), &bytes).violations.len(),
-            2
-        );
+        assert_eq!(ledger.judge(ledger.expect(SLOT), &bytes).violations.len(), 2);
     }
 
     #[test]

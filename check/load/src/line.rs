@@ -41,18 +41,9 @@ pub(crate) struct Line {
 
 impl Line {
     /// Starts connecting in the background.
-    pub(crate) fn open(
-        route: Rc<dyn Route>,
-        deadlines: Deadlines,
-        score: Arc<Mutex<Score>>,
-    ) -> Rc<Self> {
-        let line = Rc::new(Self {
-            route,
-            deadlines,
-            score,
-            current: watch::Sender::new(None),
-            first: RefCell::new(None),
-        });
+    pub(crate) fn open(route: Rc<dyn Route>, deadlines: Deadlines, score: Arc<Mutex<Score>>) -> Rc<Self> {
+        let line =
+            Rc::new(Self { route, deadlines, score, current: watch::Sender::new(None), first: RefCell::new(None) });
         spawn_local(Rc::clone(&line).connect(1));
         line
     }
@@ -62,9 +53,7 @@ impl Line {
         let mut changes = self.current.subscribe();
         let up = changes.wait_for(Option::is_some).await;
         // PANIC: the sender lives as long as `self`, so waiting cannot fail, and the predicate was `is_some`.
-        up.expect("the line outlives its users")
-            .clone()
-            .expect("a session is up")
+        up.expect("the line outlives its users").clone().expect("a session is up")
     }
 
     /// Longest time a command may take.
@@ -80,9 +69,7 @@ impl Line {
     /// connects again at once.
     pub(crate) fn lost(self: &Rc<Self>, session: &Session, why: String) {
         let was_current = self.current.send_if_modified(|current| {
-            let same = current
-                .as_ref()
-                .is_some_and(|up| up.number == session.number);
+            let same = current.as_ref().is_some_and(|up| up.number == session.number);
             if same {
                 *current = None;
             }
@@ -101,9 +88,7 @@ impl Line {
             match timeout(self.deadlines.login, self.route.connect()).await {
                 Ok(Ok(disk)) => return self.connected(Session { disk, number }),
                 Ok(Err(error)) => self.score().connect_failed(error.to_string()),
-                Err(_elapsed) => self
-                    .score()
-                    .connect_failed("login not answered in time".to_owned()),
+                Err(_elapsed) => self.score().connect_failed("login not answered in time".to_owned()),
             }
             sleep(wait).await;
             wait = (wait * 9 / 8).clamp(FIRST_WAIT, LONGEST_WAIT);
@@ -124,14 +109,9 @@ impl Line {
             return; // The session went away again; the next one is compared.
         };
         let now = (geometry, identity);
-        let first = self
-            .first
-            .borrow_mut()
-            .get_or_insert_with(|| now.clone())
-            .clone();
+        let first = self.first.borrow_mut().get_or_insert_with(|| now.clone()).clone();
         if first != now {
-            self.score()
-                .identity_changed(format!("the LUN was {first:?} and is now {now:?}"));
+            self.score().identity_changed(format!("the LUN was {first:?} and is now {now:?}"));
         }
     }
 }
@@ -153,13 +133,8 @@ const UNIT_ATTENTION: u8 = 6;
 impl From<DiskError> for Failure {
     fn from(error: DiskError) -> Self {
         match error {
-            DiskError::CheckCondition {
-                key: UNIT_ATTENTION,
-                ..
-            } => Self::Attention,
-            DiskError::Unreachable(_) | DiskError::OutcomeUnknown(_) => {
-                Self::Connection(error.to_string())
-            }
+            DiskError::CheckCondition { key: UNIT_ATTENTION, .. } => Self::Attention,
+            DiskError::Unreachable(_) | DiskError::OutcomeUnknown(_) => Self::Connection(error.to_string()),
             DiskError::Conflict
             | DiskError::CheckCondition { .. }
             | DiskError::Status(_)

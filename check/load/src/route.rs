@@ -52,10 +52,6 @@ impl IscsiRoute {
 impl Route for IscsiRoute {
     fn connect(&self) -> LocalBoxFuture<'_, Result<Rc<dyn Disk>, DiskError>> {
         let (target, command) = (&self.address.target, self.deadlines.command);
-        Box::pin(async move {
-            Err(DiskError::Unreachable(format!(
-                "{target}: no initiator yet ({command:?})"
-            )))
-        })
+        Box::pin(async move { Err(DiskError::Unreachable(format!("{target}: no initiator yet ({command:?})"))) })
     }
 }

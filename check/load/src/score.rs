@@ -86,17 +86,12 @@ impl Gap {
 
 impl Score {
     pub(crate) fn new(now: Instant) -> Self {
-        let unix = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             started: now,
             started_unix_micros: u64::try_from(unix.as_micros()).unwrap_or(u64::MAX),
             last_completion: None,
-            windows: vec![Gap {
-                began: now,
-                ended: now,
-            }],
+            windows: vec![Gap { began: now, ended: now }],
             progress: Progress::default(),
             broken_blocks: BTreeSet::new(),
             violations: Vec::new(),
@@ -108,20 +103,12 @@ impl Score {
         self.completed(now);
     }
 
-    pub(crate) fn read_judged(
-        &mut self,
-        now: Instant,
-        violations: &[Violation],
-        backward_blocks: u64,
-    ) {
+    pub(crate) fn read_judged(&mut self, now: Instant, violations: &[Violation], backward_blocks: u64) {
         self.progress.verified_reads += 1;
         self.progress.backward_reads += backward_blocks;
-        self.broken_blocks
-            .extend(violations.iter().map(|violation| violation.lba));
+        self.broken_blocks.extend(violations.iter().map(|violation| violation.lba));
         self.progress.violations = self.broken_blocks.len() as u64;
-        violations
-            .iter()
-            .for_each(|violation| self.keep(violation.to_string()));
+        violations.iter().for_each(|violation| self.keep(violation.to_string()));
         self.completed(now);
     }
 
@@ -157,10 +144,7 @@ impl Score {
     }
 
     pub(crate) fn mark(&mut self, now: Instant) -> Mark {
-        self.windows.push(Gap {
-            began: now,
-            ended: now,
-        });
+        self.windows.push(Gap { began: now, ended: now });
         Mark(self.windows.len() - 1)
     }
 
@@ -170,27 +154,16 @@ impl Score {
         let end = until.map_or(self.windows.len(), |mark| mark.0).max(from.0);
         let open = match (until, self.last_completion) {
             (None, Some(began)) => Some(Gap { began, ended: now }),
-            (None, None) => Some(Gap {
-                began: self.started,
-                ended: now,
-            }),
+            (None, None) => Some(Gap { began: self.started, ended: now }),
             (Some(_), _) => None,
         };
         let finished = self.windows[from.0..end].iter().copied();
-        finished
-            .chain(open)
-            .max_by_key(|gap| gap.length())
-            .map(|gap| self.describe(gap))
-            .unwrap_or_default()
+        finished.chain(open).max_by_key(|gap| gap.length()).map(|gap| self.describe(gap)).unwrap_or_default()
     }
 
     pub(crate) fn progress(&self, now: Instant) -> Progress {
-        let since_last_completion =
-            now.duration_since(self.last_completion.unwrap_or(self.started));
-        Progress {
-            since_last_completion,
-            ..self.progress.clone()
-        }
+        let since_last_completion = now.duration_since(self.last_completion.unwrap_or(self.started));
+        Progress { since_last_completion, ..self.progress.clone() }
     }
 
     pub(crate) fn violations(&self) -> &[String] {
@@ -211,8 +184,7 @@ impl Score {
     fn describe(&self, gap: Gap) -> Pause {
         let unix_micros = |at: Instant| {
             let since = at.duration_since(self.started).as_micros();
-            self.started_unix_micros
-                .saturating_add(u64::try_from(since).unwrap_or(u64::MAX))
+            self.started_unix_micros.saturating_add(u64::try_from(since).unwrap_or(u64::MAX))
         };
         Pause {
             length: gap.length(),
@@ -231,19 +203,14 @@ mod tests {
     fn scored(at_millis: &[u32]) -> (Score, Instant) {
         let start = Instant::now();
         let mut score = Score::new(start);
-        at_millis
-            .iter()
-            .for_each(|&at| score.write_acknowledged(start + at * MILLI));
+        at_millis.iter().for_each(|&at| score.write_acknowledged(start + at * MILLI));
         (score, start)
     }
 
     #[test]
     fn the_pause_is_the_longest_gap_between_two_completions() {
         let (score, start) = scored(&[100, 101, 131, 132]);
-        assert_eq!(
-            score.pause(Mark::START, None, start + 133 * MILLI).length,
-            30 * MILLI
-        );
+        assert_eq!(score.pause(Mark::START, None, start + 133 * MILLI).length, 30 * MILLI);
     }
 
     #[test]
@@ -261,33 +228,21 @@ mod tests {
         let (mut score, start) = scored(&[10]);
         let mark = score.mark(start + 11 * MILLI);
         score.write_acknowledged(start + 60 * MILLI);
-        assert_eq!(
-            score.pause(mark, None, start + 61 * MILLI).length,
-            50 * MILLI
-        );
+        assert_eq!(score.pause(mark, None, start + 61 * MILLI).length, 50 * MILLI);
     }
 
     #[test]
     fn an_outage_that_goes_on_counts_up_to_now() {
         let (mut score, start) = scored(&[10]);
         let mark = score.mark(start + 10 * MILLI);
-        assert_eq!(
-            score.pause(mark, None, start + 500 * MILLI).length,
-            490 * MILLI
-        );
-        assert_eq!(
-            score.progress(start + 500 * MILLI).since_last_completion,
-            490 * MILLI
-        );
+        assert_eq!(score.pause(mark, None, start + 500 * MILLI).length, 490 * MILLI);
+        assert_eq!(score.progress(start + 500 * MILLI).since_last_completion, 490 * MILLI);
     }
 
     #[test]
     fn a_failed_command_does_not_end_a_pause() {
         let (mut score, start) = scored(&[10]);
         score.command_failed("busy".to_owned());
-        assert_eq!(
-            score.pause(Mark::START, None, start + 40 * MILLI).length,
-            30 * MILLI
-        );
+        assert_eq!(score.pause(Mark::START, None, start + 40 * MILLI).length, 30 * MILLI);
     }
 }

@@ -44,10 +44,7 @@ pub enum Found {
 /// # Panics
 /// If `block` is shorter than the header (40 bytes); the smallest logical block is 512.
 pub fn write_stamp(block: &mut [u8], run: Run, lba: u64, sequence: Sequence) {
-    assert!(
-        block.len() >= HEADER_BYTES,
-        "a logical block holds at least the stamp's header"
-    );
+    assert!(block.len() >= HEADER_BYTES, "a logical block holds at least the stamp's header");
     let (header, filling) = block.split_at_mut(HEADER_BYTES);
     header[0..8].copy_from_slice(&MAGIC);
     header[8..16].copy_from_slice(&run.0.to_le_bytes());

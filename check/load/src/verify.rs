@@ -97,10 +97,7 @@ impl Verdict {
     /// Whether nothing acknowledged was lost, nothing failed and everything was read back.
     #[must_use]
     pub fn holds(&self) -> bool {
-        self.lost_writes == 0
-            && self.failed_commands == 0
-            && self.unverified_slots == 0
-            && self.violations.is_empty()
+        self.lost_writes == 0 && self.failed_commands == 0 && self.unverified_slots == 0 && self.violations.is_empty()
     }
 }
 
@@ -124,15 +121,9 @@ impl Verifier {
     ///
     /// # Errors
     /// If the operating system gives no thread or no event queue.
-    pub fn start(
-        label: &str,
-        address: LunAddress,
-        options: VerifierOptions,
-    ) -> std::io::Result<Self> {
+    pub fn start(label: &str, address: LunAddress, options: VerifierOptions) -> std::io::Result<Self> {
         let deadlines = options.deadlines();
-        Self::start_on(label, options, move || {
-            Rc::new(IscsiRoute::new(address, deadlines))
-        })
+        Self::start_on(label, options, move || Rc::new(IscsiRoute::new(address, deadlines)))
     }
 
     /// The same over any [`Route`], made by `route` on the client's own thread.
@@ -143,23 +134,15 @@ impl Verifier {
     where
         R: FnOnce() -> Rc<dyn Route> + Send + 'static,
     {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let score = Arc::new(Mutex::new(Score::new(Instant::now())));
         let (orders, received) = watch::channel(Order::Work);
         let (label, shared) = (label.to_owned(), Arc::clone(&score));
-        let thread = std::thread::Builder::new()
-            .name("verifier".to_owned())
-            .spawn(move || {
-                let tasks = LocalSet::new();
-                runtime.block_on(tasks.run_until(run(label, options, route, shared, received)))
-            })?;
-        Ok(Self {
-            score,
-            orders,
-            thread,
-        })
+        let thread = std::thread::Builder::new().name("verifier".to_owned()).spawn(move || {
+            let tasks = LocalSet::new();
+            runtime.block_on(tasks.run_until(run(label, options, route, shared, received)))
+        })?;
+        Ok(Self { score, orders, thread })
     }
 
     /// Waits until the first command was completed; `false` if it was not within `limit`. Blocks the calling thread.
@@ -206,9 +189,7 @@ impl Verifier {
     pub fn finish(self, limit: Duration) -> Verdict {
         // A send fails only when the thread has ended, and then joining says why.
         let _ended_already = self.orders.send(Order::Finish { limit });
-        self.thread
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
     fn with_score<T>(&self, ask: impl FnOnce(&mut Score, Instant) -> T) -> T {
@@ -219,10 +200,7 @@ impl Verifier {
 
 impl VerifierOptions {
     fn deadlines(&self) -> Deadlines {
-        Deadlines {
-            login: self.login_deadline,
-            command: self.command_deadline,
-        }
+        Deadlines { login: self.login_deadline, command: self.command_deadline }
     }
 }
 
@@ -289,47 +267,26 @@ impl Client {
         let blocks_per_slot = options.command_bytes / geometry.block_bytes;
         if blocks_per_slot == 0 || options.command_bytes % geometry.block_bytes != 0 {
             let (command, block) = (options.command_bytes, geometry.block_bytes);
-            return Err(format!(
-                "{command} bytes a command are not a whole number of blocks of {block} bytes"
-            ));
+            return Err(format!("{command} bytes a command are not a whole number of blocks of {block} bytes"));
         }
-        let capacity = geometry
-            .blocks
-            .saturating_mul(u64::from(geometry.block_bytes));
+        let capacity = geometry.blocks.saturating_mul(u64::from(geometry.block_bytes));
         let slots = options.span_bytes.min(capacity) / u64::from(options.command_bytes);
         if slots == 0 {
             return Err("the LUN is smaller than one command".to_owned());
         }
-        let slots = usize::try_from(slots)
-            .map_err(|_| "the span does not fit this machine's memory".to_owned())?;
+        let slots = usize::try_from(slots).map_err(|_| "the span does not fit this machine's memory".to_owned())?;
         // Distinct runs on the same LUN must not take each other's blocks for their own, so the clock goes in as well.
-        let started = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap_or_default();
+        let started = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let run = Run(scramble(options.seed ^ started.as_nanos() as u64 | 1));
-        let ledger = RefCell::new(Ledger::new(
-            run,
-            slots,
-            blocks_per_slot,
-            geometry.block_bytes,
-        ));
-        Ok(Self {
-            line,
-            options,
-            geometry,
-            run,
-            ledger,
-            stopping: watch::Sender::new(false),
-        })
+        let ledger = RefCell::new(Ledger::new(run, slots, blocks_per_slot, geometry.block_bytes));
+        Ok(Self { line, options, geometry, run, ledger, stopping: watch::Sender::new(false) })
     }
 
     /// Works until the owner asks for the verdict (or is gone), then settles and verifies. Returns the slots that could not be
     /// verified.
     async fn work_until_told(self: Rc<Self>, orders: &mut watch::Receiver<Order>) -> u64 {
         let workers: Vec<_> = (0..self.options.depth.max(1) as u64)
-            .map(|worker| {
-                spawn_local(Rc::clone(&self).work(scramble(self.options.seed ^ (worker << 32) | 1)))
-            })
+            .map(|worker| spawn_local(Rc::clone(&self).work(scramble(self.options.seed ^ (worker << 32) | 1))))
             .collect();
         let limit = loop {
             if let Order::Finish { limit } = *orders.borrow_and_update() {
@@ -346,9 +303,9 @@ impl Client {
         aborts.iter().for_each(|worker| worker.abort());
         if let Ok(ended) = ended {
             // A worker that panicked found a mistake of this program; a verdict without it would be worthless.
-            ended.into_iter().for_each(|worker| {
-                worker.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
-            });
+            ended
+                .into_iter()
+                .for_each(|worker| worker.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())));
         }
         self.verify_everything(deadline).await
     }
@@ -363,11 +320,7 @@ impl Client {
             choices = scramble(choices);
             let slot = Slot((choices >> 16) as usize % self.ledger.borrow().slots());
             let wants_read = choices % 100 < u64::from(self.options.read_percent);
-            let issued = if wants_read {
-                None
-            } else {
-                self.ledger.borrow_mut().issue(slot)
-            };
+            let issued = if wants_read { None } else { self.ledger.borrow_mut().issue(slot) };
             match issued {
                 Some(sequence) => self.write_until_acknowledged(slot, sequence).await,
                 None => self.read_until_judged(slot).await,
@@ -397,31 +350,18 @@ impl Client {
             // What must be shown is taken down at the moment of issue, not before any wait for a session.
             let read = |session: Session| async move {
                 let expected = self.ledger.borrow().expect(slot);
-                session
-                    .disk
-                    .read(extent)
-                    .await
-                    .map(|bytes| (expected, bytes))
+                session.disk.read(extent).await.map(|bytes| (expected, bytes))
             };
             if let Try::Answered((expected, bytes)) = self.attempt("read", extent, read).await {
                 let judgement = self.ledger.borrow_mut().judge(expected, &bytes);
                 let mut score = self.line.score();
-                return score.read_judged(
-                    Instant::now(),
-                    &judgement.violations,
-                    judgement.backward_blocks,
-                );
+                return score.read_judged(Instant::now(), &judgement.violations, judgement.backward_blocks);
             }
         }
     }
 
     /// One command on the session that is up, with everything that can happen to it counted.
-    async fn attempt<T, F>(
-        &self,
-        what: &str,
-        extent: Extent,
-        issue: impl FnOnce(Session) -> F,
-    ) -> Try<T>
+    async fn attempt<T, F>(&self, what: &str, extent: Extent, issue: impl FnOnce(Session) -> F) -> Try<T>
     where
         F: Future<Output = Result<T, DiskError>>,
     {
@@ -430,17 +370,12 @@ impl Client {
         let failure = match answer {
             Ok(Ok(answer)) => return Try::Answered(answer),
             Ok(Err(error)) => Failure::from(error),
-            Err(_elapsed) => Failure::Connection(format!(
-                "{what} at block {} not answered in time",
-                extent.lba()
-            )),
+            Err(_elapsed) => Failure::Connection(format!("{what} at block {} not answered in time", extent.lba())),
         };
         match failure {
             Failure::Attention => {}
             Failure::Command(why) => {
-                self.line
-                    .score()
-                    .command_failed(format!("{what} at block {}: {why}", extent.lba()));
+                self.line.score().command_failed(format!("{what} at block {}: {why}", extent.lba()));
                 sleep(AFTER_FAILURE).await;
             }
             Failure::Connection(why) => self.line.lost(&session, why),
@@ -452,20 +387,14 @@ impl Client {
     async fn verify_everything(&self, deadline: tokio::time::Instant) -> u64 {
         let written: Vec<Slot> = {
             let ledger = self.ledger.borrow();
-            (0..ledger.slots())
-                .map(Slot)
-                .filter(|&slot| ledger.written(slot) || ledger.unsettled(slot))
-                .collect()
+            (0..ledger.slots()).map(Slot).filter(|&slot| ledger.written(slot) || ledger.unsettled(slot)).collect()
         };
         let remaining = RefCell::new(written.into_iter());
         let verified = RefCell::new(0);
         let total = remaining.borrow().len() as u64;
         let unsettled = {
             let ledger = self.ledger.borrow();
-            (0..ledger.slots())
-                .map(Slot)
-                .filter(|&slot| ledger.unsettled(slot))
-                .count() as u64
+            (0..ledger.slots()).map(Slot).filter(|&slot| ledger.unsettled(slot)).count() as u64
         };
         let readers = (0..self.options.depth.max(1)).map(|_| async {
             loop {
@@ -485,17 +414,13 @@ impl Client {
     fn extent(&self, slot: Slot) -> Extent {
         let blocks = self.options.command_bytes / self.geometry.block_bytes;
         let first = self.ledger.borrow().first_block(slot);
-        Extent::within(self.geometry, first, blocks)
-            .expect("slots lie within the LUN by construction")
+        Extent::within(self.geometry, first, blocks).expect("slots lie within the LUN by construction")
     }
 
     fn stamped(&self, slot: Slot, sequence: Sequence) -> Bytes {
         let first = self.ledger.borrow().first_block(slot);
         let mut bytes = vec![0; self.options.command_bytes as usize];
-        for (index, block) in bytes
-            .chunks_mut(self.geometry.block_bytes as usize)
-            .enumerate()
-        {
+        for (index, block) in bytes.chunks_mut(self.geometry.block_bytes as usize).enumerate() {
             write_stamp(block, self.run, first + index as u64, sequence);
         }
         Bytes::from(bytes)

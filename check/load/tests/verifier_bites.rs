@@ -15,10 +15,7 @@ use understudy_disk::reservation::Reservations;
 use understudy_load::{Route, Verdict, Verifier, VerifierOptions};
 
 const BLOCK: usize = 512;
-const GEOMETRY: Geometry = Geometry {
-    block_bytes: 512,
-    blocks: 2048,
-};
+const GEOMETRY: Geometry = Geometry { block_bytes: 512, blocks: 2048 };
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// What is wrong with the medium.
@@ -69,20 +66,16 @@ impl Medium {
     fn get(&self, extent: Extent) -> Bytes {
         let empty = vec![0; BLOCK];
         let lbas = extent.lba()..extent.lba() + u64::from(extent.blocks());
-        lbas.flat_map(|lba| self.blocks.get(&lba).unwrap_or(&empty).clone())
-            .collect()
+        lbas.flat_map(|lba| self.blocks.get(&lba).unwrap_or(&empty).clone()).collect()
     }
 
     fn land_late_writes_over(&mut self, extent: Extent) {
         for (left, ..) in self.late.iter_mut().filter(|(_, late, _)| *late == extent) {
             *left -= 1;
         }
-        let (landing, waiting): (Vec<_>, Vec<_>) =
-            self.late.drain(..).partition(|(left, ..)| *left == 0);
+        let (landing, waiting): (Vec<_>, Vec<_>) = self.late.drain(..).partition(|(left, ..)| *left == 0);
         self.late = waiting;
-        landing
-            .iter()
-            .for_each(|(_, extent, bytes)| self.put(extent.lba(), bytes));
+        landing.iter().for_each(|(_, extent, bytes)| self.put(extent.lba(), bytes));
     }
 
     fn write(&mut self, extent: Extent, bytes: &Bytes) -> Result<(), DiskError> {
@@ -132,21 +125,11 @@ impl Medium {
         self.commands += 1;
         let struck = self.commands.is_multiple_of(50);
         match self.lie {
-            Lie::FailsCommands if struck => Some(Err(DiskError::CheckCondition {
-                key: 3,
-                asc: 0x1100,
-            })),
-            Lie::Attentions if struck => Some(Err(DiskError::CheckCondition {
-                key: 6,
-                asc: 0x2a06,
-            })),
+            Lie::FailsCommands if struck => Some(Err(DiskError::CheckCondition { key: 3, asc: 0x1100 })),
+            Lie::Attentions if struck => Some(Err(DiskError::CheckCondition { key: 6, asc: 0x2a06 })),
             Lie::FallsSilent if self.commands % 500 == 50 => None,
-            Lie::Dies if self.commands > 200 => {
-                Some(Err(DiskError::Unreachable("dead".to_owned())))
-            }
-            Lie::ChangesIdentity if self.commands == 50 => {
-                Some(Err(DiskError::Unreachable("moved".to_owned())))
-            }
+            Lie::Dies if self.commands > 200 => Some(Err(DiskError::Unreachable("dead".to_owned()))),
+            Lie::ChangesIdentity if self.commands == 50 => Some(Err(DiskError::Unreachable("moved".to_owned()))),
             _ => Some(Ok(())),
         }
     }
@@ -157,10 +140,7 @@ struct Shared(Arc<Mutex<Medium>>);
 
 impl Shared {
     fn with<T>(&self, ask: impl FnOnce(&mut Medium) -> T) -> T {
-        ask(&mut self
-            .0
-            .lock()
-            .expect("no test panics while it holds the medium"))
+        ask(&mut self.0.lock().expect("no test panics while it holds the medium"))
     }
 
     async fn admitted(&self) -> Result<(), DiskError> {
@@ -185,18 +165,9 @@ impl Disk for Session {
         Ok(GEOMETRY)
     }
     fn identify(&self) -> LocalBoxFuture<'_, Result<DiskIdentity, DiskError>> {
-        let changed = self.login > 1
-            && self
-                .medium
-                .with(|medium| medium.lie == Lie::ChangesIdentity);
+        let changed = self.login > 1 && self.medium.with(|medium| medium.lie == Lie::ChangesIdentity);
         let serial = if changed { "other" } else { "one" }.to_owned();
-        Box::pin(async {
-            Ok(DiskIdentity {
-                product: String::new(),
-                serial,
-                designator: String::new(),
-            })
-        })
+        Box::pin(async { Ok(DiskIdentity { product: String::new(), serial, designator: String::new() }) })
     }
     fn probe(&self) -> LocalBoxFuture<'_, Result<Geometry, DiskError>> {
         Box::pin(async { Ok(GEOMETRY) })
@@ -207,12 +178,7 @@ impl Disk for Session {
             Ok(self.medium.with(|medium| medium.get(extent)))
         })
     }
-    fn write(
-        &self,
-        extent: Extent,
-        bytes: Bytes,
-        _: Durability,
-    ) -> LocalBoxFuture<'_, Result<(), DiskError>> {
+    fn write(&self, extent: Extent, bytes: Bytes, _: Durability) -> LocalBoxFuture<'_, Result<(), DiskError>> {
         Box::pin(async move {
             self.medium.admitted().await?;
             self.medium.with(|medium| medium.write(extent, &bytes))
@@ -242,10 +208,7 @@ impl Route for Shared {
             if self.with(|medium| medium.lie == Lie::DropsConnections) && login.is_multiple_of(2) {
                 return Err(DiskError::Unreachable("refused".to_owned()));
             }
-            Ok(Rc::new(Session {
-                medium: self.clone(),
-                login,
-            }) as Rc<dyn Disk>)
+            Ok(Rc::new(Session { medium: self.clone(), login }) as Rc<dyn Disk>)
         })
     }
 }
@@ -253,14 +216,7 @@ impl Route for Shared {
 /// Runs the client on a medium with this lie until `enough` commands were completed or tried.
 fn verdict_on(lie: Lie) -> (Verdict, Shared) {
     let (blocks, late) = (BTreeMap::new(), Vec::new());
-    let medium = Shared(Arc::new(Mutex::new(Medium {
-        lie,
-        commands: 0,
-        writes: 0,
-        logins: 0,
-        blocks,
-        late,
-    })));
+    let medium = Shared(Arc::new(Mutex::new(Medium { lie, commands: 0, writes: 0, logins: 0, blocks, late })));
     let options = VerifierOptions {
         depth: 4,
         command_bytes: 1024,
@@ -269,8 +225,7 @@ fn verdict_on(lie: Lie) -> (Verdict, Shared) {
         ..VerifierOptions::default()
     };
     let shared = medium.clone();
-    let verifier =
-        Verifier::start_on("memory", options, move || Rc::new(shared)).expect("a thread");
+    let verifier = Verifier::start_on("memory", options, move || Rc::new(shared)).expect("a thread");
     let patience = Instant::now() + LIMIT;
     while medium.with(|medium| medium.commands) < 4000 && Instant::now() < patience {
         if lie == Lie::Dies && verifier.progress().connection_losses > 0 {
@@ -278,11 +233,7 @@ fn verdict_on(lie: Lie) -> (Verdict, Shared) {
         }
         std::thread::yield_now();
     }
-    let limit = if lie == Lie::Dies {
-        Duration::from_millis(50)
-    } else {
-        LIMIT
-    };
+    let limit = if lie == Lie::Dies { Duration::from_millis(50) } else { LIMIT };
     (verifier.finish(limit), medium)
 }
 
@@ -290,14 +241,8 @@ fn verdict_on(lie: Lie) -> (Verdict, Shared) {
 fn an_honest_medium_passes() {
     let (verdict, medium) = verdict_on(Lie::None);
     assert!(verdict.holds(), "{verdict:?}");
-    assert!(
-        verdict.acknowledged_writes > 1000 && verdict.verified_reads > 500,
-        "{verdict:?}"
-    );
-    assert_eq!(
-        verdict.acknowledged_writes,
-        medium.with(|medium| medium.writes)
-    );
+    assert!(verdict.acknowledged_writes > 1000 && verdict.verified_reads > 500, "{verdict:?}");
+    assert_eq!(verdict.acknowledged_writes, medium.with(|medium| medium.writes));
     assert_eq!(verdict.backward_reads, 0);
 }
 
@@ -316,13 +261,7 @@ fn a_misdirected_write_is_found() {
 #[test]
 fn a_torn_block_is_found() {
     let (verdict, _) = verdict_on(Lie::Tears);
-    assert!(
-        verdict
-            .violations
-            .iter()
-            .any(|what| what.contains("damaged")),
-        "{verdict:?}"
-    );
+    assert!(verdict.violations.iter().any(|what| what.contains("damaged")), "{verdict:?}");
 }
 
 #[test]
@@ -342,19 +281,8 @@ fn lost_connections_are_survived_without_a_failed_command() {
 fn a_failed_command_is_counted_and_tried_again() {
     let (verdict, medium) = verdict_on(Lie::FailsCommands);
     assert!(!verdict.holds(), "{verdict:?}");
-    assert_eq!(
-        verdict.failed_commands,
-        medium.with(|medium| medium.commands / 50)
-    );
-    assert_eq!(
-        (
-            verdict.lost_writes,
-            verdict.connection_losses,
-            verdict.unverified_slots
-        ),
-        (0, 0, 0),
-        "{verdict:?}"
-    );
+    assert_eq!(verdict.failed_commands, medium.with(|medium| medium.commands / 50));
+    assert_eq!((verdict.lost_writes, verdict.connection_losses, verdict.unverified_slots), (0, 0, 0), "{verdict:?}");
 }
 
 #[test]
@@ -369,19 +297,13 @@ fn a_command_without_an_answer_costs_the_connection_and_nothing_else() {
     let (verdict, _) = verdict_on(Lie::FallsSilent);
     assert!(verdict.holds(), "{verdict:?}");
     assert!(verdict.connection_losses > 0, "{verdict:?}");
-    assert!(
-        verdict.longest_pause >= Duration::from_millis(15),
-        "{verdict:?}"
-    );
+    assert!(verdict.longest_pause >= Duration::from_millis(15), "{verdict:?}");
 }
 
 #[test]
 fn what_cannot_be_read_back_is_not_called_safe() {
     let (verdict, _) = verdict_on(Lie::Dies);
-    assert!(
-        verdict.unverified_slots > 0 && !verdict.holds(),
-        "{verdict:?}"
-    );
+    assert!(verdict.unverified_slots > 0 && !verdict.holds(), "{verdict:?}");
     assert_eq!(verdict.lost_writes, 0);
 }
 
@@ -389,8 +311,5 @@ fn what_cannot_be_read_back_is_not_called_safe() {
 fn a_lun_that_became_another_is_found() {
     let (verdict, _) = verdict_on(Lie::ChangesIdentity);
     assert!(!verdict.holds(), "{verdict:?}");
-    assert!(
-        verdict.violations.iter().any(|what| what.contains("other")),
-        "{verdict:?}"
-    );
+    assert!(verdict.violations.iter().any(|what| what.contains("other")), "{verdict:?}");
 }

@@ -1,2 +1,118 @@
-//! Under construction.
-fn main() {}
+//! The project's own commands, run as `cargo xtask …`: what CI runs, the checks of layers, sizes and words, and the
+//! benchmarks.
+//!
+//! Not a build system and not part of the product. It is the first thing built in a fresh clone, so it stays small: two
+//! libraries, arguments parsed by hand, and everything heavy (load, demo) is another program that it starts.
+
+mod bench;
+mod ci;
+mod layers;
+mod programs;
+mod sizes;
+mod source;
+mod words;
+mod workspace;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+
+const USAGE: &str = "\
+cargo xtask ci                                       everything CI checks
+cargo xtask layers | sizes [--accept] | words        single checks
+cargo xtask bench failover [--runs N] [--json FILE]  pauses at takeover and giveback, from N demos
+cargo xtask bench target [--against tgtd] [--rounds N] [--seconds S] [--json FILE]
+                                                     4 KiB commands against our target and another, in turns
+cargo xtask bench fabric [--json FILE]               latency of reading the partner's page";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &[String]) -> Result<()> {
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["ci"] => ci::run(),
+        ["layers"] => layers::run(),
+        ["sizes"] => sizes::run(),
+        ["sizes", "--accept"] => sizes::accept(),
+        ["words"] => words::run(),
+        ["bench", "failover", options @ ..] => {
+            let options = Options::parse(options, &["--runs", "--json"])?;
+            bench::failover::run(options.number("--runs", 20)?, options.file("--json"))
+        }
+        ["bench", "target", options @ ..] => {
+            let options = Options::parse(options, &["--against", "--rounds", "--seconds", "--json"])?;
+            let rival = bench::target::Rival::named(options.text("--against").unwrap_or("tgtd"))?;
+            let effort = bench::target::Effort {
+                rounds: options.number("--rounds", 7)?,
+                seconds: options.number("--seconds", 3)?,
+            };
+            bench::target::run(rival, effort, options.file("--json"))
+        }
+        ["bench", "fabric", options @ ..] => bench::fabric::run(Options::parse(options, &["--json"])?.file("--json")),
+        ["help" | "--help" | "-h"] => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        _ => bail!("unknown command; the commands are\n{USAGE}"),
+    }
+}
+
+/// `--name value` pairs behind a command.
+struct Options<'a>(Vec<(&'a str, &'a str)>);
+
+impl<'a> Options<'a> {
+    fn parse(words: &[&'a str], known: &[&str]) -> Result<Self> {
+        let mut pairs = Vec::new();
+        for pair in words.chunks(2) {
+            match pair {
+                [name, value] if known.contains(name) => pairs.push((*name, *value)),
+                [name, ..] => bail!("{name}: expected one of {} and a value\n{USAGE}", known.join(", ")),
+                [] => {}
+            }
+        }
+        Ok(Self(pairs))
+    }
+
+    fn text(&self, name: &str) -> Option<&'a str> {
+        self.0.iter().rev().find(|(given, _)| *given == name).map(|(_, value)| *value)
+    }
+
+    fn number(&self, name: &str, default: u32) -> Result<u32> {
+        let parse = |text: &str| text.parse().with_context(|| format!("{name} {text}: expected a number"));
+        self.text(name).map_or(Ok(default), parse)
+    }
+
+    fn file(&self, name: &str) -> Option<PathBuf> {
+        self.text(name).map(PathBuf::from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_pairs_of_known_names() {
+        let options = Options::parse(&["--runs", "3", "--json", "x"], &["--runs", "--json"]).unwrap();
+        assert_eq!(options.number("--runs", 20).unwrap(), 3);
+        assert_eq!(options.file("--json"), Some(PathBuf::from("x")));
+        assert!(Options::parse(&["--run", "3"], &["--runs"]).is_err());
+        assert!(Options::parse(&["--runs"], &["--runs"]).is_err());
+    }
+
+    #[test]
+    fn a_number_that_is_none_is_named() {
+        let options = Options::parse(&["--runs", "many"], &["--runs"]).unwrap();
+        assert!(options.number("--runs", 1).unwrap_err().to_string().contains("--runs many"));
+    }
+}
