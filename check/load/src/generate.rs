@@ -182,7 +182,7 @@ struct Part {
 impl Part {
     fn of(plan: &LoadPlan, geometry: Geometry, number: usize, connections: usize) -> Result<Self, LoadError> {
         let blocks = plan.command_bytes / geometry.block_bytes;
-        if blocks == 0 || plan.command_bytes % geometry.block_bytes != 0 {
+        if blocks == 0 || !plan.command_bytes.is_multiple_of(geometry.block_bytes) {
             let (command, block) = (plan.command_bytes, geometry.block_bytes);
             return Err(LoadError::Plan(format!("{command} bytes are not a whole number of blocks of {block} bytes")));
         }

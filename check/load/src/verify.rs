@@ -265,7 +265,7 @@ impl Client {
     fn new(line: Rc<Line>, disk: &dyn Disk, options: VerifierOptions) -> Result<Self, String> {
         let geometry = disk.geometry().map_err(|error| error.to_string())?;
         let blocks_per_slot = options.command_bytes / geometry.block_bytes;
-        if blocks_per_slot == 0 || options.command_bytes % geometry.block_bytes != 0 {
+        if blocks_per_slot == 0 || !options.command_bytes.is_multiple_of(geometry.block_bytes) {
             let (command, block) = (options.command_bytes, geometry.block_bytes);
             return Err(format!("{command} bytes a command are not a whole number of blocks of {block} bytes"));
         }
