@@ -1,0 +1,332 @@
+/*
+ * The calls of libfabric that the interconnect needs, as ordinary functions.
+ *
+ * libfabric's fi_* calls are static inline, so Rust cannot link to them. Nothing is decided here: each function is one
+ * call, or one call and its error record. Every answer is 0 or a negative fi_errno value. Compiles with libfabric 1.17
+ * and 2.x: the API asked for is 1.17, and no field that moved between the two is touched.
+ */
+#include <errno.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/uio.h>
+
+#include <rdma/fabric.h>
+#include <rdma/fi_cm.h>
+#include <rdma/fi_domain.h>
+#include <rdma/fi_endpoint.h>
+#include <rdma/fi_eq.h>
+#include <rdma/fi_errno.h>
+#include <rdma/fi_rma.h>
+
+/* Largest private data of the connection manager that is kept; more than ours is cut off. */
+#define UF_PRIVATE_BYTES 64
+
+/* One event of the connection manager, as ffi.rs declares it. */
+struct uf_event {
+	uint32_t kind; /* FI_CONNREQ 1, FI_CONNECTED 2, FI_SHUTDOWN 3 of enum uf_kind; 0 other; 4 error */
+	int32_t error; /* positive fi_errno value, kind 4 only */
+	void *fid;     /* endpoint, or passive endpoint, it belongs to */
+	struct fi_info *info; /* kind 1: the caller must free it */
+	uint32_t length;
+	uint8_t bytes[UF_PRIVATE_BYTES];
+};
+
+enum uf_kind { UF_OTHER = 0, UF_CONNREQ = 1, UF_CONNECTED = 2, UF_SHUTDOWN = 3, UF_ERROR = 4 };
+
+/* One completion. */
+struct uf_completion {
+	void *context;
+	int32_t error; /* 0, or positive fi_errno value */
+};
+
+/* passive 1: an address of this node to listen at; 0: the partner's to connect to. */
+int uf_getinfo(const char *provider, const char *node, const char *service, int passive, struct fi_info **out)
+{
+	struct fi_info *hints = fi_allocinfo();
+	int status;
+
+	if (!hints)
+		return -FI_ENOMEM;
+	hints->caps = FI_MSG | FI_RMA;
+	hints->mode = 0;
+	hints->addr_format = FI_FORMAT_UNSPEC;
+	hints->ep_attr->type = FI_EP_MSG;
+	hints->domain_attr->mr_mode = FI_MR_LOCAL | FI_MR_VIRT_ADDR | FI_MR_ALLOCATED | FI_MR_PROV_KEY;
+	hints->domain_attr->threading = FI_THREAD_SAFE;
+	hints->fabric_attr->prov_name = strdup(provider);
+	if (!hints->fabric_attr->prov_name) {
+		fi_freeinfo(hints);
+		return -FI_ENOMEM;
+	}
+	status = fi_getinfo(FI_VERSION(1, 17), node, service, passive ? FI_SOURCE : 0, hints, out);
+	fi_freeinfo(hints);
+	return status;
+}
+
+void uf_freeinfo(struct fi_info *info)
+{
+	fi_freeinfo(info);
+}
+
+/* 1 if remote addresses are the registrar's virtual addresses, 0 if they count from the start of the region. */
+int uf_uses_virtual_addresses(const struct fi_info *info)
+{
+	return (info->domain_attr->mr_mode & (FI_MR_VIRT_ADDR | FI_MR_BASIC)) != 0;
+}
+
+int uf_fabric(struct fi_info *info, struct fid_fabric **out)
+{
+	return fi_fabric(info->fabric_attr, out, NULL);
+}
+
+int uf_domain(struct fid_fabric *fabric, struct fi_info *info, struct fid_domain **out)
+{
+	return fi_domain(fabric, info, out, NULL);
+}
+
+/* Also gives a descriptor that polls readable when the queue has something to look at. */
+int uf_eq_open(struct fid_fabric *fabric, struct fid_eq **out, int *descriptor)
+{
+	struct fi_eq_attr attributes;
+	int status;
+
+	memset(&attributes, 0, sizeof(attributes));
+	attributes.size = 64;
+	attributes.wait_obj = FI_WAIT_FD;
+	status = fi_eq_open(fabric, &attributes, out, NULL);
+	if (status)
+		return status;
+	status = fi_control(&(*out)->fid, FI_GETWAIT, descriptor);
+	if (status) {
+		fi_close(&(*out)->fid);
+		*out = NULL;
+	}
+	return status;
+}
+
+/* 0 if it is now safe to sleep on the queue's descriptor, -FI_EAGAIN if there is something to read first. */
+int uf_eq_trywait(struct fid_fabric *fabric, struct fid_eq *eq)
+{
+	struct fid *fids[1] = { &eq->fid };
+
+	return fi_trywait(fabric, fids, 1);
+}
+
+/* -FI_EAGAIN when the queue is empty. */
+int uf_eq_read(struct fid_eq *eq, struct uf_event *out)
+{
+	union {
+		struct fi_eq_cm_entry entry;
+		uint8_t room[sizeof(struct fi_eq_cm_entry) + 256];
+	} answer;
+	struct fi_eq_err_entry failure;
+	uint8_t detail[256];
+	uint32_t event = 0;
+	size_t extra = 0;
+	ssize_t count;
+
+	memset(out, 0, sizeof(*out));
+	memset(&answer, 0, sizeof(answer));
+	count = fi_eq_read(eq, &event, &answer, sizeof(answer), 0);
+	if (count == -FI_EAVAIL) {
+		memset(&failure, 0, sizeof(failure));
+		failure.err_data = detail;
+		failure.err_data_size = sizeof(detail);
+		count = fi_eq_readerr(eq, &failure, 0);
+		if (count < 0)
+			return (int)count;
+		out->kind = UF_ERROR;
+		out->error = failure.err;
+		out->fid = failure.fid;
+		extra = failure.err_data_size < sizeof(out->bytes) ? failure.err_data_size : sizeof(out->bytes);
+		if (failure.err_data && extra)
+			memcpy(out->bytes, failure.err_data, extra);
+		out->length = (uint32_t)(failure.err_data ? extra : 0);
+		return 0;
+	}
+	if (count < 0)
+		return (int)count;
+	if ((size_t)count > sizeof(struct fi_eq_cm_entry))
+		extra = (size_t)count - sizeof(struct fi_eq_cm_entry);
+	if (extra > sizeof(out->bytes))
+		extra = sizeof(out->bytes);
+	switch (event) {
+	case FI_CONNREQ:
+		out->kind = UF_CONNREQ;
+		out->info = answer.entry.info;
+		break;
+	case FI_CONNECTED:
+		out->kind = UF_CONNECTED;
+		break;
+	case FI_SHUTDOWN:
+		out->kind = UF_SHUTDOWN;
+		extra = 0;
+		break;
+	default:
+		out->kind = UF_OTHER;
+		return 0;
+	}
+	out->fid = answer.entry.fid;
+	out->length = (uint32_t)extra;
+	memcpy(out->bytes, answer.entry.data, extra);
+	return 0;
+}
+
+int uf_passive(struct fid_fabric *fabric, struct fi_info *info, struct fid_eq *eq, struct fid_pep **out)
+{
+	int status = fi_passive_ep(fabric, info, out, NULL);
+
+	if (status)
+		return status;
+	status = fi_pep_bind(*out, &eq->fid, 0);
+	if (!status)
+		status = fi_listen(*out);
+	if (status) {
+		fi_close(&(*out)->fid);
+		*out = NULL;
+	}
+	return status;
+}
+
+/* The socket address bound to; *length is the room on entry and the length on return. */
+int uf_passive_name(struct fid_pep *pep, void *address, size_t *length)
+{
+	return fi_getname(&pep->fid, address, length);
+}
+
+int uf_reject(struct fid_pep *pep, struct fi_info *info, const void *bytes, size_t length)
+{
+	return fi_reject(pep, info->handle, bytes, length);
+}
+
+int uf_cq_open(struct fid_domain *domain, struct fid_cq **out)
+{
+	struct fi_cq_attr attributes;
+
+	memset(&attributes, 0, sizeof(attributes));
+	attributes.size = 64;
+	attributes.format = FI_CQ_FORMAT_CONTEXT;
+	attributes.wait_obj = FI_WAIT_UNSPEC;
+	return fi_cq_open(domain, &attributes, out, NULL);
+}
+
+/* -FI_EAGAIN when nothing completed within the time; the wait ends early when uf_cq_signal is called. */
+int uf_cq_sread(struct fid_cq *cq, int timeout_ms, struct uf_completion *out)
+{
+	struct fi_cq_entry entry;
+	struct fi_cq_err_entry failure;
+	ssize_t count;
+
+	memset(out, 0, sizeof(*out));
+	if (timeout_ms == 0)
+		count = fi_cq_read(cq, &entry, 1);
+	else
+		count = fi_cq_sread(cq, &entry, 1, NULL, timeout_ms);
+	if (count == 1) {
+		out->context = entry.op_context;
+		return 0;
+	}
+	if (count == -FI_EAVAIL) {
+		memset(&failure, 0, sizeof(failure));
+		count = fi_cq_readerr(cq, &failure, 0);
+		if (count != 1)
+			return count < 0 ? (int)count : -FI_EAGAIN;
+		out->context = failure.op_context;
+		out->error = failure.err ? failure.err : FI_EOTHER;
+		return 0;
+	}
+	return count < 0 ? (int)count : -FI_EAGAIN;
+}
+
+int uf_cq_signal(struct fid_cq *cq)
+{
+	return fi_cq_signal(cq);
+}
+
+/* An endpoint bound to its queues and enabled. */
+int uf_endpoint(struct fid_domain *domain, struct fi_info *info, struct fid_eq *eq, struct fid_cq *cq,
+		struct fid_ep **out)
+{
+	int status = fi_endpoint(domain, info, out, NULL);
+
+	if (status)
+		return status;
+	status = fi_ep_bind(*out, &eq->fid, 0);
+	if (!status)
+		status = fi_ep_bind(*out, &cq->fid, FI_TRANSMIT | FI_RECV);
+	if (!status)
+		status = fi_enable(*out);
+	if (status) {
+		fi_close(&(*out)->fid);
+		*out = NULL;
+	}
+	return status;
+}
+
+int uf_connect(struct fid_ep *ep, struct fi_info *info, const void *bytes, size_t length)
+{
+	return fi_connect(ep, info->dest_addr, bytes, length);
+}
+
+int uf_accept(struct fid_ep *ep, const void *bytes, size_t length)
+{
+	return fi_accept(ep, bytes, length);
+}
+
+int uf_shutdown(struct fid_ep *ep)
+{
+	return fi_shutdown(ep, 0);
+}
+
+/* kind 0: local buffer of reads and writes, 1: readable by the partner, 2: writable by the partner. */
+int uf_register(struct fid_domain *domain, void *bytes, size_t length, int kind, uint64_t requested_key,
+		struct fid_mr **out, void **descriptor, uint64_t *key)
+{
+	uint64_t access = kind == 0 ? FI_READ | FI_WRITE : kind == 1 ? FI_REMOTE_READ : FI_REMOTE_READ | FI_REMOTE_WRITE;
+	int status = fi_mr_reg(domain, bytes, length, access, 0, requested_key, 0, out, NULL);
+
+	if (status)
+		return status;
+	*descriptor = fi_mr_desc(*out);
+	*key = fi_mr_key(*out);
+	return 0;
+}
+
+int uf_read(struct fid_ep *ep, void *bytes, size_t length, void *descriptor, uint64_t address, uint64_t key,
+	    void *context)
+{
+	return (int)fi_read(ep, bytes, length, descriptor, 0, address, key, context);
+}
+
+int uf_write(struct fid_ep *ep, const void *bytes, size_t length, void *descriptor, uint64_t address, uint64_t key,
+	     void *context)
+{
+	return (int)fi_write(ep, bytes, length, descriptor, 0, address, key, context);
+}
+
+/* Any of the objects above: they all begin with a struct fid. */
+int uf_close(void *object)
+{
+	return fi_close((struct fid *)object);
+}
+
+const char *uf_strerror(int error)
+{
+	return fi_strerror(error);
+}
+
+/* The version of the library loaded: major in the high, minor in the low 16 bits. */
+uint32_t uf_version(void)
+{
+	return fi_version();
+}
+
+/*
+ * Names the providers worth loading, unless the operator named some: without it libfabric starts every provider it was
+ * built with, which takes 150 ms and, for psm, leaves files behind after a crash.
+ */
+int uf_prefer_providers(const char *names)
+{
+	return setenv("FI_PROVIDER", names, 0) ? -errno : 0;
+}

@@ -1,0 +1,179 @@
+//! Memory that a fabric may read or write while this process does too.
+//!
+//! It is made of atomic words, so that sharing it with another machine is no data race in Rust's sense; what a
+//! concurrent reader sees half-done is told by the sequence word of [`Region::publish`].
+
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+use crate::PAGE_BYTES;
+
+const WORD: usize = size_of::<u64>();
+const PAGE_WORDS: usize = PAGE_BYTES / WORD;
+
+/// One page, aligned as memory registration likes it.
+#[repr(C, align(4096))]
+struct Page([AtomicU64; PAGE_WORDS]);
+
+/// Whole pages of shared memory, zero at first.
+pub(crate) struct Region {
+    pages: Box<[Page]>,
+}
+
+impl Region {
+    /// A region of `bytes` bytes, a multiple of the page size.
+    pub(crate) fn zeroed(bytes: usize) -> Self {
+        assert!(bytes > 0 && bytes.is_multiple_of(PAGE_BYTES), "regions are made of whole pages");
+        let pages = (0..bytes / PAGE_BYTES).map(|_| Page([const { AtomicU64::new(0) }; PAGE_WORDS])).collect();
+        Self { pages }
+    }
+
+    /// Its length in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.pages.len() * PAGE_BYTES
+    }
+
+    /// Where it lies, for registration.
+    pub(crate) fn start(&self) -> *mut u8 {
+        self.pages.as_ptr().cast_mut().cast()
+    }
+
+    fn word(&self, index: usize) -> &AtomicU64 {
+        &self.pages[index / PAGE_WORDS].0[index % PAGE_WORDS]
+    }
+
+    /// Copies out `into.len()` bytes from `offset`.
+    ///
+    /// PANIC: if they do not lie within the region; callers check what they were given.
+    pub(crate) fn copy_out(&self, offset: usize, into: &mut [u8]) {
+        assert!(offset.checked_add(into.len()).is_some_and(|end| end <= self.bytes()), "read past a region's end");
+        fence(Ordering::Acquire);
+        for (index, byte) in into.iter_mut().enumerate() {
+            let position = offset + index;
+            *byte = self.word(position / WORD).load(Ordering::Relaxed).to_ne_bytes()[position % WORD];
+        }
+    }
+
+    /// Copies out the first page.
+    pub(crate) fn copy_page(&self) -> Box<[u8; PAGE_BYTES]> {
+        let mut page = Box::new([0; PAGE_BYTES]);
+        fence(Ordering::Acquire);
+        for (index, bytes) in page.chunks_exact_mut(WORD).enumerate() {
+            bytes.copy_from_slice(&self.word(index).load(Ordering::Relaxed).to_ne_bytes());
+        }
+        page
+    }
+
+    /// Copies `bytes` to the start of the region, the rest of the last word zero.
+    pub(crate) fn copy_in(&self, bytes: &[u8]) {
+        assert!(bytes.len() <= self.bytes(), "write past a region's end");
+        for (index, chunk) in bytes.chunks(WORD).enumerate() {
+            let mut word = [0; WORD];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.word(index).store(u64::from_ne_bytes(word), Ordering::Relaxed);
+        }
+        fence(Ordering::Release);
+    }
+
+    /// Replaces the first page so that a reader in between can tell: the little-endian u32 at `sequence_offset` is odd
+    /// first, then the other words change, then it becomes what `page` says (even).
+    ///
+    /// One caller at a time. A reader that fetched an odd number, or sees a wrong checksum, reads again.
+    pub(crate) fn publish(&self, page: &[u8; PAGE_BYTES], sequence_offset: usize) {
+        let sequence_word = sequence_offset / WORD;
+        let within = sequence_offset % WORD;
+        let words = || page.chunks_exact(WORD).map(|bytes| <[u8; WORD]>::try_from(bytes).expect("whole words"));
+        let settled = words().nth(sequence_word).expect("the sequence word lies in the page");
+        let sequence = u32::from_le_bytes(settled[within..within + 4].try_into().expect("four bytes"));
+        assert!(sequence.is_multiple_of(2), "a page is published with an even sequence number");
+        let mut changing = settled;
+        changing[within..within + 4].copy_from_slice(&sequence.wrapping_sub(1).to_le_bytes());
+
+        self.word(sequence_word).store(u64::from_ne_bytes(changing), Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        for (index, bytes) in words().enumerate().filter(|(index, _)| *index != sequence_word) {
+            self.word(index).store(u64::from_ne_bytes(bytes), Ordering::Relaxed);
+        }
+        fence(Ordering::SeqCst);
+        self.word(sequence_word).store(u64::from_ne_bytes(settled), Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+    use std::thread;
+
+    const SEQUENCE: usize = 12;
+
+    fn page(sequence: u32, fill: u8) -> Box<[u8; PAGE_BYTES]> {
+        let mut page = Box::new([fill; PAGE_BYTES]);
+        page[SEQUENCE..SEQUENCE + 4].copy_from_slice(&sequence.to_le_bytes());
+        page
+    }
+
+    #[test]
+    fn a_published_page_is_copied_out_whole() {
+        let region = Region::zeroed(PAGE_BYTES);
+        region.publish(&page(2, 7), SEQUENCE);
+        assert_eq!(region.copy_page(), page(2, 7));
+        let mut some = [0; 5];
+        region.copy_out(PAGE_BYTES - 5, &mut some);
+        assert_eq!(some, [7; 5]);
+    }
+
+    #[test]
+    fn bytes_copied_in_are_found_at_any_offset() {
+        let region = Region::zeroed(2 * PAGE_BYTES);
+        let bytes: Vec<u8> = (0..5001u32).map(|number| number.to_le_bytes()[0]).collect();
+        region.copy_in(&bytes);
+        let mut out = vec![0; 4998];
+        region.copy_out(3, &mut out);
+        assert_eq!(out, bytes[3..]);
+    }
+
+    #[test]
+    #[should_panic(expected = "even sequence")]
+    fn an_odd_sequence_is_the_publishers_mistake() {
+        Region::zeroed(PAGE_BYTES).publish(&page(3, 0), SEQUENCE);
+    }
+
+    /// A reader in words, seeing the same even sequence before and after, has seen one page and not two halves.
+    #[test]
+    fn a_page_read_between_equal_even_sequences_is_not_torn() {
+        let region = Arc::new(Region::zeroed(PAGE_BYTES));
+        region.publish(&page(2, 2), SEQUENCE);
+        let stop = Arc::new(AtomicBool::new(false));
+        let writer = thread::spawn({
+            let (region, stop) = (region.clone(), stop.clone());
+            move || {
+                let mut sequence = 2;
+                while !stop.load(Ordering::Relaxed) {
+                    sequence += 2;
+                    region.publish(&page(sequence, sequence.to_le_bytes()[0]), SEQUENCE);
+                }
+            }
+        });
+        let sequence = || {
+            let mut bytes = [0; 4];
+            region.copy_out(SEQUENCE, &mut bytes);
+            fence(Ordering::SeqCst);
+            u32::from_le_bytes(bytes)
+        };
+        let mut whole = 0;
+        for _ in 0..20_000 {
+            let before = sequence();
+            let seen = region.copy_page();
+            fence(Ordering::SeqCst);
+            if before.is_multiple_of(2) && sequence() == before {
+                assert_eq!(seen, page(before, before.to_le_bytes()[0]));
+                whole += 1;
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        writer.join().expect("the writer ends");
+        region.publish(&page(8, 8), SEQUENCE);
+        assert_eq!((sequence(), whole > 0 || region.copy_page() == page(8, 8)), (8, true));
+    }
+}

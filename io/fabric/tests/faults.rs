@@ -1,0 +1,388 @@
+//! The reader against a partner that is killed, stopped, restarted, or somebody else: real processes, `tcp` provider.
+//!
+//! The partner is this test binary started again with [`ROLE`] set; it serves a page with its incarnation and a growing
+//! counter until its standard input closes, so it never outlives the test.
+
+use std::env;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use understudy_fabric::{
+    Identity, LANDING_BYTES, LinkEvent, PAGE_BYTES, PageReader, PageServer, Provider, ReadFailure, ReaderOptions,
+    ServerOptions,
+};
+
+/// Set in the environment of the child: `<incarnation> <address>`.
+const ROLE: &str = "UNDERSTUDY_FABRIC_TEST_PARTNER";
+const PAIR: u64 = 0x5eed;
+const SEQUENCE: usize = 0;
+const INCARNATION: usize = 8;
+const COUNTER: usize = 16;
+
+/// Generous, for a busy machine; nothing below waits this long unless it fails.
+const PATIENT: Duration = Duration::from_secs(10);
+/// For reads that are expected to run into their deadline.
+const SHORT: Duration = Duration::from_millis(200);
+
+fn identity(node: u8) -> Identity {
+    Identity { pair: PAIR, node }
+}
+
+fn loopback() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
+}
+
+fn serve(address: SocketAddr, node: u8) -> PageServer {
+    let options =
+        ServerOptions { provider: Provider::Tcp, address, identity: identity(node), sequence_offset: SEQUENCE };
+    PageServer::start(options).expect("a page server on loopback")
+}
+
+fn reader_of(partner: SocketAddr) -> (PageReader, understudy_fabric::LinkEvents) {
+    PageReader::start(options(partner)).expect("a reader")
+}
+
+fn options(partner: SocketAddr) -> ReaderOptions {
+    ReaderOptions { provider: Provider::Tcp, partner, identity: identity(2), partner_node: 1 }
+}
+
+fn long(page: &[u8; PAGE_BYTES], at: usize) -> u64 {
+    u64::from_le_bytes(page[at..at + 8].try_into().expect("eight bytes"))
+}
+
+fn page(sequence: u32, incarnation: u64, counter: u64) -> Box<[u8; PAGE_BYTES]> {
+    let mut page = Box::new([0; PAGE_BYTES]);
+    page[SEQUENCE..SEQUENCE + 4].copy_from_slice(&sequence.to_le_bytes());
+    page[INCARNATION..INCARNATION + 8].copy_from_slice(&incarnation.to_le_bytes());
+    page[COUNTER..COUNTER + 8].copy_from_slice(&counter.to_le_bytes());
+    page
+}
+
+/// Not a test of its own: the body of the child process. Without [`ROLE`] it does nothing.
+#[test]
+#[ignore = "the partner's process, started by the other tests"]
+fn partner_process() {
+    let Ok(role) = env::var(ROLE) else { return };
+    let mut words = role.split(' ');
+    let incarnation: u64 = words.next().expect("incarnation").parse().expect("a number");
+    let address: SocketAddr = words.next().expect("address").parse().expect("an address");
+    let server = serve(address, 1);
+    server.publish(&page(2, incarnation, 0));
+    println!("\nserving {}", server.address());
+    std::io::stdout().flush().expect("the parent reads");
+    static END: AtomicBool = AtomicBool::new(false);
+    thread::spawn(|| {
+        let _ = std::io::stdin().read(&mut [0]);
+        END.store(true, Ordering::Relaxed);
+    });
+    let mut counter = 0;
+    while !END.load(Ordering::Relaxed) {
+        counter += 1;
+        server.publish(&page(counter * 2, incarnation, counter.into()));
+        thread::yield_now();
+        thread::park_timeout(Duration::from_millis(1));
+    }
+}
+
+/// A partner in a process of its own, killed by its own id when dropped.
+struct Partner {
+    child: Child,
+    address: SocketAddr,
+    _stdin: ChildStdin,
+}
+
+impl Partner {
+    fn start(incarnation: u64, address: SocketAddr) -> Self {
+        let mut child = Command::new(env::current_exe().expect("this binary"))
+            .args(["--exact", "partner_process", "--ignored", "--nocapture"])
+            .env(ROLE, format!("{incarnation} {address}"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the partner starts");
+        let stdin = child.stdin.take().expect("piped");
+        let stdout = BufReader::new(child.stdout.take().expect("piped"));
+        let address = stdout
+            .lines()
+            .map_while(Result::ok)
+            .find_map(|line| line.strip_prefix("serving ").map(|address| address.parse().expect("an address")))
+            .expect("the partner says where it serves");
+        Self { child, address, _stdin: stdin }
+    }
+
+    fn signal(&self, signal: Signal) {
+        let id = Pid::from_child(&self.child);
+        kill_process(id, signal).expect("our own child");
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().expect("our own child");
+        self.child.wait().expect("our own child");
+    }
+}
+
+impl Drop for Partner {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn counter_of_a_living_partner_advances() {
+    let partner = Partner::start(7, loopback());
+    let (mut reader, _events) = reader_of(partner.address);
+    let first = reader.read_blocking(PATIENT).expect("a page");
+    assert_eq!(long(&first, INCARNATION), 7);
+    let start = Instant::now();
+    while long(&reader.read_blocking(PATIENT).expect("a page"), COUNTER) <= long(&first, COUNTER) {
+        assert!(start.elapsed() < PATIENT, "the counter stands still");
+    }
+}
+
+#[test]
+fn a_killed_partner_is_seen_as_closed_and_then_refuses() {
+    let mut partner = Partner::start(1, loopback());
+    let (mut reader, mut events) = reader_of(partner.address);
+    reader.read_blocking(PATIENT).expect("a page");
+    partner.kill();
+    assert_eq!(reader.read_blocking(PATIENT), Err(ReadFailure::Closed));
+    assert_eq!(events.next_blocking(), Some(LinkEvent::Connected { connection: 1 }));
+    assert_eq!(events.next_blocking(), Some(LinkEvent::Closed { connection: 1 }));
+    assert_eq!(reader.read_blocking(PATIENT), Err(ReadFailure::Refused));
+}
+
+#[test]
+fn a_partner_killed_between_reads_is_reported_without_a_read() {
+    let mut partner = Partner::start(1, loopback());
+    let (mut reader, mut events) = reader_of(partner.address);
+    reader.read_blocking(PATIENT).expect("a page");
+    assert_eq!(events.next_blocking(), Some(LinkEvent::Connected { connection: 1 }));
+    let start = Instant::now();
+    partner.kill();
+    assert_eq!(events.next_blocking(), Some(LinkEvent::Closed { connection: 1 }));
+    eprintln!("closed link reported {:?} after the kill began", start.elapsed());
+    drop(reader);
+    assert_eq!(events.next_blocking(), None);
+}
+
+#[test]
+fn a_stopped_partner_times_out_and_is_read_again_once_it_goes_on() {
+    let partner = Partner::start(3, loopback());
+    let (mut reader, mut events) = reader_of(partner.address);
+    reader.read_blocking(PATIENT).expect("a page");
+    partner.signal(Signal::STOP);
+    for _ in 0..3 {
+        let start = Instant::now();
+        assert_eq!(reader.read_blocking(SHORT), Err(ReadFailure::TimedOut(SHORT)));
+        assert!(start.elapsed() < PATIENT, "the deadline holds");
+    }
+    partner.signal(Signal::CONT);
+    let start = Instant::now();
+    let again = loop {
+        match reader.read_blocking(PATIENT) {
+            Ok(page) => break page,
+            // What the partner does first is to close the connections it missed.
+            Err(ReadFailure::Closed) => assert!(start.elapsed() < PATIENT),
+            Err(other) => panic!("{other}"),
+        }
+    };
+    assert_eq!(long(&again, INCARNATION), 3);
+    assert_eq!(events.next_blocking(), Some(LinkEvent::Connected { connection: 1 }));
+    assert!(matches!(events.next_blocking(), Some(LinkEvent::Connected { connection: 2.. })));
+}
+
+#[test]
+fn a_restarted_partner_shows_its_new_incarnation_at_the_same_address() {
+    let mut partner = Partner::start(10, loopback());
+    let (mut reader, _events) = reader_of(partner.address);
+    assert_eq!(long(&reader.read_blocking(PATIENT).expect("a page"), INCARNATION), 10);
+    for incarnation in 11..14 {
+        let address = partner.address;
+        partner.kill();
+        partner = Partner::start(incarnation, address);
+        let start = Instant::now();
+        let page = loop {
+            match reader.read_blocking(PATIENT) {
+                Ok(page) => break page,
+                Err(ReadFailure::Closed | ReadFailure::Refused) => assert!(start.elapsed() < PATIENT),
+                Err(other) => panic!("{other}"),
+            }
+        };
+        assert_eq!(long(&page, INCARNATION), incarnation, "never a page of an earlier run");
+    }
+}
+
+#[test]
+fn nobody_listening_is_refused_and_found_once_somebody_does() {
+    let address = serve(loopback(), 1).address();
+    let (mut reader, _events) = reader_of(address);
+    assert_eq!(reader.read_blocking(PATIENT), Err(ReadFailure::Refused));
+    let server = serve(address, 1);
+    server.publish(&page(2, 5, 5));
+    assert_eq!(reader.read_blocking(PATIENT).as_deref(), Ok(&*page(2, 5, 5)));
+}
+
+#[test]
+fn a_node_of_another_pair_is_rejected() {
+    let server = serve(loopback(), 1);
+    let stranger = ReaderOptions { identity: Identity { pair: PAIR + 1, node: 2 }, ..options(server.address()) };
+    let (mut reader, _events) = PageReader::start(stranger).expect("a reader");
+    assert_eq!(
+        reader.read_blocking(PATIENT),
+        Err(ReadFailure::Rejected("it belongs to another pair".into()))
+    );
+}
+
+#[test]
+fn a_node_with_the_servers_own_number_is_rejected() {
+    let server = serve(loopback(), 1);
+    let twin = ReaderOptions { identity: identity(1), ..options(server.address()) };
+    let (mut reader, _events) = PageReader::start(twin).expect("a reader");
+    assert!(matches!(reader.read_blocking(PATIENT), Err(ReadFailure::Rejected(why)) if why.contains("same node")));
+}
+
+#[test]
+fn another_node_answering_at_the_partners_address_is_rejected() {
+    let server = serve(loopback(), 3);
+    let (mut reader, _events) = reader_of(server.address());
+    assert_eq!(reader.read_blocking(PATIENT), Err(ReadFailure::Rejected("node 3 answers there".into())));
+}
+
+#[test]
+fn a_listener_that_is_no_fabric_ends_at_the_deadline() {
+    let listener = std::net::TcpListener::bind(loopback()).expect("a socket");
+    let (mut reader, _events) = reader_of(listener.local_addr().expect("an address"));
+    assert_eq!(reader.read_blocking(SHORT), Err(ReadFailure::TimedOut(SHORT)));
+}
+
+#[test]
+fn a_stranger_talking_nonsense_does_not_disturb_the_server() {
+    let server = serve(loopback(), 1);
+    server.publish(&page(2, 1, 1));
+    let (mut reader, _events) = reader_of(server.address());
+    reader.read_blocking(PATIENT).expect("a page");
+    for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 4096], &[0; 4096], &[]] {
+        let mut stranger = std::net::TcpStream::connect(server.address()).expect("a connection");
+        // The server may close first.
+        let _ = stranger.write_all(bytes);
+        drop(stranger);
+        reader.read_blocking(PATIENT).expect("a page");
+    }
+    let (mut second, _events) = reader_of(server.address());
+    second.read_blocking(PATIENT).expect("a page");
+}
+
+#[test]
+fn a_write_lands_in_the_partners_second_region_only() {
+    let server = serve(loopback(), 1);
+    server.publish(&page(2, 1, 1));
+    let (mut reader, _events) = reader_of(server.address());
+    let bytes: Vec<u8> = (0..10_000u32).map(|number| number.to_le_bytes()[0]).collect();
+    reader.write_blocking(777, bytes.clone(), PATIENT).expect("written");
+    // A read on the same connection is served after the write arrived.
+    assert_eq!(reader.read_blocking(PATIENT).as_deref(), Ok(&*page(2, 1, 1)));
+    let mut landed = vec![0; bytes.len() + 2];
+    assert!(server.landed(776, &mut landed));
+    assert_eq!((landed[0], &landed[1..=bytes.len()], landed[bytes.len() + 1]), (0, &bytes[..], 0));
+}
+
+#[test]
+fn a_write_past_the_landing_region_is_refused_on_this_side() {
+    let server = serve(loopback(), 1);
+    let (mut reader, _events) = reader_of(server.address());
+    for (offset, length) in [(LANDING_BYTES as u64, 1), (LANDING_BYTES as u64 - 1, 2), (u64::MAX, 1)] {
+        let outcome = reader.write_blocking(offset, vec![1; length], PATIENT);
+        assert!(matches!(outcome, Err(ReadFailure::Fabric(_))), "{offset}: {outcome:?}");
+    }
+    assert!(!server.landed(LANDING_BYTES - 1, &mut [0; 2]));
+    reader.read_blocking(PATIENT).expect("a page");
+}
+
+#[test]
+fn connections_that_were_left_behind_do_not_pile_up() {
+    let server = serve(loopback(), 1);
+    server.publish(&page(2, 1, 1));
+    let mut readers: Vec<_> = (0..12).map(|_| reader_of(server.address())).collect();
+    for (reader, _events) in &mut readers {
+        reader.read_blocking(PATIENT).expect("a page");
+    }
+    assert!(server.connections() <= 4, "{} connections", server.connections());
+    // Whoever was dropped for a newer one comes back by itself.
+    let (oldest, _events) = &mut readers[0];
+    let start = Instant::now();
+    while oldest.read_blocking(PATIENT).is_err() {
+        assert!(start.elapsed() < PATIENT);
+    }
+}
+
+/// Threads and descriptors of this process.
+fn resources() -> (usize, usize) {
+    let count = |folder| std::fs::read_dir(folder).expect("procfs").count();
+    (count("/proc/self/task"), count("/proc/self/fd"))
+}
+
+#[test]
+fn failures_leak_neither_threads_nor_descriptors() {
+    let address = serve(loopback(), 1).address();
+    let (mut reader, _events) = reader_of(address);
+    assert_eq!(reader.read_blocking(PATIENT), Err(ReadFailure::Refused));
+    let before = resources();
+    for _ in 0..20 {
+        let server = serve(address, 1);
+        let start = Instant::now();
+        while reader.read_blocking(PATIENT).is_err() {
+            assert!(start.elapsed() < PATIENT);
+        }
+        drop(server);
+        assert!(reader.read_blocking(PATIENT).is_err());
+    }
+    let after = resources();
+    assert!(after.0 <= before.0 + 2 && after.1 <= before.1 + 8, "{before:?} before, {after:?} after");
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn reads_on_a_single_threaded_local_set_leave_it_free() {
+    let partner = Partner::start(4, loopback());
+    let (mut reader, mut events) = reader_of(partner.address);
+    let local = tokio::task::LocalSet::new();
+    local
+        .run_until(async move {
+            let watcher = tokio::task::spawn_local(async move { events.next().await });
+            assert_eq!(long(&reader.read(PATIENT).await.expect("a page"), INCARNATION), 4);
+            assert_eq!(watcher.await.expect("the watcher ends"), Some(LinkEvent::Connected { connection: 1 }));
+            partner.signal(Signal::STOP);
+            let ticks = async {
+                let mut ticks = 0u32;
+                loop {
+                    tokio::task::yield_now().await;
+                    ticks += 1;
+                    if ticks == 1000 {
+                        return;
+                    }
+                }
+            };
+            // A read that hangs does not stop the runtime, and may be given up.
+            tokio::select! {
+                biased;
+                outcome = reader.read(PATIENT) => panic!("a stopped partner answered: {outcome:?}"),
+                () = ticks => {}
+            }
+            partner.signal(Signal::CONT);
+            assert_eq!(long(&reader.read(PATIENT).await.expect("a page"), INCARNATION), 4);
+            reader.write(0, vec![1, 2, 3], PATIENT).await.expect("written");
+        })
+        .await;
+}
+
+#[test]
+fn an_unsupported_provider_is_said_in_one_sentence() {
+    let shm = ReaderOptions { provider: Provider::Shm, ..options(loopback()) };
+    let Err(error) = PageReader::start(shm) else { panic!("shm has no connected endpoints") };
+    assert!(error.to_string().contains("shm"), "{error}");
+}
