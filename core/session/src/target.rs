@@ -6,7 +6,7 @@
 //! How it is driven: bytes go in with [`TargetConnection::handle_input`], which stops whenever it has something to
 //! ask; the shell then takes every [`Event`] from [`TargetConnection::poll_event`] and answers those that ask
 //! (`Command`, `TargetsAsked`) before it goes on. What has to be sent accumulates in
-//! [`TargetConnection::outgoing`]. Time comes in with each call; [`TargetConnection::poll_deadline`] says when
+//! [`TargetConnection::outgoing`]. Time comes in as an argument; [`TargetConnection::poll_deadline`] says when
 //! [`TargetConnection::handle_deadline`] wants to be called. When [`TargetConnection::end`] is set, the shell sends
 //! what is left and closes.
 //!
@@ -254,10 +254,14 @@ impl TargetConnection {
         matches!(self.phase, Phase::Login(_) | Phase::FullFeature(_)) && self.events.is_empty()
     }
 
-    /// Takes PDUs off the front of `buffer`, which has grown, until there is something to ask, or no whole PDU.
-    pub fn handle_input(&mut self, now: Micros, buffer: &mut BytesMut) {
+    /// Bytes have arrived: the initiator lives.
+    pub fn heard(&mut self, now: Micros) {
         self.heard = now;
         self.pinged = None;
+    }
+
+    /// Takes PDUs off the front of `buffer` until there is something to ask, or no whole PDU.
+    pub fn handle_input(&mut self, buffer: &mut BytesMut) {
         // BOUND: each turn takes a frame off `buffer` or `released`, or moves held frames to `released`.
         while self.takes_input() {
             if let Some(frame) = self.released.pop_front() {
@@ -368,7 +372,8 @@ impl TargetConnection {
     /// The login that was asked about fails.
     pub fn refuse(&mut self, status: LoginStatus) {
         if let Phase::Asked { response, .. } = &self.phase {
-            let refusal = LoginResponse { transit: false, tsih: Tsih(0), status, text: Bytes::new(), ..*response.clone() };
+            let refusal =
+                LoginResponse { transit: false, tsih: Tsih(0), status, text: Bytes::new(), ..*response.clone() };
             self.wire.send(refusal.into_frame());
             self.finish(End::LoginRefused(status));
         }

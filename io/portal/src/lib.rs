@@ -6,9 +6,16 @@
 //!
 //! Everything runs on one thread inside a `LocalSet`.
 
+mod connection;
+mod control;
 mod farewell;
 mod gate;
 mod listener;
+mod portal;
+mod registry;
 mod steer;
 
 pub use gate::LoginGate;
+pub use portal::{Portal, PortalCounters, PortalError, PortalOptions};
+pub use understudy_session::target::Limits;
+pub use understudy_session::target::parameters::{DigestOffer, Offer};

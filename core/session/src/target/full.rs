@@ -391,9 +391,7 @@ impl FullFeature {
         let mut data = pdu.data;
         data.truncate(self.agreed.send_data_segment as usize);
         let window = wire.status_window();
-        wire.send(
-            NopIn { lun: pdu.lun, tag: pdu.tag, transfer_tag: TransferTag::RESERVED, window, data }.into_frame(),
-        );
+        wire.send(NopIn { lun: pdu.lun, tag: pdu.tag, transfer_tag: TransferTag::RESERVED, window, data }.into_frame());
     }
 
     fn task_management(

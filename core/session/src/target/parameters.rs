@@ -227,8 +227,7 @@ impl Negotiation {
             "ImmediateData" => match boolean(value) {
                 // AND, and we always want it.
                 Some(asked) => {
-                    self.agreed.immediate_data =
-                        if asked { ImmediateData::Allowed } else { ImmediateData::Forbidden };
+                    self.agreed.immediate_data = if asked { ImmediateData::Allowed } else { ImmediateData::Forbidden };
                     yes_or_no(asked)
                 }
                 None => Answer::Reject,

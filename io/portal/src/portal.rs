@@ -1,0 +1,231 @@
+//! A portal as its owner sees it: addresses, targets, gates, counters.
+//!
+//! Not here: what is spoken on a connection ([`crate::connection`]) and who is let in ([`crate::registry`]).
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, spawn_local};
+use tokio::time::Instant;
+use understudy_device::Target;
+use understudy_session::target::Limits;
+use understudy_session::target::parameters::Offer;
+
+use crate::connection;
+use crate::control::Order;
+use crate::farewell;
+use crate::gate::LoginGate;
+use crate::listener::Listener;
+use crate::registry::Registry;
+
+/// How a portal behaves.
+#[derive(Debug, Clone)]
+pub struct PortalOptions {
+    /// Target portal group tag (RFC 7143 §13.9), part of every nexus's name.
+    pub portal_group: u16,
+    /// Bounds of each connection; `limits.login` is how long a login may take.
+    pub limits: Limits,
+    /// What is agreed to at login.
+    pub offer: Offer,
+    /// How long a login is held at a closed gate before it is refused with "service unavailable". Longer than any
+    /// hand-off; shorter than the 120 s after which open-iscsi fails the commands it has queued.
+    pub hold_limit: Duration,
+    /// Most logins held at a time.
+    pub held_logins_max: usize,
+    /// Most connections at a time; below 65,535, the number of session handles.
+    pub connections_max: usize,
+    /// How long an initiator that was asked to log out may take.
+    pub logout_within: Duration,
+}
+
+impl Default for PortalOptions {
+    fn default() -> Self {
+        Self {
+            portal_group: 1,
+            limits: Limits::default(),
+            offer: Offer::default(),
+            hold_limit: Duration::from_secs(60),
+            held_logins_max: 1024,
+            connections_max: 4096,
+            logout_within: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What a portal has done and has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortalCounters {
+    /// Normal sessions now.
+    pub sessions: usize,
+    /// Connections now, those that log in included.
+    pub connections: usize,
+    /// Logins waiting at a gate, or for an older session to end, now.
+    pub held_logins: usize,
+    /// Sessions ever let in.
+    pub logins: u64,
+    /// Commands ever answered.
+    pub commands: u64,
+    /// Sessions that ended by an error of the initiator or of the network (not counted per target).
+    pub failed_sessions: u64,
+    /// When the last command was answered.
+    pub last_completion: Option<Instant>,
+}
+
+/// Why a portal can not be opened.
+#[derive(Debug, Error)]
+pub enum PortalError {
+    /// The address can not be listened on.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Addresses at which iSCSI targets are served: one portal group.
+#[derive(Clone)]
+pub struct Portal(Rc<Inner>);
+
+struct Inner {
+    registry: Rc<Registry>,
+    listening: RefCell<Vec<Listening>>,
+}
+
+/// One listener and the task that accepts from it.
+struct Listening {
+    address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Portal {
+    /// Listens at `address` (port 0: a free one) and accepts at once. Called inside a `LocalSet`.
+    ///
+    /// If another process of the same user listens there too, the one that bound last gets the new connections.
+    ///
+    /// # Errors
+    /// [`PortalError::Listen`].
+    pub fn bind(address: SocketAddr, options: PortalOptions) -> Result<Self, PortalError> {
+        let inner = Inner { registry: Registry::new(options), listening: RefCell::default() };
+        let portal = Self(Rc::new(inner));
+        portal.listen_also(address)?;
+        Ok(portal)
+    }
+
+    /// Listens at one more address; the same targets are served there, in the same portal group. Returns the address
+    /// with its real port.
+    ///
+    /// # Errors
+    /// [`PortalError::Listen`].
+    pub fn listen_also(&self, address: SocketAddr) -> Result<SocketAddr, PortalError> {
+        let listener = Listener::bind(address).map_err(|source| PortalError::Listen { address, source })?;
+        let address = listener.address();
+        let (stop, stopped) = oneshot::channel();
+        let task = spawn_local(accept(listener, Rc::clone(&self.0.registry), stopped));
+        self.0.listening.borrow_mut().push(Listening { address, stop, task });
+        Ok(address)
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.0.listening.borrow().iter().map(|listening| listening.address).collect()
+    }
+
+    /// The first address it listens at.
+    ///
+    /// PANIC: after [`Portal::stop_listening`].
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        *self.addresses().first().expect("the portal listens")
+    }
+
+    /// Serves a target here; one of the same name is replaced and its sessions are dropped.
+    pub fn add_target(&self, target: Rc<Target>, gate: LoginGate) {
+        self.0.registry.add_target(target, gate);
+    }
+
+    /// Stops serving a target: drops its sessions and refuses later logins with "not found". Returns the number of
+    /// connections dropped.
+    pub fn remove_target(&self, name: &str) -> usize {
+        self.0.registry.remove_target(name)
+    }
+
+    /// Ends the connections of a target without answers to the commands under way; the target stays. Returns how many.
+    pub fn drop_sessions(&self, name: &str) -> usize {
+        self.0.registry.order_all_of(name, Order::Drop)
+    }
+
+    /// Asks the initiators of a target to log out; ends those that have not in time. Returns how many were asked.
+    pub fn request_logout(&self, name: &str) -> usize {
+        self.0.registry.order_all_of(name, Order::RequestLogout)
+    }
+
+    /// What was done here.
+    #[must_use]
+    pub fn counters(&self) -> PortalCounters {
+        self.0.registry.counters()
+    }
+
+    /// What was done for one target; `None` if it is not served.
+    #[must_use]
+    pub fn target_counters(&self, name: &str) -> Option<PortalCounters> {
+        self.0.registry.target_counters(name)
+    }
+
+    /// Stops listening; sessions live on. What sat in the accept queue is ended in order.
+    pub async fn stop_listening(&self) {
+        let listening = self.0.listening.take();
+        for Listening { stop, task, .. } in listening {
+            // The task ends by itself only with the runtime.
+            let _ = stop.send(());
+            let _ = task.await;
+        }
+    }
+
+    /// Stops listening and ends every session; done when none of their commands is left.
+    pub async fn close(&self) {
+        self.stop_listening().await;
+        self.0.registry.end_all().await;
+    }
+}
+
+/// Pause after a failed accept (out of file descriptors, say): trying at once again would only burn the processor.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+async fn accept(listener: Listener, registry: Rc<Registry>, mut stopped: oneshot::Receiver<()>) {
+    // BOUND: ends when the portal stops listening or is dropped.
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = &mut stopped => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => match registry.enrol() {
+                Some(enrolled) => {
+                    spawn_local(connection::serve(stream, peer, Rc::clone(&registry), enrolled));
+                }
+                None => {
+                    tracing::warn!(%peer, limit = registry.options.connections_max, "too many connections");
+                    farewell::end_in_order(stream);
+                }
+            },
+            Err(error) => {
+                tracing::warn!(%error, address = %listener.address(), "cannot accept connections");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    for stream in listener.close() {
+        farewell::end_in_order(stream);
+    }
+}

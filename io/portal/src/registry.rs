@@ -1,0 +1,327 @@
+//! What the connections of one portal share: targets, sessions, counters, and the admission of logins.
+//!
+//! Not here: bytes. The idea of admission: an I_T nexus (initiator name, ISID, target, portal group) has at most one
+//! session. A newer login of the same nexus takes the place of an older login that still waits, and, once it may pass
+//! the gate, of an older session; that session's commands are over before the new login is answered
+//! (RFC 7143 §6.3.5).
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
+
+use tokio::time::{Instant, timeout};
+use understudy_device::{NexusHandle, NexusName, Target};
+use understudy_iscsi::login::LoginStatus;
+use understudy_iscsi::serial::{Isid, Tsih};
+use understudy_session::target::{LoginAsked, SessionKind, TargetEntry, TargetsWanted};
+
+use crate::control::{Control, Order};
+use crate::gate::LoginGate;
+use crate::portal::{PortalCounters, PortalOptions};
+
+/// Names one I_T nexus within a portal group.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct NexusKey {
+    target: String,
+    initiator: String,
+    isid: Isid,
+}
+
+/// A target that is served, and its gate.
+#[derive(Clone)]
+pub(crate) struct Served {
+    pub(crate) target: Rc<Target>,
+    pub(crate) gate: LoginGate,
+    pub(crate) activity: Rc<Activity>,
+}
+
+/// What was done for one target, or for all.
+#[derive(Debug, Default)]
+pub(crate) struct Activity {
+    pub(crate) logins: Cell<u64>,
+    pub(crate) commands: Cell<u64>,
+    pub(crate) last_completion: Cell<Option<Instant>>,
+}
+
+impl Activity {
+    /// One more command was answered.
+    pub(crate) fn completed(&self, now: Instant) {
+        self.commands.set(self.commands.get() + 1);
+        self.last_completion.set(Some(now));
+    }
+}
+
+/// Shared by all connections of a portal.
+pub(crate) struct Registry {
+    pub(crate) options: PortalOptions,
+    pub(crate) started: Instant,
+    pub(crate) activity: Activity,
+    pub(crate) failed_sessions: Cell<u64>,
+    targets: RefCell<BTreeMap<String, Served>>,
+    connections: RefCell<BTreeMap<u64, Rc<Control>>>,
+    sessions: RefCell<BTreeMap<NexusKey, (Tsih, Rc<Control>)>>,
+    logins: RefCell<BTreeMap<NexusKey, Rc<Control>>>,
+    held_logins: Cell<usize>,
+    next_connection: Cell<u64>,
+    next_tsih: Cell<u16>,
+}
+
+/// A session that was let in. Dropping it takes it off the books.
+pub(crate) struct Admitted {
+    pub(crate) tsih: Tsih,
+    /// None in a discovery session.
+    pub(crate) nexus: Option<NexusHandle>,
+    pub(crate) served: Option<Served>,
+    place: Option<Place>,
+}
+
+/// An entry in the map of sessions.
+struct Place {
+    registry: Weak<Registry>,
+    key: NexusKey,
+    control: Rc<Control>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Some(registry) = self.registry.upgrade() else { return };
+        let mut sessions = registry.sessions.borrow_mut();
+        if sessions.get(&self.key).is_some_and(|(_, control)| Rc::ptr_eq(control, &self.control)) {
+            sessions.remove(&self.key);
+        }
+    }
+}
+
+/// A connection on the books; dropping it takes it off and tells those who wait for its end.
+pub(crate) struct Enrolled {
+    registry: Rc<Registry>,
+    id: u64,
+    pub(crate) control: Rc<Control>,
+}
+
+impl Drop for Enrolled {
+    fn drop(&mut self) {
+        self.registry.connections.borrow_mut().remove(&self.id);
+        self.control.is_over();
+    }
+}
+
+/// A login that waits at a gate, or for an older session to end.
+struct Claim<'a> {
+    registry: &'a Registry,
+    key: NexusKey,
+    control: &'a Rc<Control>,
+}
+
+impl<'a> Claim<'a> {
+    /// Takes the place of an older login of the same nexus: its client has given it up.
+    fn stake(registry: &'a Registry, key: NexusKey, control: &'a Rc<Control>) -> Self {
+        let older = registry.logins.borrow_mut().insert(key.clone(), Rc::clone(control));
+        if let Some(older) = older {
+            older.order(Order::Drop);
+        }
+        registry.held_logins.set(registry.held_logins.get() + 1);
+        Self { registry, key, control }
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.registry.held_logins.set(self.registry.held_logins.get() - 1);
+        let mut logins = self.registry.logins.borrow_mut();
+        if logins.get(&self.key).is_some_and(|control| Rc::ptr_eq(control, self.control)) {
+            logins.remove(&self.key);
+        }
+    }
+}
+
+impl Registry {
+    pub(crate) fn new(options: PortalOptions) -> Rc<Self> {
+        Rc::new(Self {
+            options,
+            started: Instant::now(),
+            activity: Activity::default(),
+            failed_sessions: Cell::new(0),
+            targets: RefCell::default(),
+            connections: RefCell::default(),
+            sessions: RefCell::default(),
+            logins: RefCell::default(),
+            held_logins: Cell::new(0),
+            next_connection: Cell::new(0),
+            next_tsih: Cell::new(0),
+        })
+    }
+
+    /// Puts a new connection on the books, unless there are too many.
+    pub(crate) fn enrol(self: &Rc<Self>) -> Option<Enrolled> {
+        if self.connections.borrow().len() >= self.options.connections_max {
+            return None;
+        }
+        let id = self.next_connection.get();
+        self.next_connection.set(id + 1);
+        let control = Rc::new(Control::default());
+        self.connections.borrow_mut().insert(id, Rc::clone(&control));
+        Some(Enrolled { registry: Rc::clone(self), id, control })
+    }
+
+    /// Decides about a login, which may take a while. Errors: the status to refuse it with.
+    pub(crate) async fn admit(
+        self: Rc<Self>,
+        control: Rc<Control>,
+        asked: LoginAsked,
+    ) -> Result<Admitted, LoginStatus> {
+        let name = match (asked.kind, asked.target) {
+            (SessionKind::Discovery, _) => {
+                return Ok(Admitted { tsih: self.free_tsih(), nexus: None, served: None, place: None });
+            }
+            (SessionKind::Normal, Some(name)) => name.to_ascii_lowercase(),
+            (SessionKind::Normal, None) => return Err(LoginStatus::MISSING_PARAMETER),
+        };
+        let gate = self.served(&name).ok_or(LoginStatus::NOT_FOUND)?.gate;
+        control.belongs_to(&name);
+        let key = NexusKey { target: name.clone(), initiator: asked.initiator, isid: asked.isid };
+        if asked.tsih != Tsih(0) {
+            // A session here has one connection (MaxConnections=1); a second one can not be added.
+            let known = self.sessions.borrow().get(&key).is_some_and(|(tsih, _)| *tsih == asked.tsih);
+            let status = if known { LoginStatus::TOO_MANY_CONNECTIONS } else { LoginStatus::SESSION_DOES_NOT_EXIST };
+            return Err(status);
+        }
+        if self.held_logins.get() >= self.options.held_logins_max {
+            return Err(LoginStatus::OUT_OF_RESOURCES);
+        }
+        let claim = Claim::stake(&self, key.clone(), &control);
+        let passed = timeout(self.options.hold_limit, gate.pass()).await;
+        passed.map_err(|_too_long| LoginStatus::SERVICE_UNAVAILABLE)?;
+        self.end_older_session(&key).await;
+        // The world may have changed while we waited.
+        let served = self.served(&name).ok_or(LoginStatus::NOT_FOUND)?;
+        drop(claim);
+        Ok(self.enter(key, served, control))
+    }
+
+    async fn end_older_session(&self, key: &NexusKey) {
+        // BOUND: a later login of the same nexus ends this one (see Claim), so at most one more session can appear.
+        loop {
+            let older = self.sessions.borrow().get(key).map(|(_, control)| Rc::clone(control));
+            let Some(older) = older else { return };
+            older.order(Order::Drop);
+            older.until_over().await;
+        }
+    }
+
+    fn enter(self: &Rc<Self>, key: NexusKey, served: Served, control: Rc<Control>) -> Admitted {
+        let tsih = self.free_tsih();
+        let nexus = served.target.attach(NexusName {
+            initiator_name: key.initiator.clone(),
+            isid: key.isid.0,
+            target_portal_group: self.options.portal_group,
+        });
+        self.sessions.borrow_mut().insert(key.clone(), (tsih, Rc::clone(&control)));
+        self.activity.logins.set(self.activity.logins.get() + 1);
+        served.activity.logins.set(served.activity.logins.get() + 1);
+        let place = Some(Place { registry: Rc::downgrade(self), key, control });
+        Admitted { tsih, nexus: Some(nexus), served: Some(served), place }
+    }
+
+    /// A session handle that no session has; never 0 (RFC 7143 §11.12.6).
+    fn free_tsih(&self) -> Tsih {
+        let sessions = self.sessions.borrow();
+        // BOUND: there are fewer sessions than handles, see `PortalOptions::connections_max`.
+        loop {
+            let next = self.next_tsih.get().wrapping_add(1);
+            self.next_tsih.set(next);
+            if next != 0 && !sessions.values().any(|(tsih, _)| tsih.0 == next) {
+                return Tsih(next);
+            }
+        }
+    }
+
+    /// What SendTargets shows: each target at the address the client came to.
+    pub(crate) fn entries(&self, wanted: &TargetsWanted, own: Option<&str>, at: SocketAddr) -> Vec<TargetEntry> {
+        let portal = (at.to_string(), self.options.portal_group);
+        let shown = |name: &String| match wanted {
+            TargetsWanted::All => true,
+            TargetsWanted::Named(asked) => name.eq_ignore_ascii_case(asked),
+            TargetsWanted::Own => Some(name.as_str()) == own,
+        };
+        let targets = self.targets.borrow();
+        let names = targets.values().map(|served| served.target.name().to_owned());
+        names.filter(shown).map(|name| TargetEntry { name, portals: vec![portal.clone()] }).collect()
+    }
+
+    pub(crate) fn served(&self, name: &str) -> Option<Served> {
+        self.targets.borrow().get(&name.to_ascii_lowercase()).cloned()
+    }
+
+    /// Serves `target`; ends the sessions of one with the same name.
+    pub(crate) fn add_target(&self, target: Rc<Target>, gate: LoginGate) {
+        let name = target.name().to_ascii_lowercase();
+        let served = Served { target, gate, activity: Rc::default() };
+        if self.targets.borrow_mut().insert(name.clone(), served).is_some() {
+            self.order_all_of(&name, Order::Drop);
+        }
+    }
+
+    pub(crate) fn remove_target(&self, name: &str) -> usize {
+        self.targets.borrow_mut().remove(&name.to_ascii_lowercase());
+        self.order_all_of(name, Order::Drop)
+    }
+
+    /// Gives an order to every connection of a target; how many there are.
+    pub(crate) fn order_all_of(&self, name: &str, order: Order) -> usize {
+        let name = name.to_ascii_lowercase();
+        let connections = self.connections.borrow();
+        let concerned = connections.values().filter(|control| control.is_of(&name));
+        concerned.inspect(|control| control.order(order)).count()
+    }
+
+    /// Ends every connection; done when nothing of them is left.
+    pub(crate) async fn end_all(&self) {
+        let controls: Vec<_> = self.connections.borrow().values().cloned().collect();
+        for control in &controls {
+            control.order(Order::Drop);
+        }
+        for control in controls {
+            control.until_over().await;
+        }
+    }
+
+    pub(crate) fn counters(&self) -> PortalCounters {
+        PortalCounters {
+            sessions: self.sessions.borrow().len(),
+            connections: self.connections.borrow().len(),
+            held_logins: self.held_logins.get(),
+            logins: self.activity.logins.get(),
+            commands: self.activity.commands.get(),
+            failed_sessions: self.failed_sessions.get(),
+            last_completion: self.activity.last_completion.get(),
+        }
+    }
+
+    pub(crate) fn target_counters(&self, name: &str) -> Option<PortalCounters> {
+        let Served { gate, activity, .. } = self.served(name)?;
+        let name = name.to_ascii_lowercase();
+        Some(PortalCounters {
+            sessions: self.sessions.borrow().keys().filter(|key| key.target == name).count(),
+            connections: self.connections.borrow().values().filter(|control| control.is_of(&name)).count(),
+            held_logins: gate.waiting(),
+            logins: activity.logins.get(),
+            commands: activity.commands.get(),
+            failed_sessions: 0,
+            last_completion: activity.last_completion.get(),
+        })
+    }
+}
+
+impl Admitted {
+    /// Name of the target, in a normal session.
+    pub(crate) fn target_name(&self) -> Option<&str> {
+        self.served.as_ref().map(|served| served.target.name())
+    }
+
+    /// Whether this is a session on the books (not a discovery session).
+    pub(crate) fn is_normal(&self) -> bool {
+        self.place.is_some()
+    }
+}
