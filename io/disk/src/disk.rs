@@ -34,6 +34,15 @@ impl Extent {
         (end <= geometry.blocks).then_some(Self { lba, blocks })
     }
 
+    /// The part of it that starts `skip` blocks in and is `blocks` long.
+    ///
+    /// PANIC: if that is not within the extent.
+    #[must_use]
+    pub fn part(self, skip: u32, blocks: u32) -> Self {
+        assert!(u64::from(skip) + u64::from(blocks) <= u64::from(self.blocks), "a part lies within its extent");
+        Self { lba: self.lba + u64::from(skip), blocks }
+    }
+
     /// First block.
     #[must_use]
     pub fn lba(self) -> u64 {
@@ -144,6 +153,14 @@ pub trait Disk {
 
     /// Waits until [`Disk::link`] differs from `seen`.
     fn link_changed(&self, seen: Link) -> LocalBoxFuture<'_, Link>;
+
+    /// Says that the fence of this disk has been proved (READ KEYS and READ RESERVATION) in `epoch` of the link. From
+    /// the first call on, a write is sent only while the link is connected with the epoch trusted last; in any other
+    /// epoch it fails with [`DiskError::Unreachable`] and nothing is sent. A disk of which no epoch was ever trusted
+    /// does not hold writes back. A disk without reservations has no fence and ignores this.
+    fn trust(&self, epoch: u64) {
+        _ = epoch;
+    }
 
     /// Persistent reservations, or `None` where the disk cannot have any (plain file).
     fn reservations(&self) -> Option<&dyn Reservations>;

@@ -1,0 +1,200 @@
+//! Persistent reservations of an iSCSI logical unit.
+//!
+//! Not here: when to reserve what. The one idea: before each command pending unit attentions are swallowed by TEST
+//! UNIT READY, so that the answer to the command itself is about reservations; a conflict is never repeated.
+
+use futures_util::future::LocalBoxFuture;
+use understudy_scsi::encode;
+use understudy_scsi::reservation::{self as wire, InAction, KeyList, OutAction, OutList, Persistence, ReservationReport};
+use understudy_scsi::{Asc, SenseKey};
+
+use crate::disk::DiskError;
+use crate::lun::{AfterAttention, IscsiLun, Unit};
+use crate::reservation::{Key, Keys, Reservation, ReservationType, Reservations};
+use crate::session::Transfer;
+
+/// First allocation length for READ KEYS: 127 registrations. A longer list is asked for again with its own length.
+const KEYS_BYTES: u16 = 8 + 127 * 8;
+
+fn to_wire(kind: ReservationType) -> wire::ReservationType {
+    match kind {
+        ReservationType::WriteExclusive => wire::ReservationType::WriteExclusive,
+        ReservationType::ExclusiveAccess => wire::ReservationType::ExclusiveAccess,
+        ReservationType::WriteExclusiveRegistrantsOnly => wire::ReservationType::WriteExclusiveRegistrantsOnly,
+        ReservationType::ExclusiveAccessRegistrantsOnly => wire::ReservationType::ExclusiveAccessRegistrantsOnly,
+        ReservationType::WriteExclusiveAllRegistrants => wire::ReservationType::WriteExclusiveAllRegistrants,
+        ReservationType::ExclusiveAccessAllRegistrants => wire::ReservationType::ExclusiveAccessAllRegistrants,
+    }
+}
+
+fn from_wire(kind: wire::ReservationType) -> ReservationType {
+    match kind {
+        wire::ReservationType::WriteExclusive => ReservationType::WriteExclusive,
+        wire::ReservationType::ExclusiveAccess => ReservationType::ExclusiveAccess,
+        wire::ReservationType::WriteExclusiveRegistrantsOnly => ReservationType::WriteExclusiveRegistrantsOnly,
+        wire::ReservationType::ExclusiveAccessRegistrantsOnly => ReservationType::ExclusiveAccessRegistrantsOnly,
+        wire::ReservationType::WriteExclusiveAllRegistrants => ReservationType::WriteExclusiveAllRegistrants,
+        wire::ReservationType::ExclusiveAccessAllRegistrants => ReservationType::ExclusiveAccessAllRegistrants,
+    }
+}
+
+impl Unit {
+    async fn reserve_in(&self, action: InAction, bytes: u16) -> Result<bytes::Bytes, DiskError> {
+        self.swallow_attentions().await?;
+        self.read_in(encode::persistent_reserve_in(action, bytes), bytes.into()).await
+    }
+
+    /// A PERSISTENT RESERVE OUT answered by a unit attention has done nothing, so it may be repeated; if the attention
+    /// was a reset that took the registration away, the repeat conflicts, which is the truth.
+    async fn reserve_out(
+        &self,
+        action: OutAction,
+        kind: Option<ReservationType>,
+        list: OutList,
+    ) -> Result<(), DiskError> {
+        self.swallow_attentions().await?;
+        let list = list.encode();
+        let cdb = encode::persistent_reserve_out(action, kind.map(to_wire), list.len() as u32);
+        self.ask(cdb, Transfer::Write(list.into()), AfterAttention::Repeat).await.map(|_| ())
+    }
+
+    async fn read_keys(&self) -> Result<Keys, DiskError> {
+        let short = || DiskError::Protocol("READ KEYS is too short".to_owned());
+        let mut list = KeyList::parse(&self.reserve_in(InAction::ReadKeys, KEYS_BYTES).await?).ok_or_else(short)?;
+        if list.missing > 0 {
+            let bytes = u16::try_from(8 + (list.keys.len() + list.missing) * 8).unwrap_or(u16::MAX);
+            list = KeyList::parse(&self.reserve_in(InAction::ReadKeys, bytes).await?).ok_or_else(short)?;
+        }
+        if list.missing > 0 {
+            return Err(DiskError::Protocol(format!("{} registrations cannot be read", list.missing)));
+        }
+        Ok(Keys { generation: list.generation, keys: list.keys.into_iter().map(Key).collect() })
+    }
+
+    async fn read_reservation(&self) -> Result<Option<Reservation>, DiskError> {
+        let bytes = self.reserve_in(InAction::ReadReservation, 24).await?;
+        let report = ReservationReport::parse(&bytes)
+            .ok_or_else(|| DiskError::Protocol("READ RESERVATION makes no sense".to_owned()))?;
+        Ok(report.held.map(|held| Reservation { key: Key(held.key), kind: from_wire(held.kind) }))
+    }
+
+    async fn register(&self, key: Key) -> Result<(), DiskError> {
+        let list = |persistence| OutList { action_key: key.0, persistence, ..OutList::default() };
+        let action = OutAction::RegisterAndIgnoreExistingKey;
+        match self.reserve_out(action, None, list(Persistence::ThroughPowerLoss)).await {
+            Err(error) if refuses_parameter(&error) => {
+                self.keeps_through_power_loss.set(false);
+                self.reserve_out(action, None, list(Persistence::Volatile)).await
+            }
+            answer => {
+                self.keeps_through_power_loss.set(answer.is_ok() || self.keeps_through_power_loss.get());
+                answer
+            }
+        }
+    }
+
+    async fn with_key(&self, action: OutAction, key: Key, kind: Option<ReservationType>) -> Result<(), DiskError> {
+        self.reserve_out(action, kind, OutList { key: key.0, ..OutList::default() }).await
+    }
+
+    async fn preempt(&self, key: Key, victim: Key, kind: ReservationType) -> Result<(), DiskError> {
+        let list = OutList { key: key.0, action_key: victim.0, ..OutList::default() };
+        self.reserve_out(OutAction::Preempt, Some(kind), list).await
+    }
+
+    async fn preempt_and_abort(&self, key: Key, victim: Key, kind: ReservationType) -> Result<(), DiskError> {
+        if self.aborts_exactly.get() {
+            let list = OutList { key: key.0, action_key: victim.0, ..OutList::default() };
+            match self.reserve_out(OutAction::PreemptAndAbort, Some(kind), list).await {
+                Err(error) if refuses_action(&error) => self.lacks_preempt_and_abort(),
+                answer => return answer,
+            }
+        }
+        self.preempt(key, victim, kind).await?;
+        // What the victim had under way is aborted with everything else; writes it sends later conflict.
+        self.reset().await
+    }
+
+    fn lacks_preempt_and_abort(&self) {
+        self.aborts_exactly.set(false);
+        tracing::warn!(
+            disk = %self.name,
+            "the disk lacks PREEMPT AND ABORT: PREEMPT and LOGICAL UNIT RESET stand in, with weaker guarantees"
+        );
+    }
+}
+
+/// Answers of a disk that does not know the service action: SPC-4 r37 §6.16 allows either code; tgtd uses the first.
+fn refuses_action(error: &DiskError) -> bool {
+    is_illegal(error, &[Asc::INVALID_FIELD_IN_CDB, Asc::INVALID_COMMAND_OPERATION_CODE])
+}
+
+/// Answers of a disk that does not take APTPL, SPC-4 r37 §5.13.5; some older ones blame the CDB.
+fn refuses_parameter(error: &DiskError) -> bool {
+    is_illegal(error, &[Asc::INVALID_FIELD_IN_PARAMETER_LIST, Asc::INVALID_FIELD_IN_CDB])
+}
+
+fn is_illegal(error: &DiskError, codes: &[Asc]) -> bool {
+    match error {
+        DiskError::CheckCondition { key, asc } => {
+            *key == SenseKey::IllegalRequest as u8 && codes.iter().any(|code| code.0 == *asc)
+        }
+        DiskError::Conflict
+        | DiskError::Unreachable(_)
+        | DiskError::OutcomeUnknown(_)
+        | DiskError::Status(_)
+        | DiskError::Io(_)
+        | DiskError::Protocol(_) => false,
+    }
+}
+
+impl Reservations for IscsiLun {
+    fn read_keys(&self) -> LocalBoxFuture<'_, Result<Keys, DiskError>> {
+        Box::pin(self.unit.read_keys())
+    }
+
+    fn read_reservation(&self) -> LocalBoxFuture<'_, Result<Option<Reservation>, DiskError>> {
+        Box::pin(self.unit.read_reservation())
+    }
+
+    fn register(&self, key: Key) -> LocalBoxFuture<'_, Result<(), DiskError>> {
+        Box::pin(self.unit.register(key))
+    }
+
+    fn reserve(&self, key: Key, kind: ReservationType) -> LocalBoxFuture<'_, Result<(), DiskError>> {
+        Box::pin(self.unit.with_key(OutAction::Reserve, key, Some(kind)))
+    }
+
+    fn release(&self, key: Key, kind: ReservationType) -> LocalBoxFuture<'_, Result<(), DiskError>> {
+        Box::pin(self.unit.with_key(OutAction::Release, key, Some(kind)))
+    }
+
+    fn preempt(&self, key: Key, victim: Key, kind: ReservationType) -> LocalBoxFuture<'_, Result<(), DiskError>> {
+        Box::pin(self.unit.preempt(key, victim, kind))
+    }
+
+    fn preempt_and_abort(
+        &self,
+        key: Key,
+        victim: Key,
+        kind: ReservationType,
+    ) -> LocalBoxFuture<'_, Result<(), DiskError>> {
+        Box::pin(self.unit.preempt_and_abort(key, victim, kind))
+    }
+
+    fn clear(&self, key: Key) -> LocalBoxFuture<'_, Result<(), DiskError>> {
+        Box::pin(self.unit.with_key(OutAction::Clear, key, None))
+    }
+
+    fn reset(&self) -> LocalBoxFuture<'_, Result<(), DiskError>> {
+        Box::pin(self.unit.reset())
+    }
+
+    fn keeps_through_power_loss(&self) -> bool {
+        self.unit.keeps_through_power_loss.get()
+    }
+
+    fn aborts_exactly(&self) -> bool {
+        self.unit.aborts_exactly.get()
+    }
+}
