@@ -105,10 +105,10 @@ int uf_eq_open(struct fid_fabric *fabric, struct fid_eq **out, int *descriptor)
 	return status;
 }
 
-/* 0 if it is now safe to sleep on the queue's descriptor, -FI_EAGAIN if there is something to read first. */
-int uf_eq_trywait(struct fid_fabric *fabric, struct fid_eq *eq)
+/* 0 if it is now safe to sleep on the queue's descriptor (fid_eq or fid_cq), -FI_EAGAIN if there is something first. */
+int uf_trywait(struct fid_fabric *fabric, void *queue)
 {
-	struct fid *fids[1] = { &eq->fid };
+	struct fid *fids[1] = { (struct fid *)queue };
 
 	return fi_trywait(fabric, fids, 1);
 }
@@ -200,15 +200,25 @@ int uf_reject(struct fid_pep *pep, struct fi_info *info, const void *bytes, size
 	return fi_reject(pep, info->handle, bytes, length);
 }
 
-int uf_cq_open(struct fid_domain *domain, struct fid_cq **out)
+/* As uf_eq_open, for completions. */
+int uf_cq_open(struct fid_domain *domain, struct fid_cq **out, int *descriptor)
 {
 	struct fi_cq_attr attributes;
+	int status;
 
 	memset(&attributes, 0, sizeof(attributes));
 	attributes.size = 64;
 	attributes.format = FI_CQ_FORMAT_CONTEXT;
-	attributes.wait_obj = FI_WAIT_UNSPEC;
-	return fi_cq_open(domain, &attributes, out, NULL);
+	attributes.wait_obj = FI_WAIT_FD;
+	status = fi_cq_open(domain, &attributes, out, NULL);
+	if (status)
+		return status;
+	status = fi_control(&(*out)->fid, FI_GETWAIT, descriptor);
+	if (status) {
+		fi_close(&(*out)->fid);
+		*out = NULL;
+	}
+	return status;
 }
 
 /* -FI_EAGAIN when nothing completed within the time; the wait ends early when uf_cq_signal is called. */

@@ -55,12 +55,12 @@ unsafe extern "C" {
     fn uf_fabric(info: *mut c_void, out: Out) -> c_int;
     fn uf_domain(fabric: *mut c_void, info: *mut c_void, out: Out) -> c_int;
     fn uf_eq_open(fabric: *mut c_void, out: Out, descriptor: *mut c_int) -> c_int;
-    fn uf_eq_trywait(fabric: *mut c_void, eq: *mut c_void) -> c_int;
+    fn uf_trywait(fabric: *mut c_void, queue: *mut c_void) -> c_int;
     fn uf_eq_read(eq: *mut c_void, out: *mut RawEvent) -> c_int;
     fn uf_passive(fabric: *mut c_void, info: *mut c_void, eq: *mut c_void, out: Out) -> c_int;
     fn uf_passive_name(pep: *mut c_void, address: *mut c_void, length: *mut usize) -> c_int;
     fn uf_reject(pep: *mut c_void, info: *mut c_void, bytes: *const c_void, length: usize) -> c_int;
-    fn uf_cq_open(domain: *mut c_void, out: Out) -> c_int;
+    fn uf_cq_open(domain: *mut c_void, out: Out, descriptor: *mut c_int) -> c_int;
     fn uf_cq_sread(cq: *mut c_void, timeout_ms: c_int, out: *mut RawCompletion) -> c_int;
     fn uf_cq_signal(cq: *mut c_void) -> c_int;
     fn uf_endpoint(domain: *mut c_void, info: *mut c_void, eq: *mut c_void, cq: *mut c_void, out: Out) -> c_int;
@@ -281,7 +281,7 @@ impl EventQueue {
     /// The descriptor that polls readable for news, if it is safe to sleep on it now.
     pub(crate) fn sleepable(&self) -> Option<BorrowedFd<'_>> {
         // SAFETY: a live fabric and a queue of it.
-        let status = unsafe { uf_eq_trywait(self.fabric.0.raw(), self.queue.raw()) };
+        let status = unsafe { uf_trywait(self.fabric.0.raw(), self.queue.raw()) };
         // SAFETY: the descriptor belongs to the queue and is open as long as it lives, which the borrow ensures.
         (status == 0).then(|| unsafe { BorrowedFd::borrow_raw(self.descriptor) })
     }
@@ -290,7 +290,7 @@ impl EventQueue {
 /// A domain: what memory is registered with.
 pub(crate) struct Domain {
     domain: Object,
-    _fabric: Arc<Fabric>,
+    fabric: Arc<Fabric>,
 }
 
 impl Domain {
@@ -298,7 +298,7 @@ impl Domain {
         let mut raw = ptr::null_mut();
         // SAFETY: a live fabric, a live fi_info and a place for the answer.
         let status = unsafe { uf_domain(fabric.0.raw(), info.0.as_ptr(), &raw mut raw) };
-        Ok(Arc::new(Self { domain: Object::new("fi_domain", status, raw)?, _fabric: fabric.clone() }))
+        Ok(Arc::new(Self { domain: Object::new("fi_domain", status, raw)?, fabric: fabric.clone() }))
     }
 }
 
@@ -329,8 +329,7 @@ impl Listener {
     /// Turns a request down, saying why.
     pub(crate) fn reject(&self, request: &Info, bytes: &[u8]) -> Result<(), FabricError> {
         // SAFETY: live objects and a buffer with its length.
-        let status =
-            unsafe { uf_reject(self.listener.raw(), request.0.as_ptr(), bytes.as_ptr().cast(), bytes.len()) };
+        let status = unsafe { uf_reject(self.listener.raw(), request.0.as_ptr(), bytes.as_ptr().cast(), bytes.len()) };
         checked("fi_reject", status)
     }
 }
@@ -358,15 +357,25 @@ pub(crate) struct Completion {
 /// Where operations report their end.
 pub(crate) struct CompletionQueue {
     queue: Object,
-    _domain: Arc<Domain>,
+    descriptor: RawFd,
+    domain: Arc<Domain>,
 }
 
 impl CompletionQueue {
     pub(crate) fn open(domain: &Arc<Domain>) -> Result<Arc<Self>, FabricError> {
-        let mut raw = ptr::null_mut();
-        // SAFETY: a live domain and a place for the answer.
-        let status = unsafe { uf_cq_open(domain.domain.raw(), &raw mut raw) };
-        Ok(Arc::new(Self { queue: Object::new("fi_cq_open", status, raw)?, _domain: domain.clone() }))
+        let (mut raw, mut descriptor) = (ptr::null_mut(), -1);
+        // SAFETY: a live domain and two places for the answers.
+        let status = unsafe { uf_cq_open(domain.domain.raw(), &raw mut raw, &raw mut descriptor) };
+        let queue = Object::new("fi_cq_open", status, raw)?;
+        Ok(Arc::new(Self { queue, descriptor, domain: domain.clone() }))
+    }
+
+    /// The descriptor that polls readable when the provider has work to do, if it is safe to sleep on it now.
+    pub(crate) fn sleepable(&self) -> Option<BorrowedFd<'_>> {
+        // SAFETY: a live fabric and a queue of it.
+        let status = unsafe { uf_trywait(self.domain.fabric.0.raw(), self.queue.raw()) };
+        // SAFETY: the descriptor belongs to the queue and is open as long as it lives, which the borrow ensures.
+        (status == 0).then(|| unsafe { BorrowedFd::borrow_raw(self.descriptor) })
     }
 
     /// Waits up to `within` (rounded up to milliseconds) for a completion; being in here also moves the provider on.

@@ -29,7 +29,9 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-pub use crate::measure::{MeasureFailure, MeasureOptions, PollingCost, ReadLatency, measure_polling_cost, measure_read_latency};
+pub use crate::measure::{
+    MeasureFailure, MeasureOptions, PollingCost, ReadLatency, measure_polling_cost, measure_read_latency,
+};
 pub use crate::provider::{Provider, UnknownProvider};
 pub use crate::reader::{LinkEvent, LinkEvents, PageReader, ReaderOptions};
 pub use crate::server::{PageServer, ServerOptions};

@@ -290,7 +290,7 @@ impl Worker {
                 Err(TryRecvError::Disconnected) => return self.hang_up(),
                 Err(TryRecvError::Empty) => match self.look_at_news() {
                     Ok(News::Some) => {}
-                    Ok(News::None) => sleep_until_news(&self.events, &self.wake, None),
+                    Ok(News::None) => self.sleep(None),
                     Err(error) => {
                         tracing::warn!(%error, "interconnect: the reader's event queue failed");
                         return self.hang_up();
@@ -373,15 +373,25 @@ impl Worker {
         while self.connection.is_some() && !deadline.is_over() {
             match self.look_at_news() {
                 Ok(News::Some) => {}
-                Ok(News::None) => sleep_until_news(&self.events, &self.wake, Some(deadline.left())),
+                Ok(News::None) => self.sleep(Some(deadline.left())),
                 Err(_) => return false,
             }
         }
         self.connection.is_none()
     }
 
+    /// Sleeps until there is something to do here.
+    fn sleep(&self, within: Option<Duration>) {
+        let queue = self.connection.as_ref().map(|connection| connection.endpoint.completions().as_ref());
+        sleep_until_news(&self.events, queue, &self.wake, within);
+    }
+
     /// Takes one event, if there is one.
     fn look_at_news(&mut self) -> Result<News, FabricError> {
+        if let Some(connection) = &self.connection {
+            // Nothing is under way: this only lets the provider notice that its socket closed.
+            connection.endpoint.completions().wait(Duration::ZERO)?;
+        }
         let Some(event) = self.events.next()? else { return Ok(News::None) };
         let ours = self.connection.as_ref().map(|connection| connection.endpoint.name());
         match event {
@@ -421,8 +431,7 @@ impl Worker {
         while !deadline.is_over() {
             match self.events.next()? {
                 Some(Event::Connected { endpoint: name, bytes }) if name == endpoint.name() => {
-                    return Greeting::decode(&bytes)
-                        .ok_or_else(|| ReadFailure::Rejected(Verdict::OtherVersion.text()));
+                    return Greeting::decode(&bytes).ok_or_else(|| ReadFailure::Rejected(Verdict::OtherVersion.text()));
                 }
                 Some(Event::Failed { endpoint: name, code, bytes }) if name == endpoint.name() => {
                     return Err(connect_failure(code, &bytes, deadline));
@@ -436,7 +445,9 @@ impl Worker {
                     | Event::Requested { .. }
                     | Event::Other,
                 ) => {}
-                None => sleep_until_news(&self.events, &self.wake, Some(deadline.left())),
+                None => {
+                    sleep_until_news(&self.events, Some(endpoint.completions()), &self.wake, Some(deadline.left()));
+                }
             }
         }
         Err(ReadFailure::TimedOut(deadline.within))

@@ -74,27 +74,23 @@ impl Region {
         fence(Ordering::Release);
     }
 
-    /// Replaces the first page so that a reader in between can tell: the little-endian u32 at `sequence_offset` is odd
+    /// Replaces the first page so that a reader in between can tell: the little-endian u64 at `sequence_offset` is odd
     /// first, then the other words change, then it becomes what `page` says (even).
     ///
     /// One caller at a time. A reader that fetched an odd number, or sees a wrong checksum, reads again.
     pub(crate) fn publish(&self, page: &[u8; PAGE_BYTES], sequence_offset: usize) {
         let sequence_word = sequence_offset / WORD;
-        let within = sequence_offset % WORD;
         let words = || page.chunks_exact(WORD).map(|bytes| <[u8; WORD]>::try_from(bytes).expect("whole words"));
-        let settled = words().nth(sequence_word).expect("the sequence word lies in the page");
-        let sequence = u32::from_le_bytes(settled[within..within + 4].try_into().expect("four bytes"));
-        assert!(sequence.is_multiple_of(2), "a page is published with an even sequence number");
-        let mut changing = settled;
-        changing[within..within + 4].copy_from_slice(&sequence.wrapping_sub(1).to_le_bytes());
+        let settled = u64::from_le_bytes(words().nth(sequence_word).expect("the sequence word lies in the page"));
+        assert!(settled.is_multiple_of(2), "a page is published with an even sequence number");
 
-        self.word(sequence_word).store(u64::from_ne_bytes(changing), Ordering::Relaxed);
+        self.word(sequence_word).store(settled.wrapping_sub(1).to_le(), Ordering::Relaxed);
         fence(Ordering::SeqCst);
         for (index, bytes) in words().enumerate().filter(|(index, _)| *index != sequence_word) {
             self.word(index).store(u64::from_ne_bytes(bytes), Ordering::Relaxed);
         }
         fence(Ordering::SeqCst);
-        self.word(sequence_word).store(u64::from_ne_bytes(settled), Ordering::Release);
+        self.word(sequence_word).store(settled.to_le(), Ordering::Release);
     }
 }
 
@@ -105,11 +101,11 @@ mod tests {
     use std::sync::atomic::AtomicBool;
     use std::thread;
 
-    const SEQUENCE: usize = 12;
+    const SEQUENCE: usize = 24;
 
-    fn page(sequence: u32, fill: u8) -> Box<[u8; PAGE_BYTES]> {
+    fn page(sequence: u64, fill: u8) -> Box<[u8; PAGE_BYTES]> {
         let mut page = Box::new([fill; PAGE_BYTES]);
-        page[SEQUENCE..SEQUENCE + 4].copy_from_slice(&sequence.to_le_bytes());
+        page[SEQUENCE..SEQUENCE + 8].copy_from_slice(&sequence.to_le_bytes());
         page
     }
 
@@ -156,10 +152,9 @@ mod tests {
             }
         });
         let sequence = || {
-            let mut bytes = [0; 4];
-            region.copy_out(SEQUENCE, &mut bytes);
+            let value = region.word(SEQUENCE / WORD).load(Ordering::Acquire);
             fence(Ordering::SeqCst);
-            u32::from_le_bytes(bytes)
+            u64::from_le(value)
         };
         let mut whole = 0;
         for _ in 0..20_000 {

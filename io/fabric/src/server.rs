@@ -11,10 +11,10 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, OwnedFd};
 
 use crate::fabric_calls::{
-    Domain, Endpoint, EndpointName, Event, EventQueue, Fabric, Info, Listener, Purpose, Registration,
+    CompletionQueue, Domain, Endpoint, EndpointName, Event, EventQueue, Fabric, Info, Listener, Purpose, Registration,
 };
 use crate::greeting::{Greeting, RemoteRegion, Verdict};
 use crate::region::Region;
@@ -40,7 +40,7 @@ pub struct ServerOptions {
     pub address: SocketAddr,
     /// Who serves.
     pub identity: Identity,
-    /// Where in the page the little-endian u32 sequence number lies; a multiple of 4.
+    /// Where in the page the little-endian u64 sequence number lies; a multiple of 8.
     pub sequence_offset: usize,
 }
 
@@ -69,7 +69,7 @@ impl PageServer {
     /// The provider is missing, the address is taken, or the system refuses a thread.
     pub fn start(options: ServerOptions) -> Result<Self, FabricError> {
         assert!(
-            options.sequence_offset.is_multiple_of(4) && options.sequence_offset < PAGE_BYTES,
+            options.sequence_offset.is_multiple_of(8) && options.sequence_offset < PAGE_BYTES,
             "the sequence number is an aligned word of the page"
         );
         if options.provider == Provider::Shm {
@@ -198,7 +198,7 @@ impl Acceptor {
         while !self.shared.stop.load(Ordering::Relaxed) {
             match self.events.next() {
                 Ok(Some(event)) => self.take(event),
-                Ok(None) => sleep_until_news(&self.events, &self.shared.wake, None),
+                Ok(None) => sleep_until_news(&self.events, None, &self.shared.wake, None),
                 Err(error) => {
                     tracing::warn!(%error, "interconnect: the event queue failed; no new connections are taken");
                     return;
@@ -311,17 +311,33 @@ pub(crate) fn wake(descriptor: &OwnedFd) {
     let _ = rustix::io::write(descriptor, &1u64.to_ne_bytes());
 }
 
-/// Sleeps until the event queue has news, somebody wakes the thread, or the time is over.
-pub(crate) fn sleep_until_news(events: &EventQueue, woken: &OwnedFd, within: Option<Duration>) {
+/// Sleeps until the event queue has news, the connection has work to do, somebody wakes the thread, or the time is
+/// over. A connection's end becomes news only when its work is done, so a reader sleeps on both descriptors.
+pub(crate) fn sleep_until_news(
+    events: &EventQueue,
+    connection: Option<&CompletionQueue>,
+    woken: &OwnedFd,
+    within: Option<Duration>,
+) {
     let Some(news) = events.sleepable() else { return };
+    let work = match connection.map(CompletionQueue::sleepable) {
+        None => None,
+        Some(Some(work)) => Some(work),
+        Some(None) => return,
+    };
     let limit = within.map(|within| Timespec {
         tv_sec: i64::try_from(within.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: within.subsec_nanos().into(),
     });
-    let mut waits = [PollFd::from_borrowed_fd(news, PollFlags::IN), PollFd::new(woken, PollFlags::IN)];
+    let descriptors = [Some(woken.as_fd()), Some(news), work];
+    let mut waits: Vec<_> = descriptors
+        .into_iter()
+        .flatten()
+        .map(|descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN))
+        .collect();
     // An interrupted wait is a short one.
     let _ = poll(&mut waits, limit.as_ref());
-    if waits[1].revents().contains(PollFlags::IN) {
+    if waits[0].revents().contains(PollFlags::IN) {
         let mut count = [0; 8];
         let _ = rustix::io::read(woken, &mut count);
     }

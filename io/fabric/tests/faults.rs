@@ -11,16 +11,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use understudy_fabric::{
-    Identity, LANDING_BYTES, LinkEvent, PAGE_BYTES, PageReader, PageServer, Provider, ReadFailure, ReaderOptions,
-    ServerOptions,
+    Identity, LANDING_BYTES, LinkEvent, MeasureOptions, PAGE_BYTES, PageReader, PageServer, Provider, ReadFailure,
+    ReaderOptions, ServerOptions, measure_polling_cost, measure_read_latency,
 };
 
 /// Set in the environment of the child: `<incarnation> <address>`.
 const ROLE: &str = "UNDERSTUDY_FABRIC_TEST_PARTNER";
 const PAIR: u64 = 0x5eed;
-const SEQUENCE: usize = 0;
+const SEQUENCE: usize = 24;
 const INCARNATION: usize = 8;
 const COUNTER: usize = 16;
 
@@ -51,13 +51,19 @@ fn options(partner: SocketAddr) -> ReaderOptions {
     ReaderOptions { provider: Provider::Tcp, partner, identity: identity(2), partner_node: 1 }
 }
 
+/// The next link event; `None` at the end of the reader.
+fn next(events: &mut understudy_fabric::LinkEvents) -> Option<LinkEvent> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    runtime.block_on(async { tokio::time::timeout(PATIENT, events.next()).await }).expect("an event in time")
+}
+
 fn long(page: &[u8; PAGE_BYTES], at: usize) -> u64 {
     u64::from_le_bytes(page[at..at + 8].try_into().expect("eight bytes"))
 }
 
-fn page(sequence: u32, incarnation: u64, counter: u64) -> Box<[u8; PAGE_BYTES]> {
+fn page(sequence: u64, incarnation: u64, counter: u64) -> Box<[u8; PAGE_BYTES]> {
     let mut page = Box::new([0; PAGE_BYTES]);
-    page[SEQUENCE..SEQUENCE + 4].copy_from_slice(&sequence.to_le_bytes());
+    page[SEQUENCE..SEQUENCE + 8].copy_from_slice(&sequence.to_le_bytes());
     page[INCARNATION..INCARNATION + 8].copy_from_slice(&incarnation.to_le_bytes());
     page[COUNTER..COUNTER + 8].copy_from_slice(&counter.to_le_bytes());
     page
@@ -83,7 +89,7 @@ fn partner_process() {
     let mut counter = 0;
     while !END.load(Ordering::Relaxed) {
         counter += 1;
-        server.publish(&page(counter * 2, incarnation, counter.into()));
+        server.publish(&page(counter * 2, incarnation, counter));
         thread::yield_now();
         thread::park_timeout(Duration::from_millis(1));
     }
@@ -120,6 +126,13 @@ impl Partner {
         kill_process(id, signal).expect("our own child");
     }
 
+    /// Returns when the partner does stand still: the signal itself is only a request.
+    fn stop(&self) {
+        self.signal(Signal::STOP);
+        let stopped = waitpid(Some(Pid::from_child(&self.child)), WaitOptions::UNTRACED).expect("our own child");
+        assert!(stopped.is_some_and(|(_, status)| status.stopped()), "{stopped:?}");
+    }
+
     fn kill(&mut self) {
         self.child.kill().expect("our own child");
         self.child.wait().expect("our own child");
@@ -146,14 +159,19 @@ fn counter_of_a_living_partner_advances() {
 }
 
 #[test]
-fn a_killed_partner_is_seen_as_closed_and_then_refuses() {
+fn a_partner_killed_during_a_read_is_seen_as_closed_and_then_refuses() {
     let mut partner = Partner::start(1, loopback());
     let (mut reader, mut events) = reader_of(partner.address);
     reader.read_blocking(PATIENT).expect("a page");
+    partner.stop();
+    // Under way while the partner is stopped, and cut short by its end.
+    let reading = thread::spawn(move || (reader.read_blocking(PATIENT), reader));
     partner.kill();
-    assert_eq!(reader.read_blocking(PATIENT), Err(ReadFailure::Closed));
-    assert_eq!(events.next_blocking(), Some(LinkEvent::Connected { connection: 1 }));
-    assert_eq!(events.next_blocking(), Some(LinkEvent::Closed { connection: 1 }));
+    let (outcome, mut reader) = reading.join().expect("the read ends");
+    // Refused: the read began only after the end of the partner had been noticed.
+    assert!(matches!(outcome, Err(ReadFailure::Closed | ReadFailure::Refused)), "{outcome:?}");
+    assert_eq!(next(&mut events), Some(LinkEvent::Connected { connection: 1 }));
+    assert_eq!(next(&mut events), Some(LinkEvent::Closed { connection: 1 }));
     assert_eq!(reader.read_blocking(PATIENT), Err(ReadFailure::Refused));
 }
 
@@ -162,13 +180,13 @@ fn a_partner_killed_between_reads_is_reported_without_a_read() {
     let mut partner = Partner::start(1, loopback());
     let (mut reader, mut events) = reader_of(partner.address);
     reader.read_blocking(PATIENT).expect("a page");
-    assert_eq!(events.next_blocking(), Some(LinkEvent::Connected { connection: 1 }));
+    assert_eq!(next(&mut events), Some(LinkEvent::Connected { connection: 1 }));
     let start = Instant::now();
     partner.kill();
-    assert_eq!(events.next_blocking(), Some(LinkEvent::Closed { connection: 1 }));
+    assert_eq!(next(&mut events), Some(LinkEvent::Closed { connection: 1 }));
     eprintln!("closed link reported {:?} after the kill began", start.elapsed());
     drop(reader);
-    assert_eq!(events.next_blocking(), None);
+    assert_eq!(next(&mut events), None);
 }
 
 #[test]
@@ -176,7 +194,7 @@ fn a_stopped_partner_times_out_and_is_read_again_once_it_goes_on() {
     let partner = Partner::start(3, loopback());
     let (mut reader, mut events) = reader_of(partner.address);
     reader.read_blocking(PATIENT).expect("a page");
-    partner.signal(Signal::STOP);
+    partner.stop();
     for _ in 0..3 {
         let start = Instant::now();
         assert_eq!(reader.read_blocking(SHORT), Err(ReadFailure::TimedOut(SHORT)));
@@ -193,8 +211,8 @@ fn a_stopped_partner_times_out_and_is_read_again_once_it_goes_on() {
         }
     };
     assert_eq!(long(&again, INCARNATION), 3);
-    assert_eq!(events.next_blocking(), Some(LinkEvent::Connected { connection: 1 }));
-    assert!(matches!(events.next_blocking(), Some(LinkEvent::Connected { connection: 2.. })));
+    assert_eq!(next(&mut events), Some(LinkEvent::Connected { connection: 1 }));
+    assert!(matches!(next(&mut events), Some(LinkEvent::Connected { connection: 2.. })));
 }
 
 #[test]
@@ -233,10 +251,7 @@ fn a_node_of_another_pair_is_rejected() {
     let server = serve(loopback(), 1);
     let stranger = ReaderOptions { identity: Identity { pair: PAIR + 1, node: 2 }, ..options(server.address()) };
     let (mut reader, _events) = PageReader::start(stranger).expect("a reader");
-    assert_eq!(
-        reader.read_blocking(PATIENT),
-        Err(ReadFailure::Rejected("it belongs to another pair".into()))
-    );
+    assert_eq!(reader.read_blocking(PATIENT), Err(ReadFailure::Rejected("it belongs to another pair".into())));
 }
 
 #[test]
@@ -356,7 +371,7 @@ async fn reads_on_a_single_threaded_local_set_leave_it_free() {
             let watcher = tokio::task::spawn_local(async move { events.next().await });
             assert_eq!(long(&reader.read(PATIENT).await.expect("a page"), INCARNATION), 4);
             assert_eq!(watcher.await.expect("the watcher ends"), Some(LinkEvent::Connected { connection: 1 }));
-            partner.signal(Signal::STOP);
+            partner.stop();
             let ticks = async {
                 let mut ticks = 0u32;
                 loop {
@@ -385,4 +400,14 @@ fn an_unsupported_provider_is_said_in_one_sentence() {
     let shm = ReaderOptions { provider: Provider::Shm, ..options(loopback()) };
     let Err(error) = PageReader::start(shm) else { panic!("shm has no connected endpoints") };
     assert!(error.to_string().contains("shm"), "{error}");
+}
+
+#[test]
+fn measurements_come_in_order_and_count_what_was_asked() {
+    let options = MeasureOptions { reads: 50, ..MeasureOptions::default() };
+    let latency = measure_read_latency(&options).expect("a measurement");
+    assert_eq!(latency.reads, 50);
+    assert!(latency.median <= latency.p99 && latency.p99 <= latency.worst, "{latency:?}");
+    let cost = measure_polling_cost(&options, Duration::from_millis(1), Duration::from_millis(50)).expect("a cost");
+    assert!(cost.reads > 0 && cost.processor_share > 0.0, "{cost:?}");
 }
