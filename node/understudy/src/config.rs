@@ -109,12 +109,13 @@ pub struct PairIdentity {
     pub preferred: NodeName,
 }
 
-/// `[timing]`: when to try something. None of these decides whether it is safe.
+/// `[timing]`: when to try something. None of these decides whether it is safe. Whatever is not here has one value only,
+/// with its reason, in the failover core.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timing {
     /// Between two reads of the partner's page while nothing happens.
     pub poll: Duration,
-    /// Between two reads while a bring-up or a hand-off is under way.
+    /// Between two reads while a hand-off is under way.
     pub poll_brisk: Duration,
     /// A read of the partner's page that takes longer counts as unanswered.
     pub read_deadline: Duration,
@@ -126,12 +127,26 @@ pub struct Timing {
     pub gone: Duration,
     /// A booting node waits this long for signs of its partner before it contests the lock disks.
     pub boot: Duration,
-    /// Before the next try after a contest nobody won; the node that is not preferred waits twice as long.
+    /// Between two tries of anything that may pass.
     pub retry: Duration,
     /// A hand-off that has not sent its commit after this long is called off and the pool served on.
     pub handoff: Duration,
     /// A disk command without an answer after this long is of unknown outcome.
     pub disk: Duration,
+}
+
+/// `[giveback]`: whether a repaired node gets its pools back without being asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AutomaticGiveback {
+    /// At once when it is ready, at most `limit` times within `window`.
+    Within {
+        /// How many times.
+        limit: u32,
+        /// In how long a time.
+        window: Duration,
+    },
+    /// Only when the operator asks.
+    OnRequest,
 }
 
 /// `[node.a]` or `[node.b]`: what is particular to one node.
@@ -198,8 +213,8 @@ impl DiskSource {
 pub struct PoolLayout {
     /// Name shown to the operator.
     pub name: String,
-    /// The number it has in records and state pages: given, or derived from the name; never 0.
-    pub id: u32,
+    /// The number it has in records and state pages: derived from the name, never 0.
+    pub id: u16,
     /// The node it belongs to while both nodes are well.
     pub home: NodeName,
     /// Mirrors, each the places of its legs in [`Config::disks`].
@@ -217,6 +232,8 @@ pub struct Config {
     pub provider: Provider,
     /// When to try things.
     pub timing: Timing,
+    /// Whether givebacks happen by themselves.
+    pub giveback: AutomaticGiveback,
     /// Both nodes, in the order of [`NodeName::index`].
     pub nodes: [NodeSettings; 2],
     /// One or three lock disks, in the order in which they are contested.

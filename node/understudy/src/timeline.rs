@@ -3,6 +3,7 @@
 //! Each node's [`Recorder`] writes every step to `timeline.jsonl` in its state folder, keeps the newest in memory and
 //! passes them to whoever watches. Steps carry wall-clock time for people to read; no decision is ever taken from it.
 
+mod describe;
 mod operation;
 mod recorder;
 mod render;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::NodeName;
 
+pub use describe::{Described, describe};
 pub use operation::{Operation, OperationKind, group};
 pub use recorder::{Recorder, read_file};
 pub use render::{Style, clock, render};
@@ -23,6 +25,8 @@ pub use render::{Style, clock, render};
 /// One step of one node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TimelineStep {
+    /// Counts the steps of a node, also across its incarnations; never the same twice in one file.
+    pub number: u64,
     /// Wall clock, microseconds since 1970.
     pub wall_micros: u64,
     /// The node whose step it is.

@@ -10,10 +10,17 @@ use toml::de::DeTable;
 
 use super::mistake::{ConfigError, Mistake};
 use super::read::{At, Mistakes, Table, nearest};
-use super::{Config, DiskSource, DiskUrl, NodeName, NodeSettings, PairIdentity, PoolLayout, Provider, Timing};
+use super::{AutomaticGiveback, Config, DiskSource, DiskUrl, NodeName, NodeSettings, PairIdentity, PoolLayout, Provider, Timing};
 
-/// Longest path of a Unix socket: `sun_path` of unix(7) holds 108 bytes with the closing zero.
-const SOCKET_PATH_BYTES: usize = 107;
+/// Longest path of the admin socket: `sun_path` of unix(7) holds 108 bytes with the closing zero, and the socket is made
+/// with `.new` behind its name.
+const SOCKET_PATH_BYTES: usize = 103;
+
+/// Most pools of a pair: what the pool table of a state page holds.
+const POOLS: usize = 60;
+
+/// Unit of the numbers in `[timing]`.
+const MS: &str = "a whole number of milliseconds";
 
 /// Longest iSCSI name, RFC 7143 §4.2.7.1.
 const ISCSI_NAME_BYTES: usize = 223;
@@ -47,25 +54,32 @@ fn read_all(file: &Path, root: &Table<'_>, mistakes: &Mistakes) -> Option<Config
     let pair = pair(&root.table("pair", "[pair]"), mistakes);
     let provider = provider(&root.optional_table("interconnect", "[interconnect]"), mistakes);
     let timing = timing(&root.optional_table("timing", "[timing]"), mistakes);
+    let giveback = giveback(&root.optional_table("giveback", "[giveback]"), mistakes);
     let folder = file.parent().unwrap_or(Path::new("."));
     let nodes = nodes(&root.table("node", "[node]"), folder, mistakes);
     let lock_disks = disks(&root.tables("lock_disk", "[[lock_disk]]"), mistakes);
     let disks = disks(&root.tables("disk", "[[disk]]"), mistakes);
-    let pools = pools(&root.tables("pool", "[[pool]]"), &disks, mistakes);
+    let pool_tables = root.tables("pool", "[[pool]]");
+    let pools = pools(&pool_tables, &disks, mistakes);
     root.finish();
     check_lock_disks(root, &lock_disks, mistakes);
     check_distinct_disks(&lock_disks, &disks, mistakes);
-    if pools.is_empty() {
+    if !root.has("pool") {
         mistakes.note(root.span(), "there is no pool", "at least one [[pool]] is expected in the file");
+    }
+    if pools.len() > POOLS {
+        let label = format!("this has {}", pools.len());
+        mistakes.note(root.span(), format!("a pair has at most {POOLS} pools"), label);
     }
     Some(Config {
         file: file.to_owned(),
         pair: pair?,
         provider: provider?,
         timing,
+        giveback,
         nodes: nodes?,
-        lock_disks: lock_disks.into_iter().map(|disk| disk.value).collect(),
-        disks: disks.into_iter().map(|disk| disk.value).collect(),
+        lock_disks: lock_disks.into_iter().map(ReadDisk::finish).collect::<Option<_>>()?,
+        disks: disks.into_iter().map(ReadDisk::finish).collect::<Option<_>>()?,
         pools,
     })
 }
@@ -80,10 +94,10 @@ fn pair(table: &Table<'_>, mistakes: &Mistakes) -> Option<PairIdentity> {
     table.finish();
     let name = name?.value;
     let id = match id {
-        None => fold_name(&name) as u16,
+        None => fold_name(&name),
         Some(text) => pair_id(&text, mistakes)?,
     };
-    Some(PairIdentity { name, id: id.max(1), preferred: preferred? })
+    Some(PairIdentity { name, id, preferred: preferred? })
 }
 
 fn pair_id(text: &At<&str>, mistakes: &Mistakes) -> Option<u16> {
@@ -97,13 +111,13 @@ fn pair_id(text: &At<&str>, mistakes: &Mistakes) -> Option<u16> {
     }
 }
 
-/// A number derived from a name: FNV-1a of 32 bits, folded so that both halves depend on all of it; never 0.
+/// A number derived from a name: FNV-1a of 32 bits, its halves folded together; never 0.
 ///
 /// It stands in records on disks, so it must not change between releases.
 #[must_use]
-pub fn fold_name(name: &str) -> u32 {
+pub fn fold_name(name: &str) -> u16 {
     let hash = name.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    (hash ^ (hash >> 16)).max(1)
+    ((hash ^ (hash >> 16)) as u16).max(1)
 }
 
 fn node_name(text: &At<&str>, key: &str, mistakes: &Mistakes) -> Option<NodeName> {
@@ -138,21 +152,22 @@ fn provider(table: &Table<'_>, mistakes: &Mistakes) -> Option<Provider> {
     found
 }
 
-/// The defaults: a killed process is replaced well below 500 ms, a hung one below 2 s (the time to notice, plus one
-/// contest of the lock disks, plus fencing); disk commands get as long as a slow shelf needs.
+/// The defaults are those of the failover core, whose configuration gives the reason of each.
 fn timing(table: &Table<'_>, mistakes: &Mistakes) -> Timing {
-    let read = |key, default, range: RangeInclusive<u64>| Duration::from_millis(table.milliseconds(key, default, range));
+    let read = |key, default, range: RangeInclusive<u64>| Duration::from_millis(table.number(key, default, MS, range));
     let timing = Timing {
-        poll: read("poll_ms", 25, 1..=10_000),
+        poll: read("poll_ms", 10, 1..=10_000),
         poll_brisk: read("poll_brisk_ms", 1, 1..=1_000),
+        // Twenty times what a read of a page takes on a busy machine, a third of the long wait.
         read_deadline: read("read_deadline_ms", 200, 5..=30_000),
-        heartbeat: read("heartbeat_ms", 100, 10..=30_000),
-        silent: read("silent_ms", 1_200, 50..=600_000),
-        gone: read("gone_ms", 50, 0..=600_000),
-        boot: read("boot_ms", 4_000, 50..=3_600_000),
-        retry: read("retry_ms", 300, 10..=60_000),
+        heartbeat: read("heartbeat_ms", 50, 10..=30_000),
+        silent: read("silent_ms", 600, 50..=600_000),
+        gone: read("gone_ms", 150, 0..=600_000),
+        boot: read("boot_ms", 3_000, 50..=3_600_000),
+        retry: read("retry_ms", 100, 10..=60_000),
         handoff: read("handoff_ms", 2_000, 10..=60_000),
-        disk: read("disk_ms", 3_000, 10..=600_000),
+        // As long as a slow shelf may need, and within the patience of every client named in the documents.
+        disk: read("disk_ms", 2_000, 10..=600_000),
     };
     table.finish();
     if timing.silent <= timing.heartbeat * 2 {
@@ -164,6 +179,31 @@ fn timing(table: &Table<'_>, mistakes: &Mistakes) -> Timing {
         mistakes.note(table.span(), message, "in this table");
     }
     timing
+}
+
+fn giveback(table: &Table<'_>, mistakes: &Mistakes) -> AutomaticGiveback {
+    let text = table.optional_text("automatic", "\"yes\" or \"on-request\"");
+    // Three in ten minutes: a node that fails that often is broken, and each giveback costs its clients two pauses.
+    let limit = table.number("limit", 3, "a whole number", 1..=1_000);
+    let window = table.number("within_ms", 600_000, MS, 1_000..=86_400_000);
+    table.finish();
+    match text.as_ref().map_or("yes", |text| text.value) {
+        "yes" => AutomaticGiveback::Within { limit: limit as u32, window: Duration::from_millis(window) },
+        "on-request" => AutomaticGiveback::OnRequest,
+        _ => {
+            let span = text.map_or(0..0, |text| text.span);
+            mistakes.note(&span, "`automatic` in [giveback] is wrong", "expected \"yes\" or \"on-request\"");
+            AutomaticGiveback::OnRequest
+        }
+    }
+}
+
+/// What came of a claim.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Claim {
+    Granted,
+    /// Reported as a mistake.
+    Taken,
 }
 
 /// Values of which no two may be equal, with the words for each place.
@@ -178,13 +218,14 @@ impl<'m> Distinct<'m> {
     }
 
     /// Notes a mistake if `value` was claimed before; `owner` says by whom, `what` what the value is.
-    fn claim(&mut self, value: String, span: &Range<usize>, owner: &str, what: &str) {
+    fn claim(&mut self, value: String, span: &Range<usize>, owner: &str, what: &str) -> Claim {
         if let Some(before) = self.seen.get(&value) {
             let message = format!("{what} {value} is used twice");
             self.mistakes.note(span, message, format!("already used by {before}"));
-            return;
+            return Claim::Taken;
         }
         self.seen.insert(value, owner.to_owned());
+        Claim::Granted
     }
 }
 
@@ -231,10 +272,12 @@ fn node(
     });
     let state = state?;
     let folder_of_state = folder.join(state.value);
-    paths.claim(folder_of_state.display().to_string(), &state.span, &owner, "the folder");
+    let folder_claim = paths.claim(folder_of_state.display().to_string(), &state.span, &owner, "the folder");
     let at = admin.as_ref().map_or(&state.span, |text| &text.span);
     let admin = admin.as_ref().map_or_else(|| folder_of_state.join("admin.sock"), |text| folder.join(text.value));
-    paths.claim(admin.display().to_string(), at, &owner, "the socket");
+    if folder_claim == Claim::Granted {
+        paths.claim(admin.display().to_string(), at, &owner, "the socket");
+    }
     check_socket_path(&admin, at, mistakes);
     Some(NodeSettings { name, interconnect: interconnect?, portals, target: target?, state: folder_of_state, admin })
 }
@@ -305,19 +348,32 @@ pub(super) fn disk_url(text: &str) -> Result<DiskUrl, String> {
     Ok(DiskUrl { portal, target: target.to_owned(), lun })
 }
 
-fn disks(tables: &[Table<'_>], mistakes: &Mistakes) -> Vec<At<DiskSource>> {
+/// A disk whose name could be read; the rest of it perhaps not, which is reported already.
+struct ReadDisk {
+    name: At<String>,
+    urls: Option<[DiskUrl; 2]>,
+}
+
+impl ReadDisk {
+    fn finish(self) -> Option<DiskSource> {
+        Some(DiskSource { name: self.name.value, urls: self.urls? })
+    }
+}
+
+fn disks(tables: &[Table<'_>], mistakes: &Mistakes) -> Vec<ReadDisk> {
     let read = |table: &Table<'_>| {
         let name = named(table, mistakes);
         let urls = table.text_for_each_node("url", "where it is reached, iscsi://ADDRESS:PORT/TARGET/LUN");
         table.finish();
-        let [a, b] = urls?;
-        let same = a.span == b.span;
-        let a = url(&a, mistakes);
-        let b = if same { a.clone() } else { url(&b, mistakes) };
-        let name = name?;
-        Some(At { value: DiskSource { name: name.value, urls: [a?, b?] }, span: name.span })
+        Some(ReadDisk { name: name?, urls: urls.and_then(|urls| both_urls(&urls, mistakes)) })
     };
     tables.iter().filter_map(read).collect()
+}
+
+fn both_urls([a, b]: &[At<&str>; 2], mistakes: &Mistakes) -> Option<[DiskUrl; 2]> {
+    let first = url(a, mistakes);
+    let second = if a.span == b.span { first.clone() } else { url(b, mistakes) };
+    Some([first?, second?])
 }
 
 fn url(text: &At<&str>, mistakes: &Mistakes) -> Option<DiskUrl> {
@@ -329,8 +385,8 @@ fn url(text: &At<&str>, mistakes: &Mistakes) -> Option<DiskUrl> {
     disk_url(text.value).map_err(|expected| mistakes.note(&text.span, "this is not where a disk is reached", expected)).ok()
 }
 
-fn check_lock_disks(root: &Table<'_>, lock_disks: &[At<DiskSource>], mistakes: &Mistakes) {
-    let at = lock_disks.last().map_or(root.span(), |disk| &disk.span);
+fn check_lock_disks(root: &Table<'_>, lock_disks: &[ReadDisk], mistakes: &Mistakes) {
+    let at = lock_disks.last().map_or(root.span(), |disk| &disk.name.span);
     match lock_disks.len() {
         1 | 3 => {}
         0 => mistakes.note(at, "there is no lock disk", "one or three [[lock_disk]] are expected in the file"),
@@ -342,21 +398,22 @@ fn check_lock_disks(root: &Table<'_>, lock_disks: &[At<DiskSource>], mistakes: &
     }
 }
 
-fn check_distinct_disks(lock_disks: &[At<DiskSource>], disks: &[At<DiskSource>], mistakes: &Mistakes) {
+fn check_distinct_disks(lock_disks: &[ReadDisk], disks: &[ReadDisk], mistakes: &Mistakes) {
     let mut names = Distinct::new(mistakes);
     let mut urls = [Distinct::new(mistakes), Distinct::new(mistakes)];
     let kinds = [("lock disk", lock_disks), ("disk", disks)];
     for (kind, disk) in kinds.iter().flat_map(|(kind, disks)| disks.iter().map(move |disk| (kind, disk))) {
-        let owner = format!("{kind} `{}`", disk.value.name);
-        names.claim(format!("`{}`", disk.value.name), &disk.span, &format!("a {kind}"), "the name");
-        let same = disk.value.urls[0] == disk.value.urls[1];
-        for (seen, url) in urls.iter_mut().zip(&disk.value.urls).take(if same { 1 } else { 2 }) {
-            seen.claim(url.to_string(), &disk.span, &owner, "the logical unit");
+        let owner = format!("{kind} `{}`", disk.name.value);
+        names.claim(format!("`{}`", disk.name.value), &disk.name.span, &format!("a {kind}"), "the name");
+        let Some([a, b]) = &disk.urls else { continue };
+        let first = urls[0].claim(a.to_string(), &disk.name.span, &owner, "the logical unit");
+        if first == Claim::Granted || a != b {
+            urls[1].claim(b.to_string(), &disk.name.span, &owner, "the logical unit");
         }
     }
 }
 
-fn pools(tables: &[Table<'_>], disks: &[At<DiskSource>], mistakes: &Mistakes) -> Vec<PoolLayout> {
+fn pools(tables: &[Table<'_>], disks: &[ReadDisk], mistakes: &Mistakes) -> Vec<PoolLayout> {
     let mut names = Distinct::new(mistakes);
     let mut ids = Distinct::new(mistakes);
     let mut used = Distinct::new(mistakes);
@@ -368,7 +425,7 @@ fn pools(tables: &[Table<'_>], disks: &[At<DiskSource>], mistakes: &Mistakes) ->
         let name = name?;
         names.claim(format!("`{}`", name.value), &name.span, "a pool", "the name");
         let id = fold_name(&name.value);
-        ids.claim(format!("{id:08x}"), &name.span, &format!("pool `{}`", name.value), "the number derived from the name,");
+        ids.claim(format!("{id:04x}"), &name.span, &format!("pool `{}`", name.value), "the number derived from the name,");
         let owner = format!("pool `{}`", name.value);
         let legs = mirrors.iter().filter_map(|mirror| legs(mirror, &owner, disks, &mut used, mistakes)).collect();
         if mirrors.is_empty() {
@@ -383,7 +440,7 @@ fn pools(tables: &[Table<'_>], disks: &[At<DiskSource>], mistakes: &Mistakes) ->
 fn legs(
     mirror: &At<Vec<At<&str>>>,
     owner: &str,
-    disks: &[At<DiskSource>],
+    disks: &[ReadDisk],
     used: &mut Distinct<'_>,
     mistakes: &Mistakes,
 ) -> Option<Vec<usize>> {
@@ -393,7 +450,7 @@ fn legs(
         return None;
     }
     let mut place = |leg: &At<&str>| {
-        let Some(place) = disks.iter().position(|disk| disk.value.name == leg.value) else {
+        let Some(place) = disks.iter().position(|disk| disk.name.value == leg.value) else {
             unknown_disk(leg, disks, mistakes);
             return None;
         };
@@ -403,8 +460,8 @@ fn legs(
     mirror.value.iter().map(&mut place).collect()
 }
 
-fn unknown_disk(leg: &At<&str>, disks: &[At<DiskSource>], mistakes: &Mistakes) {
-    let known: Vec<&str> = disks.iter().map(|disk| disk.value.name.as_str()).collect();
+fn unknown_disk(leg: &At<&str>, disks: &[ReadDisk], mistakes: &Mistakes) {
+    let known: Vec<&str> = disks.iter().map(|disk| disk.name.value.as_str()).collect();
     let label = match nearest(leg.value, &known) {
         Some(near) => format!("did you mean `{near}`?"),
         None => "no [[disk]] has this name".to_owned(),

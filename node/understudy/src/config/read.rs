@@ -3,7 +3,7 @@
 //! The walk never stops at a mistake; it notes it and goes on with `None`, so that one run reports everything.
 
 use std::cell::RefCell;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -63,6 +63,11 @@ impl<'d> Table<'d> {
         &self.span
     }
 
+    /// Whether the table has this key, whatever its value.
+    pub fn has(&self, key: &'static str) -> bool {
+        self.look(key).is_some()
+    }
+
     fn look(&self, key: &'static str) -> Option<&'d Spanned<DeValue<'d>>> {
         self.asked.borrow_mut().push(key);
         self.entries?.iter().find(|(name, _)| name.get_ref() == key).map(|(_, value)| value)
@@ -88,8 +93,7 @@ impl<'d> Table<'d> {
     pub fn table(&self, key: &'static str, name: &str) -> Table<'d> {
         if self.optional_is_absent(key) {
             let message = format!("there is no {name}");
-            let at = if self.span.is_empty() { &self.span } else { &self.span };
-            self.mistakes.note(at, message, format!("a table {name} is expected in the file"));
+            self.mistakes.note(&self.span, message, format!("a table {name} is expected in the file"));
             return Table::new(name, self.span.clone(), None, self.mistakes);
         }
         self.optional_table(key, name)
@@ -165,10 +169,10 @@ impl<'d> Table<'d> {
         Some([text.clone(), text])
     }
 
-    /// A whole number of milliseconds within `range`, or `default`.
-    pub fn milliseconds(&self, key: &'static str, default: u64, range: std::ops::RangeInclusive<u64>) -> u64 {
+    /// A whole number within `range`, or `default`; `unit` as "a whole number of milliseconds".
+    pub fn number(&self, key: &'static str, default: u64, unit: &str, range: RangeInclusive<u64>) -> u64 {
         let Some(value) = self.look(key) else { return default };
-        let expected = format!("a whole number of milliseconds from {} to {}", range.start(), range.end());
+        let expected = format!("{unit} from {} to {}", range.start(), range.end());
         let Some(number) = value.get_ref().as_integer() else {
             self.wrong_type(key, value, &expected);
             return default;

@@ -71,7 +71,7 @@ impl Operation {
 /// Puts steps of one or both nodes into time order and groups them.
 #[must_use]
 pub fn group(mut steps: Vec<TimelineStep>) -> Vec<Operation> {
-    steps.sort_by_key(|step| step.wall_micros);
+    steps.sort_by_key(|step| (step.wall_micros, step.node, step.number));
     let mut operations: Vec<Operation> = Vec::new();
     for step in steps {
         match (begins(&step, operations.last()), operations.last_mut()) {
@@ -96,7 +96,7 @@ fn begins(step: &TimelineStep, open: Option<&Operation>) -> Option<OperationKind
     match step.step.as_str() {
         // Two nodes that boot together make one start.
         step::BOOTING => (!within(OperationKind::Start)).then_some(OperationKind::Start),
-        step::PARTNER_GONE | step::PARTNER_SILENT | step::TAKEOVER_ASKED => {
+        step::PARTNER_LOST | step::CONTEST | step::WANT_READ | step::TAKEOVER_ASKED => {
             (!within(OperationKind::Takeover)).then_some(OperationKind::Takeover)
         }
         step::GIVEBACK_ASKED => (!within(OperationKind::BringUp)).then_some(OperationKind::BringUp),

@@ -38,6 +38,7 @@ pub struct Recorder {
 #[derive(Debug)]
 struct Kept {
     newest: VecDeque<TimelineStep>,
+    next: u64,
     writer: SyncSender<TimelineStep>,
     left_out: u64,
 }
@@ -50,18 +51,24 @@ impl Recorder {
     pub fn open(state: &Path, node: NodeName, incarnation: u64) -> io::Result<Self> {
         std::fs::create_dir_all(state)?;
         let path = state.join("timeline.jsonl");
-        let newest = read_file(&path)?.into_iter().rev().take(KEPT).rev().collect();
+        let all = read_file(&path)?;
+        let next = all.iter().map(|step| step.number.saturating_add(1)).max().unwrap_or(1);
+        let newest = all.into_iter().rev().take(KEPT).rev().collect();
         let file = append_to(&path)?;
         let (writer, lines) = sync_channel(QUEUE);
         std::thread::Builder::new().name("timeline".to_owned()).spawn(move || write_all(&path, file, &lines))?;
         let (watchers, _) = broadcast::channel(KEPT);
-        let kept = RefCell::new(Kept { newest, writer, left_out: 0 });
+        let kept = RefCell::new(Kept { newest, next, writer, left_out: 0 });
         Ok(Self { node, incarnation: format!("{incarnation:016x}"), watchers, kept })
     }
 
     /// Records a step that happens now.
     pub fn record(&self, step: &str, text: impl Into<String>, values: BTreeMap<String, serde_json::Value>) {
+        let mut kept = self.kept.borrow_mut();
+        let number = kept.next;
+        kept.next = kept.next.saturating_add(1);
         let step = TimelineStep {
+            number,
             wall_micros: wall_micros(),
             node: self.node,
             incarnation: self.incarnation.clone(),
@@ -70,7 +77,6 @@ impl Recorder {
             values,
         };
         tracing::info!(step = step.step, "{}", step.text);
-        let mut kept = self.kept.borrow_mut();
         if kept.newest.len() == KEPT {
             kept.newest.pop_front();
         }

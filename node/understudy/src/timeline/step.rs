@@ -10,7 +10,9 @@ pub const BOOTING: &str = "booting";
 pub const GIVEWAIT: &str = "givewait";
 /// The survivor read GIVEWAIT by RDMA.
 pub const GIVEWAIT_READ: &str = "givewait-read";
-/// The survivor released the reservations, "released N of N".
+/// The survivor released the reservations on the disks, "released N of N".
+pub const RESERVATIONS_RELEASED: &str = "reservations-released";
+/// The survivor's page announces the release.
 pub const RELEASED: &str = "released";
 /// The repaired node read RELEASED by RDMA.
 pub const RELEASED_READ: &str = "released-read";
@@ -32,12 +34,16 @@ pub const COMMITTED: &str = "committed";
 pub const COMMIT_READ: &str = "commit-read";
 /// The survivor has ceased to process requests for the repaired node.
 pub const CEASED: &str = "ceased";
+/// The disks of a pool are fenced for this node and read back.
+pub const FENCED: &str = "fenced";
 /// The node serves its own pools.
 pub const UP: &str = "up";
-/// The partner's link was closed, or its page says it ended.
-pub const PARTNER_GONE: &str = "partner-gone";
-/// The partner's page and heartbeat stand still.
-pub const PARTNER_SILENT: &str = "partner-silent";
+/// The partner's page or link is gone, or it says that it ended.
+pub const PARTNER_LOST: &str = "partner-lost";
+/// The lock disks are contested.
+pub const CONTEST: &str = "contest";
+/// The node read that its partner wants its pools.
+pub const WANT_READ: &str = "want-read";
 /// An operator asked for a takeover.
 pub const TAKEOVER_ASKED: &str = "takeover-asked";
 /// The node serves its partner's pools.

@@ -1,0 +1,284 @@
+//! The command line: what an operator types, and which exit status answers.
+//!
+//! Each command is a module of its own below; here is only what they are called and what `--help` says.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, ConfigError, Look, NodeName};
+use crate::timeline::Style;
+
+mod ask;
+mod failure;
+mod node;
+mod shelf;
+mod show;
+mod size;
+#[cfg(test)]
+mod tests;
+
+pub use failure::Failure;
+pub use size::{Size, VolumeWish};
+
+/// What the exit status says; part of `--help`.
+const EXIT_STATUS: &str = "\
+Exit status:
+  0  done
+  1  it could not be done, or it failed
+  2  the command line is wrong
+  3  the pair's file is wrong or missing
+  4  no node answers
+  5  the node refused (vetoes, or not now)";
+
+/// Two machines, one shelf of disks, storage that stays: a pair of nodes that take over from each other.
+#[derive(Debug, Parser)]
+#[command(name = "understudy", version, after_help = EXIT_STATUS, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// End when the process with this id ends (it must be the one that started this).
+    #[arg(long, global = true, hide = true, value_name = "PID")]
+    with_parent: Option<u32>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Watch a pair lose a node and get it back, on this machine, in under a minute
+    ///
+    /// Starts a shelf, two nodes and clients that write and verify all the time; kills a node, shows the takeover, starts
+    /// the node again, shows each step of the bring-up, and verifies every acknowledged write. Needs no rights and
+    /// leaves nothing behind.
+    Demo(DemoArgs),
+    /// Serve files of a folder as shared disks over iSCSI, with persistent reservations
+    Shelf(ShelfArgs),
+    /// Prepare the disks of a pair
+    #[command(subcommand)]
+    Pair(PairCommand),
+    /// Run one node of a pair
+    Node(NodeArgs),
+    /// Show what the nodes are doing
+    Status(StatusArgs),
+    /// Make a node take its partner's pools
+    Takeover(TakeoverArgs),
+    /// Hand the partner's pools home
+    Giveback(GivebackArgs),
+    /// Make, list and delete volumes
+    #[command(subcommand)]
+    Volume(VolumeCommand),
+    /// Show what happened: takeovers, bring-ups, givebacks, with their pauses
+    Timeline(TimelineArgs),
+}
+
+/// Which pair, for every command that needs one.
+#[derive(Debug, Clone, Args)]
+struct PairFile {
+    /// The file that describes the pair
+    #[arg(long, short = 'p', value_name = "FILE", env = "UNDERSTUDY_PAIR", default_value = "/etc/understudy/pair.toml")]
+    pair: PathBuf,
+}
+
+impl PairFile {
+    fn load(&self) -> Result<Config, ConfigError> {
+        Config::load(&self.pair)
+    }
+}
+
+#[derive(Debug, Args)]
+struct DemoArgs {
+    /// Write the result to FILE as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Keep the folder with the disks and the logs of all processes
+    #[arg(long)]
+    keep: bool,
+    /// What carries the interconnect between the two nodes
+    #[arg(long, value_name = "PROVIDER", default_value = "tcp", value_parser = ["tcp", "shm", "verbs"])]
+    provider: String,
+}
+
+#[derive(Debug, Args)]
+struct ShelfArgs {
+    /// Folder of the files that are the disks; made if need be
+    #[arg(long, value_name = "FOLDER")]
+    folder: PathBuf,
+    /// Address and port to serve at; port 0 picks a free one, which is printed
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:3260")]
+    listen: std::net::SocketAddr,
+    /// iSCSI name of the target
+    #[arg(long, value_name = "IQN", default_value = "iqn.2026-01.org.example.understudy:shelf")]
+    target: String,
+    /// A disk, as `d0:1GiB`; its logical unit number is its place, from 0
+    #[arg(long = "disk", value_name = "NAME:SIZE", required = true)]
+    disks: Vec<String>,
+    /// Bytes per block of every disk
+    #[arg(long, value_name = "BYTES", default_value = "512", value_parser = ["512", "4096"])]
+    block: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum PairCommand {
+    /// Write labels, empty pools and the first records on all disks of a pair
+    ///
+    /// Run once, on either node, before the nodes are started. Disks that hold anything are refused.
+    Init(InitArgs),
+}
+
+#[derive(Debug, Args)]
+struct InitArgs {
+    #[command(flatten)]
+    file: PairFile,
+    /// Make this volume too; may be given several times
+    #[arg(long = "volume", value_name = "NAME:SIZE:POOL")]
+    volumes: Vec<VolumeWish>,
+    /// Destroy what the disks hold, also another pair's pools
+    #[arg(long)]
+    overwrite: bool,
+    /// Reach the disks as this node does
+    #[arg(long, value_name = "NODE", default_value = "a")]
+    node: NodeName,
+}
+
+#[derive(Debug, Args)]
+struct NodeArgs {
+    /// Which node of the pair this is: a or b
+    node: NodeName,
+    #[command(flatten)]
+    file: PairFile,
+}
+
+#[derive(Debug, Args)]
+struct StatusArgs {
+    #[command(flatten)]
+    file: PairFile,
+    /// Only this node
+    #[arg(long, value_name = "NODE")]
+    node: Option<NodeName>,
+    /// As JSON, one object with both nodes
+    #[arg(long)]
+    json: bool,
+    /// Again every second, until interrupted
+    #[arg(long)]
+    watch: bool,
+}
+
+#[derive(Debug, Args)]
+struct TakeoverArgs {
+    #[command(flatten)]
+    file: PairFile,
+    /// The node that shall take over; may be left out where only one answers
+    #[arg(long, value_name = "NODE")]
+    node: Option<NodeName>,
+    /// The partner hands over, clients see a pause of milliseconds (this is the default)
+    #[arg(long, conflicts_with = "force")]
+    planned: bool,
+    /// Contest and fence the partner, whether or not it looks alive
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Debug, Args)]
+struct GivebackArgs {
+    #[command(flatten)]
+    file: PairFile,
+    /// The node that shall give back; may be left out where it is plain
+    #[arg(long, value_name = "NODE")]
+    node: Option<NodeName>,
+    /// Say what would veto it and how long the pause would be; change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Override soft vetoes (a resync in progress, a client's transfer, too many givebacks); hard ones stand
+    #[arg(long)]
+    override_vetoes: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum VolumeCommand {
+    /// Make a volume
+    Create {
+        /// Its name, unique in the pair
+        name: String,
+        /// Its size, as `64MiB` or `2GiB`
+        size: Size,
+        /// The pool it lives in
+        #[arg(long, value_name = "POOL")]
+        pool: String,
+        #[command(flatten)]
+        file: PairFile,
+    },
+    /// List all volumes and where clients find them
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        file: PairFile,
+    },
+    /// Delete a volume and everything on it
+    Delete {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        file: PairFile,
+    },
+}
+
+#[derive(Debug, Args)]
+struct TimelineArgs {
+    #[command(flatten)]
+    file: PairFile,
+    /// As JSON: a list of operations with their steps
+    #[arg(long)]
+    json: bool,
+    /// Only the newest so many operations
+    #[arg(long, value_name = "N", default_value = "10")]
+    newest: usize,
+}
+
+/// Reads the command line, does what it says, and reports.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Some(parent) = cli.with_parent
+        && let Err(failure) = node::end_with(parent)
+    {
+        return failure.report();
+    }
+    match run(cli.command) {
+        Ok(status) => status,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Demo(args) => demo(&args),
+        Command::Shelf(args) => shelf::run(&args),
+        Command::Pair(PairCommand::Init(args)) => node::pair_init(&args),
+        Command::Node(args) => node::run(&args),
+        Command::Status(args) => show::status(&args),
+        Command::Takeover(args) => ask::takeover(&args),
+        Command::Giveback(args) => ask::giveback(&args),
+        Command::Volume(command) => ask::volume(&command),
+        Command::Timeline(args) => show::timeline(&args),
+    }
+}
+
+fn demo(args: &DemoArgs) -> Result<ExitCode, Failure> {
+    let options = crate::demo::Options {
+        json: args.json.clone(),
+        folder: if args.keep { crate::demo::Keep::Always } else { crate::demo::Keep::OnFailure },
+        provider: args.provider.clone(),
+        style: Style::of_stdout(),
+    };
+    crate::demo::run(&options).map_err(Failure::from)
+}
+
+/// How error texts may look.
+fn look() -> Look {
+    match Style::of_stderr() {
+        Style::Plain => Look::Plain,
+        Style::Coloured => Look::Coloured,
+    }
+}

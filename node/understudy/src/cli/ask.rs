@@ -1,0 +1,202 @@
+//! `takeover`, `giveback`, `volume`: asking a node to do something.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::failure::list;
+use super::size::{Size, check_volume_name};
+use super::{Failure, GivebackArgs, TakeoverArgs, VolumeCommand};
+use crate::admin::{Client, Request, Response, SoftVetoes, Status, TakeoverKind, VolumeStatus};
+use crate::config::{Config, NodeName};
+
+/// A hand-off may wait for a flush of everything; clients of the pair see none of that wait.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What only looks at memory answers at once.
+const SHORT: Duration = Duration::from_secs(5);
+
+/// Asks `node` one thing.
+pub(super) fn ask(config: &Config, node: NodeName, request: &Request) -> Result<Response, Failure> {
+    let limit = match request {
+        Request::Status | Request::Timeline { .. } | Request::Events { .. } | Request::VolumeList => SHORT,
+        Request::Takeover { .. }
+        | Request::Giveback { .. }
+        | Request::GivebackDryRun
+        | Request::VolumeCreate { .. }
+        | Request::VolumeDelete { .. } => PATIENCE,
+    };
+    Ok(Client::connect(&config.node(node).admin)?.ask(request, limit)?)
+}
+
+/// The state of one node.
+pub(super) fn status_of(config: &Config, node: NodeName) -> Result<Status, Failure> {
+    match ask(config, node, &Request::Status)? {
+        Response::Status { status } => Ok(*status),
+        other => Err(Failure::from_answer(other)),
+    }
+}
+
+/// The nodes that answer here, with their state; on two machines that is the one on this machine.
+fn answering(config: &Config) -> Result<Vec<Status>, Failure> {
+    let asked = NodeName::BOTH.map(|node| status_of(config, node));
+    let mut found = Vec::new();
+    let mut failure = None;
+    for answer in asked {
+        match answer {
+            Ok(status) => found.push(status),
+            Err(error) => failure = Some(error),
+        }
+    }
+    match failure {
+        Some(failure) if found.is_empty() => Err(failure),
+        Some(_) | None => Ok(found),
+    }
+}
+
+/// The one node among `candidates`, or advice to name it.
+fn the_one(candidates: &[NodeName], what: &str) -> Result<NodeName, Failure> {
+    match candidates {
+        [one] => Ok(*one),
+        [] => Err(Failure::Refused {
+            reason: format!("no node that answers here {what}"),
+            vetoes: Vec::new(),
+            advice: "see `understudy status`".to_owned(),
+        }),
+        [..] => Err(Failure::new(format!("both nodes answer here, and either {what}"), "say which with --node a or --node b")),
+    }
+}
+
+pub(super) fn takeover(args: &TakeoverArgs) -> Result<ExitCode, Failure> {
+    let config = args.file.load()?;
+    let node = match args.node {
+        Some(node) => node,
+        None => {
+            let nodes: Vec<NodeName> = answering(&config)?.iter().map(|status| status.node).collect();
+            the_one(&nodes, "can take over")?
+        }
+    };
+    let kind = match (args.force, args.planned) {
+        (true, _) => TakeoverKind::Forced,
+        (false, true | false) => TakeoverKind::Planned,
+    };
+    report(ask(&config, node, &Request::Takeover { kind })?)
+}
+
+pub(super) fn giveback(args: &GivebackArgs) -> Result<ExitCode, Failure> {
+    let config = args.file.load()?;
+    let node = match args.node {
+        Some(node) => node,
+        None => {
+            let holders: Vec<NodeName> =
+                answering(&config)?.iter().filter(|status| holds_partners(status)).map(|status| status.node).collect();
+            the_one(&holders, "has pools of its partner")?
+        }
+    };
+    let soft_vetoes = if args.override_vetoes { SoftVetoes::Override } else { SoftVetoes::Respect };
+    let request = if args.dry_run { Request::GivebackDryRun } else { Request::Giveback { soft_vetoes } };
+    report(ask(&config, node, &request)?)
+}
+
+/// Whether a node owns a pool whose home is the other one.
+fn holds_partners(status: &Status) -> bool {
+    status.pools.iter().any(|pool| pool.owner == Some(status.node) && pool.home != status.node)
+}
+
+/// Prints an answer that is good news.
+fn report(answer: Response) -> Result<ExitCode, Failure> {
+    match answer {
+        Response::Done { text } => println!("{text}"),
+        Response::GivebackForecast { vetoes, predicted_pause_micros } => print!("{}", forecast(&vetoes, predicted_pause_micros)),
+        Response::Volumes { volumes } => print!("{}", volume_table(&volumes)),
+        other => return Err(Failure::from_answer(other)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn forecast(vetoes: &[crate::admin::Veto], pause_micros: Option<u64>) -> String {
+    let verdict = if vetoes.is_empty() {
+        "nothing speaks against a giveback now\n".to_owned()
+    } else {
+        format!("a giveback would be vetoed now:\n{}", list(vetoes))
+    };
+    let pause = match pause_micros {
+        Some(micros) => format!("clients would see a pause of about {}.{} ms\n", micros / 1000, micros % 1000 / 100),
+        None => "the pause can not be predicted yet: nothing was measured\n".to_owned(),
+    };
+    format!("{verdict}{pause}(dry run: nothing was changed)\n")
+}
+
+pub(super) fn volume(command: &VolumeCommand) -> Result<ExitCode, Failure> {
+    match command {
+        VolumeCommand::Create { name, size, pool, file } => {
+            check_volume_name(name).map_err(|expected| Failure::new(expected, ""))?;
+            let config = file.load()?;
+            if config.pool(pool).is_none() {
+                let known: Vec<&str> = config.pools.iter().map(|pool| pool.name.as_str()).collect();
+                let advice = format!("the pair's pools are: {}", known.join(", "));
+                return Err(Failure::new(format!("there is no pool `{pool}`"), advice));
+            }
+            let node = owner(&config, |status| owns(status, pool), &format!("pool `{pool}`"))?;
+            let request = Request::VolumeCreate { pool: pool.clone(), name: name.clone(), bytes: size.0 };
+            report(ask(&config, node, &request)?)
+        }
+        VolumeCommand::Delete { name, file } => {
+            let config = file.load()?;
+            let holds = |status: &Status| {
+                volumes_of(&config, status.node).is_ok_and(|all| all.iter().any(|volume| volume.name == *name))
+            };
+            let node = owner(&config, holds, &format!("volume `{name}`"))?;
+            report(ask(&config, node, &Request::VolumeDelete { name: name.clone() })?)
+        }
+        VolumeCommand::List { json, file } => volume_list(&file.load()?, *json),
+    }
+}
+
+fn owns(status: &Status, pool: &str) -> bool {
+    status.pools.iter().any(|known| known.name == pool && known.owner == Some(status.node))
+}
+
+/// The answering node of which `has` is true.
+fn owner(config: &Config, has: impl Fn(&Status) -> bool, what: &str) -> Result<NodeName, Failure> {
+    let found = answering(config)?.into_iter().find(|status| has(status));
+    found.map(|status| status.node).ok_or_else(|| {
+        let advice = "ask on the node that serves it, or look at `understudy status`";
+        Failure::new(format!("no node that answers here has {what}"), advice)
+    })
+}
+
+fn volumes_of(config: &Config, node: NodeName) -> Result<Vec<VolumeStatus>, Failure> {
+    match ask(config, node, &Request::VolumeList)? {
+        Response::Volumes { volumes } => Ok(volumes),
+        other => Err(Failure::from_answer(other)),
+    }
+}
+
+fn volume_list(config: &Config, json: bool) -> Result<ExitCode, Failure> {
+    let mut volumes = Vec::new();
+    for status in answering(config)? {
+        volumes.extend(volumes_of(config, status.node)?);
+    }
+    if json {
+        println!("{}", super::show::pretty(&volumes)?);
+    } else {
+        print!("{}", volume_table(&volumes));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn volume_table(volumes: &[VolumeStatus]) -> String {
+    let mut out = String::new();
+    for volume in volumes {
+        let size = Size(volume.bytes).to_string();
+        out.push_str(&format!("{:<20} {size:>10}  {:<12}", volume.name, volume.pool));
+        for portal in &volume.portals {
+            out.push_str(&format!("  iscsi://{portal}/{}/{}", volume.target, volume.lun));
+        }
+        out.push('\n');
+    }
+    if volumes.is_empty() {
+        out.push_str("there are no volumes; make one with `understudy volume create NAME SIZE --pool POOL`\n");
+    }
+    out
+}

@@ -1,0 +1,58 @@
+//! `shelf`: files of a folder as shared disks, until interrupted.
+
+use std::process::ExitCode;
+
+use understudy_shelf::{Shelf, ShelfConfig, ShelfDisk};
+
+use super::node::{on_runtime, start_log};
+use super::{Failure, ShelfArgs, Size};
+
+pub(super) fn run(args: &ShelfArgs) -> Result<ExitCode, Failure> {
+    let config = config(args)?;
+    start_log();
+    on_runtime(serve(config))?
+}
+
+fn config(args: &ShelfArgs) -> Result<ShelfConfig, Failure> {
+    // PANIC: clap accepts nothing but 512 and 4096.
+    let block_bytes: u32 = args.block.parse().expect("clap checked the block size");
+    let disks = args.disks.iter().map(|text| disk(text, block_bytes)).collect::<Result<_, _>>()?;
+    Ok(ShelfConfig { folder: args.folder.clone(), listen: args.listen, target: args.target.clone(), disks })
+}
+
+fn disk(text: &str, block_bytes: u32) -> Result<ShelfDisk, Failure> {
+    let wrong = |why: String| Failure::new(format!("--disk {text}: {why}"), "write it as name:size, as in d0:1GiB");
+    let (name, size) = text.split_once(':').ok_or_else(|| wrong("there is no size".to_owned()))?;
+    let Size(bytes) = size.parse().map_err(wrong)?;
+    if bytes % u64::from(block_bytes) != 0 {
+        return Err(wrong(format!("{bytes} bytes are no whole number of blocks of {block_bytes}")));
+    }
+    Ok(ShelfDisk { name: name.to_owned(), bytes, block_bytes })
+}
+
+async fn serve(config: ShelfConfig) -> Result<ExitCode, Failure> {
+    let target = config.target.clone();
+    let names: Vec<String> = config.disks.iter().map(|disk| disk.name.clone()).collect();
+    let shelf = Shelf::start(config)
+        .await
+        .map_err(|error| Failure::new(format!("the shelf does not start: {error}"), ""))?;
+    // Programs that start a shelf on port 0 read this line.
+    println!("shelf serves at {}", shelf.address());
+    for (lun, name) in names.iter().enumerate() {
+        println!("  {name}  iscsi://{}/{target}/{lun}", shelf.address());
+    }
+    interrupted().await?;
+    shelf.stop().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Waits for SIGINT or SIGTERM.
+async fn interrupted() -> Result<(), Failure> {
+    let failed = |error: std::io::Error| Failure::new(format!("cannot wait for signals: {error}"), "");
+    let kind = tokio::signal::unix::SignalKind::terminate();
+    let mut terminate = tokio::signal::unix::signal(kind).map_err(failed)?;
+    tokio::select! {
+        outcome = tokio::signal::ctrl_c() => outcome.map_err(failed),
+        _ = terminate.recv() => Ok(()),
+    }
+}

@@ -1,0 +1,380 @@
+//! A whole pair on this machine: a shelf and two nodes as processes of their own, in a folder of their own.
+//!
+//! The demo runs on it, and so do the tests that kill, stop and restart nodes. It starts the processes with this very
+//! program (or the one named), keeps their logs, and ends every one of them by its own id when dropped; should this
+//! process itself be killed, the kernel ends them.
+//!
+//! It waits by asking the nodes, with a limit, and never assumes that something took a certain time.
+
+mod free_port;
+mod process;
+mod watch;
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use understudy_load::LunAddress;
+
+use crate::admin::{Client, Request, Response, Status, VolumeStatus};
+use crate::cli::Size;
+use crate::config::{Config, NodeName};
+
+pub use free_port::free_ports;
+pub use process::{Process, Signal};
+pub use watch::{Seen, Watch};
+
+/// Between two looks at something that is waited for. Short against everything measured here.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// What a pair shall be made of.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The executable that is the shelf and the nodes; this one if none.
+    pub program: Option<PathBuf>,
+    /// Folder for disks, logs, sockets; must exist and be empty.
+    pub folder: PathBuf,
+    /// libfabric provider of the interconnect.
+    pub provider: String,
+    /// Mirrors in the pool of each node.
+    pub mirrors: usize,
+    /// Size of a pool disk.
+    pub disk_bytes: u64,
+    /// Volumes in the pool of each node.
+    pub volumes: usize,
+    /// Size of a volume.
+    pub volume_bytes: u64,
+    /// Lines for `[timing]` and `[giveback]`, as TOML.
+    pub more: String,
+    /// Where the disks come from.
+    pub shelf: ShelfKind,
+}
+
+/// Where the disks of a pair come from.
+#[derive(Debug, Clone)]
+pub enum ShelfKind {
+    /// `understudy shelf`, started by the harness.
+    Own,
+    /// Something else that serves the disks already: one URL each for `l0 l1 l2` and then the pool disks in order.
+    Given(Vec<String>),
+}
+
+impl Plan {
+    /// One mirror and one volume of 32 MiB a node, on the own shelf.
+    #[must_use]
+    pub fn small(folder: &Path) -> Self {
+        Self {
+            program: None,
+            folder: folder.to_owned(),
+            provider: "tcp".to_owned(),
+            mirrors: 1,
+            disk_bytes: 128 << 20,
+            volumes: 1,
+            volume_bytes: 32 << 20,
+            more: String::new(),
+            shelf: ShelfKind::Own,
+        }
+    }
+
+    fn disk_names(&self) -> Vec<String> {
+        (0..self.mirrors * 4).map(|index| format!("d{index}")).collect()
+    }
+}
+
+/// Size of a lock disk: twice the smallest the layout allows.
+const LOCK_DISK_BYTES: u64 = 16 << 20;
+
+/// iSCSI name of the harness's own shelf.
+const SHELF_TARGET: &str = "iqn.2026-01.org.example.understudy:shelf";
+
+/// A pair, from its folder up. Dropping it ends every process.
+#[derive(Debug)]
+pub struct Pair {
+    plan: Plan,
+    program: PathBuf,
+    config: Config,
+    shelf_address: SocketAddr,
+    shelf: Option<Process>,
+    nodes: [Option<Process>; 2],
+}
+
+impl Pair {
+    /// Chooses ports and writes the pair's file. Starts nothing.
+    ///
+    /// # Errors
+    /// No free ports, no program, an unusable plan.
+    pub fn lay_out(plan: Plan) -> anyhow::Result<Self> {
+        let program = match &plan.program {
+            Some(program) => program.clone(),
+            None => std::env::current_exe().context("cannot find this program's own file")?,
+        };
+        let addresses = free_ports(5)?;
+        let [interconnect_a, interconnect_b, portal_a, portal_b, shelf] = addresses[..] else {
+            bail!("expected 5 free ports, got {}", addresses.len());
+        };
+        let text = pair_file(&plan, [interconnect_a, interconnect_b], [portal_a, portal_b], shelf)?;
+        let file = plan.folder.join("pair.toml");
+        std::fs::write(&file, &text).with_context(|| format!("cannot write {}", file.display()))?;
+        let config = Config::load(&file).map_err(|error| anyhow::anyhow!(error.render(crate::config::Look::Plain)))?;
+        Ok(Self { plan, program, config, shelf_address: shelf, shelf: None, nodes: [None, None] })
+    }
+
+    /// What the pair's file says.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The folder with everything, also the logs `shelf.log`, `node-a.log`, `node-b.log`.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.plan.folder
+    }
+
+    /// Where the own shelf serves.
+    #[must_use]
+    pub fn shelf_address(&self) -> SocketAddr {
+        self.shelf_address
+    }
+
+    /// Starts the shelf and waits until it serves; nothing with a given shelf.
+    ///
+    /// # Errors
+    /// It does not come up within 10 s.
+    pub fn start_shelf(&mut self) -> anyhow::Result<()> {
+        if let ShelfKind::Given(_) = self.plan.shelf {
+            return Ok(());
+        }
+        let mut args = vec!["shelf".to_owned(), "--folder".to_owned(), self.folder_of("shelf")];
+        args.extend(["--listen".to_owned(), self.shelf_address.to_string()]);
+        args.extend(["--target".to_owned(), SHELF_TARGET.to_owned()]);
+        let locks = ["l0", "l1", "l2"].map(|name| format!("{name}:{LOCK_DISK_BYTES}"));
+        let disks = self.plan.disk_names().into_iter().map(|name| format!("{name}:{}", self.plan.disk_bytes));
+        for disk in locks.into_iter().chain(disks) {
+            args.extend(["--disk".to_owned(), disk]);
+        }
+        let mut shelf = Process::start(&self.program, &args, &self.folder().join("shelf.log"))?;
+        let address = self.shelf_address;
+        shelf.wait_until(Duration::from_secs(10), "serves", || std::net::TcpStream::connect(address).is_ok())?;
+        self.shelf = Some(shelf);
+        Ok(())
+    }
+
+    fn folder_of(&self, name: &str) -> String {
+        self.folder().join(name).display().to_string()
+    }
+
+    /// Prepares the disks and makes the volumes; gives what `pair init` printed.
+    ///
+    /// # Errors
+    /// What `pair init` said.
+    pub fn init(&self) -> anyhow::Result<String> {
+        let mut args = vec!["pair".to_owned(), "init".to_owned(), "--pair".to_owned(), self.file()];
+        for pool in &self.config.pools {
+            for index in 0..self.plan.volumes {
+                let volume = format!("{}:{}:{}", volume_name(pool.home, index), self.plan.volume_bytes, pool.name);
+                args.extend(["--volume".to_owned(), volume]);
+            }
+        }
+        self.command(&args)
+    }
+
+    fn file(&self) -> String {
+        self.config.file.display().to_string()
+    }
+
+    /// Runs another command of the program to its end and gives what it printed.
+    ///
+    /// # Errors
+    /// It failed, with what it said.
+    pub fn command(&self, args: &[String]) -> anyhow::Result<String> {
+        process::run(&self.program, args)
+    }
+
+    /// Starts a node; does not wait.
+    ///
+    /// # Errors
+    /// It runs already, or cannot be started.
+    pub fn start(&mut self, node: NodeName) -> anyhow::Result<()> {
+        let place = &mut self.nodes[node.index()];
+        if place.is_some() {
+            bail!("node {node} runs already");
+        }
+        let args = ["node".to_owned(), node.to_string(), "--pair".to_owned(), self.config.file.display().to_string()];
+        *place = Some(Process::start(&self.program, &args, &self.plan.folder.join(format!("node-{node}.log")))?);
+        Ok(())
+    }
+
+    /// Kills a node with SIGKILL and waits until it is gone.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill(&mut self, node: NodeName) -> anyhow::Result<()> {
+        let process = self.nodes[node.index()].take().with_context(|| format!("node {node} does not run"))?;
+        process.end();
+        Ok(())
+    }
+
+    /// Kills the shelf with SIGKILL.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill_shelf(&mut self) -> anyhow::Result<()> {
+        self.shelf.take().context("the shelf does not run")?.end();
+        Ok(())
+    }
+
+    /// Sends a signal to a node.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn signal(&self, node: NodeName, signal: Signal) -> anyhow::Result<()> {
+        self.process(node)?.signal(signal)
+    }
+
+    /// Sends a signal to the shelf.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn signal_shelf(&self, signal: Signal) -> anyhow::Result<()> {
+        self.shelf.as_ref().context("the shelf does not run")?.signal(signal)
+    }
+
+    fn process(&self, node: NodeName) -> anyhow::Result<&Process> {
+        self.nodes[node.index()].as_ref().with_context(|| format!("node {node} does not run"))
+    }
+
+    /// Asks a node one thing.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn ask(&self, node: NodeName, request: &Request, limit: Duration) -> anyhow::Result<Response> {
+        Ok(Client::connect(&self.config.node(node).admin)?.ask(request, limit)?)
+    }
+
+    /// The state of a node.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn status(&self, node: NodeName) -> anyhow::Result<Status> {
+        match self.ask(node, &Request::Status, Duration::from_secs(2))? {
+            Response::Status { status } => Ok(*status),
+            other => bail!("node {node} answered its status with {other:?}"),
+        }
+    }
+
+    /// The volumes a node serves.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn volumes(&self, node: NodeName) -> anyhow::Result<Vec<VolumeStatus>> {
+        match self.ask(node, &Request::VolumeList, Duration::from_secs(5))? {
+            Response::Volumes { volumes } => Ok(volumes),
+            other => bail!("node {node} answered its volumes with {other:?}"),
+        }
+    }
+
+    /// Waits until a node's state word is one of `states`; gives its status then.
+    ///
+    /// # Errors
+    /// It is not within `limit`, or the node's process ended.
+    pub fn wait_for_state(&mut self, node: NodeName, states: &[&str], limit: Duration) -> anyhow::Result<Status> {
+        let deadline = Instant::now() + limit;
+        let mut last = "it never answered".to_owned();
+        // BOUND: the deadline.
+        while Instant::now() < deadline {
+            self.check_alive(node)?;
+            match self.status(node) {
+                Ok(status) if states.contains(&status.state.as_str()) => return Ok(status),
+                Ok(status) => last = format!("it is {} ({})", status.state, status.stage),
+                Err(error) => last = format!("{error:#}"),
+            }
+            std::thread::sleep(LOOK);
+        }
+        bail!("node {node} is not {} after {} s: {last}", states.join(" or "), limit.as_secs())
+    }
+
+    /// Fails if a node that was started has ended by itself.
+    ///
+    /// # Errors
+    /// It has, with the end of its log.
+    pub fn check_alive(&mut self, node: NodeName) -> anyhow::Result<()> {
+        match &mut self.nodes[node.index()] {
+            Some(process) => process.check_alive(),
+            None => Ok(()),
+        }
+    }
+
+    /// Where a client finds a volume, under the initiator name given.
+    #[must_use]
+    pub fn address_of(volume: &VolumeStatus, initiator: &str) -> Option<LunAddress> {
+        let portal = *volume.portals.first()?;
+        Some(LunAddress { portal, target: volume.target.clone(), lun: volume.lun, initiator: initiator.to_owned() })
+    }
+
+    /// Watches what nodes record, from before they run to after they ended.
+    #[must_use]
+    pub fn watch(&self) -> Watch {
+        Watch::start(NodeName::BOTH.map(|node| self.config.node(node).admin.clone()))
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        // The nodes first: they would only complain about the shelf.
+        for process in self.nodes.iter_mut().filter_map(Option::take) {
+            process.end();
+        }
+        if let Some(shelf) = self.shelf.take() {
+            shelf.end();
+        }
+    }
+}
+
+/// Name of the `index`th volume in the pool of `home`.
+#[must_use]
+pub fn volume_name(home: NodeName, index: usize) -> String {
+    format!("vol-{home}{index}")
+}
+
+fn pair_file(
+    plan: &Plan,
+    interconnects: [SocketAddr; 2],
+    portals: [SocketAddr; 2],
+    shelf: SocketAddr,
+) -> anyhow::Result<String> {
+    let names: Vec<String> = ["l0", "l1", "l2"].map(str::to_owned).into_iter().chain(plan.disk_names()).collect();
+    let urls = match &plan.shelf {
+        ShelfKind::Own => (0..names.len()).map(|lun| format!("iscsi://{shelf}/{SHELF_TARGET}/{lun}")).collect(),
+        ShelfKind::Given(urls) if urls.len() == names.len() => urls.clone(),
+        ShelfKind::Given(urls) => bail!("{} disks are needed, {} were given", names.len(), urls.len()),
+    };
+    let mut text = format!("[pair]\nname = \"demo\"\n\n[interconnect]\nprovider = \"{}\"\n\n{}\n", plan.provider, plan.more);
+    for node in NodeName::BOTH {
+        let (interconnect, portal) = (interconnects[node.index()], portals[node.index()]);
+        let target = format!("iqn.2026-01.org.example.understudy:node-{node}");
+        write!(
+            text,
+            "[node.{node}]\ninterconnect = \"{interconnect}\"\nportals = [\"{portal}\"]\ntarget = \"{target}\"\nstate = \"state-{node}\"\n\n"
+        )?;
+    }
+    for (index, (name, url)) in names.iter().zip(&urls).enumerate() {
+        let kind = if index < 3 { "lock_disk" } else { "disk" };
+        write!(text, "[[{kind}]]\nname = \"{name}\"\nurl = \"{url}\"\n\n")?;
+    }
+    for node in NodeName::BOTH {
+        let legs = |mirror: usize| (node.index() * plan.mirrors + mirror) * 2;
+        let mirrors: Vec<String> =
+            (0..plan.mirrors).map(|mirror| format!("[\"d{}\", \"d{}\"]", legs(mirror), legs(mirror) + 1)).collect();
+        write!(text, "[[pool]]\nname = \"pool-{node}\"\nhome = \"{node}\"\nmirrors = [{}]\n\n", mirrors.join(", "))?;
+    }
+    Ok(text)
+}
+
+/// A size for people.
+#[must_use]
+pub fn size(bytes: u64) -> String {
+    Size(bytes).to_string()
+}

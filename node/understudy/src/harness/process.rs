@@ -1,0 +1,129 @@
+//! One child process: started with its output in a log, ended by its own id.
+
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+pub use rustix::process::Signal;
+
+/// Lines of a log shown when something went wrong.
+const LOG_TAIL: usize = 20;
+
+/// A child process. Dropping it kills it.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    what: String,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `program` with `args`, its output appended to `log`. It ends when this process does.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start(program: &Path, args: &[String], log: &Path) -> anyhow::Result<Self> {
+        let what = format!("{} {}", program.display(), args.join(" "));
+        let output = open_log(log).with_context(|| format!("cannot open {}", log.display()))?;
+        let child = command(program, args)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .spawn()
+            .with_context(|| format!("cannot start {what}"))?;
+        Ok(Self { child, what, log: log.to_owned() })
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        // The child was not waited for, so its id can not have passed to another process.
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).with_context(|| format!("cannot signal {}", self.what))
+    }
+
+    /// Fails if it has ended.
+    ///
+    /// # Errors
+    /// It has, with the end of its log.
+    pub fn check_alive(&mut self) -> anyhow::Result<()> {
+        match self.child.try_wait()? {
+            None => Ok(()),
+            Some(status) => bail!("{} ended by itself ({status}); the end of {}:\n{}", self.what, self.log.display(), tail(&self.log)),
+        }
+    }
+
+    /// Waits until `reached`, at most `limit`.
+    ///
+    /// # Errors
+    /// It was not, or the process ended.
+    pub fn wait_until(&mut self, limit: Duration, what: &str, mut reached: impl FnMut() -> bool) -> anyhow::Result<()> {
+        let deadline = Instant::now() + limit;
+        // BOUND: the deadline.
+        while !reached() {
+            self.check_alive()?;
+            if Instant::now() >= deadline {
+                bail!("{} not {what} after {} s; the end of its log:\n{}", self.what, limit.as_secs(), tail(&self.log));
+            }
+            std::thread::sleep(super::LOOK);
+        }
+        Ok(())
+    }
+
+    /// Kills it and waits until it is gone.
+    pub fn end(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Both fail only if it has ended already.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Runs `program` to its end and gives what it printed.
+///
+/// # Errors
+/// It failed, with what it said.
+pub(super) fn run(program: &Path, args: &[String]) -> anyhow::Result<String> {
+    let output = command(program, args).stdin(Stdio::null()).output();
+    let output = output.with_context(|| format!("cannot start {}", program.display()))?;
+    if !output.status.success() {
+        bail!("`understudy {}` ended with {}:\n{}", args.join(" "), output.status, String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn command(program: &Path, args: &[String]) -> Command {
+    let mut command = Command::new(program);
+    // A process group of its own: Ctrl-C in the terminal is for this process, which then ends its children in order.
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    command.arg("--with-parent").arg(std::process::id().to_string()).args(args);
+    command
+}
+
+fn open_log(log: &Path) -> std::io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(log)
+}
+
+/// The last lines of a log.
+fn tail(log: &Path) -> String {
+    let bytes = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LOG_TAIL)..].join("\n")
+}
