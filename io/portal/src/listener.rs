@@ -32,8 +32,8 @@ impl Listener {
         socket.set_reuse_port(true)?;
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
-        crate::steer::prefer_newest(socket.as_fd())?;
         socket.listen(BACKLOG)?;
+        crate::steer::prefer_newest(socket.as_fd())?;
         let socket = TcpListener::from_std(socket.into())?;
         let address = socket.local_addr()?;
         Ok(Self { socket, address })

@@ -15,10 +15,10 @@ const RETURN_CONSTANT: u16 = 0x06;
 /// Index of the listener that gets new connections: the second bound, that is the newer of two.
 const NEWER_OF_TWO: u32 = 1;
 
-/// Attaches the steering program to a socket with `SO_REUSEPORT` set.
+/// Attaches the steering program to the group of a listening socket with `SO_REUSEPORT` set.
 ///
-/// Has to happen before `listen`, so that no connection can arrive between a second `listen` and the program. A
-/// socket that later joins a group that has a program already takes over the group's.
+/// Has to happen after `listen`: the kernel refuses to let a socket that has a group of its own join another one. The
+/// group keeps the program, so one that listens second is steered from its first moment.
 pub(crate) fn prefer_newest(socket: BorrowedFd<'_>) -> io::Result<()> {
     let mut program = [libc::sock_filter { code: RETURN_CONSTANT, jt: 0, jf: 0, k: NEWER_OF_TWO }];
     let descriptor = libc::sock_fprog { len: 1, filter: program.as_mut_ptr() };

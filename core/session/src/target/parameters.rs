@@ -203,7 +203,6 @@ impl Negotiation {
     ///
     /// # Errors
     /// [`NegotiationError`]: the login has to be ended.
-    #[expect(clippy::too_many_lines, reason = "a flat table, one arm a key")]
     pub fn answer(&mut self, kind: SessionKind, key: &str, value: &str) -> Result<Answer, NegotiationError> {
         self.declare(key)?;
         if kind == SessionKind::Discovery && only_in_normal_sessions(key) {
