@@ -447,26 +447,40 @@ impl Connection {
         }
     }
 
-    /// Ends the nexus, says the last words, and leaves the books; only then is the connection over for others.
+    /// Ends the nexus and the socket. Others who wait for the end of this connection wait only for the nexus.
     async fn wind_up(mut self, ending: &Ending) {
         self.admission = None;
         self.leaving = None;
         let nexus = self.release_nexus();
         match ending {
-            Ending::Session(_) | Ending::Dropped => {
+            Ending::Session(_) => {
+                self.close_nexus(nexus).await;
                 let words = std::future::poll_fn(|context| self.poll_last_words(context));
                 // A socket that does not take them in time, or fails, is closed all the same.
                 let _ = tokio::time::timeout(LAST_WORDS, words).await;
+                farewell::end_in_order(self.stream);
             }
-            Ending::Closed | Ending::Socket(_) | Ending::Fenced => {}
+            Ending::Dropped | Ending::Closed | Ending::Socket(_) | Ending::Fenced => {
+                if matches!(ending, Ending::Dropped) {
+                    // What was answered goes out as far as the socket takes it: the client is to come back now.
+                    let _ = std::future::poll_fn(|context| Poll::Ready(self.poll_write(context))).await;
+                }
+                let Self { stream, admitted, enrolled, .. } = self;
+                farewell::end_in_order(stream);
+                if let Some(nexus) = nexus {
+                    nexus.close().await;
+                }
+                drop((admitted, enrolled));
+            }
         }
-        let Self { stream, enrolled, admitted, .. } = self;
-        farewell::end_in_order(stream);
+    }
+
+    async fn close_nexus(&mut self, nexus: Option<NexusHandle>) {
         if let Some(nexus) = nexus {
             nexus.close().await;
         }
-        drop(admitted);
-        drop(enrolled);
+        self.admitted = None;
+        self.enrolled.control.is_over();
     }
 
     fn poll_last_words(&mut self, context: &mut Context<'_>) -> Poll<()> {

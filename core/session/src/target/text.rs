@@ -46,6 +46,8 @@ pub(crate) struct Exchange {
     answers: KeyList,
     outgoing: Bytes,
     tag: Option<TaskTag>,
+    /// Whether the initiator has said all it has to say (F bit); until then neither may we (RFC 7143 §11.11.1).
+    all_asked: bool,
 }
 
 impl Exchange {
@@ -65,6 +67,7 @@ impl Exchange {
         } else if request.transfer_tag != EXCHANGE || self.tag != Some(request.tag) {
             return Err(RejectReason::INVALID_PDU_FIELD);
         }
+        self.all_asked = request.is_final;
         if !self.outgoing.is_empty() {
             self.respond(agreed, wire);
             return Ok(None);
@@ -124,7 +127,7 @@ impl Exchange {
     fn respond(&mut self, agreed: &Parameters, wire: &mut Wire) {
         let piece = self.outgoing.split_to(self.outgoing.len().min(agreed.send_data_segment as usize));
         let more = !self.outgoing.is_empty();
-        self.send(!more, more, piece, wire);
+        self.send(!more && self.all_asked, more, piece, wire);
     }
 
     fn send(&mut self, is_final: bool, more_text: bool, text: Bytes, wire: &mut Wire) {
