@@ -75,7 +75,13 @@ enum Command {
 #[derive(Debug, Clone, Args)]
 struct PairFile {
     /// The file that describes the pair
-    #[arg(long, short = 'p', value_name = "FILE", env = "UNDERSTUDY_PAIR", default_value = "/etc/understudy/pair.toml")]
+    #[arg(
+        long,
+        short = 'p',
+        value_name = "FILE",
+        env = "UNDERSTUDY_PAIR",
+        default_value = "/etc/understudy/pair.toml"
+    )]
     pair: PathBuf,
 }
 

@@ -18,6 +18,9 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use understudy_disk::session::Place;
+use understudy_disk::url::LunUrl;
+
 pub use build::fold_name;
 pub use mistake::{ConfigError, Look, Mistake};
 
@@ -175,6 +178,14 @@ pub struct DiskUrl {
     pub target: String,
     /// Logical unit number.
     pub lun: u16,
+}
+
+impl DiskUrl {
+    /// The same as the disk back end wants it.
+    #[must_use]
+    pub fn lun_url(&self) -> LunUrl {
+        LunUrl { place: Place { portal: self.portal.to_string(), target: self.target.clone() }, lun: self.lun }
+    }
 }
 
 impl fmt::Display for DiskUrl {

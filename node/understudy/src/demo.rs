@@ -66,6 +66,8 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
             println!("\ndisks and logs are in {}", kept.display());
             Ok(status)
         }
-        Err(error) => Err(error.context(format!("the demo did not get to its end; disks and logs are in {}", kept.display()))),
+        Err(error) => {
+            Err(error.context(format!("the demo did not get to its end; disks and logs are in {}", kept.display())))
+        }
     }
 }

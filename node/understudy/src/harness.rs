@@ -351,7 +351,8 @@ fn pair_file(
         ShelfKind::Given(urls) if urls.len() == names.len() => urls.clone(),
         ShelfKind::Given(urls) => bail!("{} disks are needed, {} were given", names.len(), urls.len()),
     };
-    let mut text = format!("[pair]\nname = \"demo\"\n\n[interconnect]\nprovider = \"{}\"\n\n{}\n", plan.provider, plan.more);
+    let mut text =
+        format!("[pair]\nname = \"demo\"\n\n[interconnect]\nprovider = \"{}\"\n\n{}\n", plan.provider, plan.more);
     for node in NodeName::BOTH {
         let (interconnect, portal) = (interconnects[node.index()], portals[node.index()]);
         let target = format!("iqn.2026-01.org.example.understudy:node-{node}");

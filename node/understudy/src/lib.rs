@@ -4,6 +4,10 @@
 //! because of the world in `io`; here they are wired together and shown to people.
 
 pub mod admin;
+pub mod cli;
 pub mod config;
+pub mod demo;
 pub mod driver;
+pub mod harness;
+pub mod pair_init;
 pub mod timeline;

@@ -1,2 +1,5 @@
-//! Under construction.
-fn main() {}
+//! The executable; everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    understudy::cli::main()
+}

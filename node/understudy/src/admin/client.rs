@@ -52,7 +52,8 @@ impl Client {
     /// # Errors
     /// [`ClientError::NoNode`].
     pub fn connect(path: &Path) -> Result<Self, ClientError> {
-        let stream = UnixStream::connect(path).map_err(|source| ClientError::NoNode { path: path.to_owned(), source })?;
+        let stream =
+            UnixStream::connect(path).map_err(|source| ClientError::NoNode { path: path.to_owned(), source })?;
         Ok(Self { path: path.to_owned(), stream: BufReader::new(stream) })
     }
 

@@ -141,12 +141,15 @@ async fn next_line(lines: &mut BufReader<OwnedReadHalf>) -> io::Result<Option<St
 }
 
 fn parse(line: &str) -> Result<Request, Response> {
-    let failed = |reason: String| Response::Failed { reason, advice: "use the `understudy` of this release".to_owned() };
-    let version: Line<Ignored> = serde_json::from_str(line).map_err(|error| failed(format!("unreadable request: {error}")))?;
+    let failed =
+        |reason: String| Response::Failed { reason, advice: "use the `understudy` of this release".to_owned() };
+    let version: Line<Ignored> =
+        serde_json::from_str(line).map_err(|error| failed(format!("unreadable request: {error}")))?;
     if version.understudy != VERSION {
         return Err(failed(format!("this node speaks admin protocol {VERSION}, not {}", version.understudy)));
     }
-    let line: Line<Request> = serde_json::from_str(line).map_err(|error| failed(format!("unknown request: {error}")))?;
+    let line: Line<Request> =
+        serde_json::from_str(line).map_err(|error| failed(format!("unknown request: {error}")))?;
     Ok(line.body)
 }
 

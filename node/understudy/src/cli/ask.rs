@@ -62,7 +62,10 @@ fn the_one(candidates: &[NodeName], what: &str) -> Result<NodeName, Failure> {
             vetoes: Vec::new(),
             advice: "see `understudy status`".to_owned(),
         }),
-        [..] => Err(Failure::new(format!("both nodes answer here, and either {what}"), "say which with --node a or --node b")),
+        [..] => Err(Failure::new(
+            format!("both nodes answer here, and either {what}"),
+            "say which with --node a or --node b",
+        )),
     }
 }
 
@@ -106,7 +109,9 @@ fn holds_partners(status: &Status) -> bool {
 fn report(answer: Response) -> Result<ExitCode, Failure> {
     match answer {
         Response::Done { text } => println!("{text}"),
-        Response::GivebackForecast { vetoes, predicted_pause_micros } => print!("{}", forecast(&vetoes, predicted_pause_micros)),
+        Response::GivebackForecast { vetoes, predicted_pause_micros } => {
+            print!("{}", forecast(&vetoes, predicted_pause_micros))
+        }
         Response::Volumes { volumes } => print!("{}", volume_table(&volumes)),
         other => return Err(Failure::from_answer(other)),
     }

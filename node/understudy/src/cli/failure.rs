@@ -82,9 +82,10 @@ impl Failure {
             | Response::GivebackForecast { .. }
             | Response::Volumes { .. }
             | Response::Timeline { .. }
-            | Response::Event { .. } => {
-                Self::new("the node gave an answer that does not belong to the question", "use the same release on both sides")
-            }
+            | Response::Event { .. } => Self::new(
+                "the node gave an answer that does not belong to the question",
+                "use the same release on both sides",
+            ),
         }
     }
 }

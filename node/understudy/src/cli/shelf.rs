@@ -33,9 +33,8 @@ fn disk(text: &str, block_bytes: u32) -> Result<ShelfDisk, Failure> {
 async fn serve(config: ShelfConfig) -> Result<ExitCode, Failure> {
     let target = config.target.clone();
     let names: Vec<String> = config.disks.iter().map(|disk| disk.name.clone()).collect();
-    let shelf = Shelf::start(config)
-        .await
-        .map_err(|error| Failure::new(format!("the shelf does not start: {error}"), ""))?;
+    let shelf =
+        Shelf::start(config).await.map_err(|error| Failure::new(format!("the shelf does not start: {error}"), ""))?;
     // Programs that start a shelf on port 0 read this line.
     println!("shelf serves at {}", shelf.address());
     for (lun, name) in names.iter().enumerate() {

@@ -73,7 +73,12 @@ fn as_text(config: &Config, answers: &Answers, style: Style) -> String {
         match answer {
             Ok(status) => one_node(&mut out, status, style),
             Err(_) => {
-                let _ = writeln!(out, "{}  no answer at {}\n", style.node(*node, &format!("node {node}")), config.node(*node).admin.display());
+                let _ = writeln!(
+                    out,
+                    "{}  no answer at {}\n",
+                    style.node(*node, &format!("node {node}")),
+                    config.node(*node).admin.display()
+                );
             }
         }
     }

@@ -10,7 +10,9 @@ use toml::de::DeTable;
 
 use super::mistake::{ConfigError, Mistake};
 use super::read::{At, Mistakes, Table, nearest};
-use super::{AutomaticGiveback, Config, DiskSource, DiskUrl, NodeName, NodeSettings, PairIdentity, PoolLayout, Provider, Timing};
+use super::{
+    AutomaticGiveback, Config, DiskSource, DiskUrl, NodeName, NodeSettings, PairIdentity, PoolLayout, Provider, Timing,
+};
 
 /// Longest path of the admin socket: `sun_path` of unix(7) holds 108 bytes with the closing zero, and the socket is made
 /// with `.new` behind its name.
@@ -26,7 +28,8 @@ const MS: &str = "a whole number of milliseconds";
 const ISCSI_NAME_BYTES: usize = 223;
 
 pub(super) fn build(file: &Path, text: &str) -> Result<Config, ConfigError> {
-    let mistaken = |mistakes: Vec<Mistake>| ConfigError::Mistaken { file: file.to_owned(), text: text.to_owned(), mistakes };
+    let mistaken =
+        |mistakes: Vec<Mistake>| ConfigError::Mistaken { file: file.to_owned(), text: text.to_owned(), mistakes };
     let (document, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         return Err(mistaken(errors.iter().map(|error| syntax(error, text.len())).collect()));
@@ -294,12 +297,21 @@ fn check_socket_path(path: &Path, at: &Range<usize>, mistakes: &Mistakes) {
 /// An address a node can listen on and a client can name.
 fn address(text: &At<&str>, mistakes: &Mistakes) -> Option<SocketAddr> {
     let Ok(address) = text.value.parse::<SocketAddr>() else {
-        mistakes.note(&text.span, "this is no address with a port", "expected as in \"10.0.0.1:3260\" or \"[fd00::1]:3260\"");
+        mistakes.note(
+            &text.span,
+            "this is no address with a port",
+            "expected as in \"10.0.0.1:3260\" or \"[fd00::1]:3260\"",
+        );
         return None;
     };
     if address.ip().is_unspecified() || address.port() == 0 {
         let advice = "portals move to the partner and the partner must find the interconnect, so both ends are named";
-        mistakes.advise(&text.span, "this address is not a particular one", "expected one address and one port", advice);
+        mistakes.advise(
+            &text.span,
+            "this address is not a particular one",
+            "expected one address and one port",
+            advice,
+        );
         return None;
     }
     Some(address)
@@ -382,7 +394,9 @@ fn url(text: &At<&str>, mistakes: &Mistakes) -> Option<DiskUrl> {
         mistakes.advise(&text.span, "a plain file can not be a disk of a pair", "it has no reservations", advice);
         return None;
     }
-    disk_url(text.value).map_err(|expected| mistakes.note(&text.span, "this is not where a disk is reached", expected)).ok()
+    disk_url(text.value)
+        .map_err(|expected| mistakes.note(&text.span, "this is not where a disk is reached", expected))
+        .ok()
 }
 
 fn check_lock_disks(root: &Table<'_>, lock_disks: &[ReadDisk], mistakes: &Mistakes) {
@@ -425,7 +439,12 @@ fn pools(tables: &[Table<'_>], disks: &[ReadDisk], mistakes: &Mistakes) -> Vec<P
         let name = name?;
         names.claim(format!("`{}`", name.value), &name.span, "a pool", "the name");
         let id = fold_name(&name.value);
-        ids.claim(format!("{id:04x}"), &name.span, &format!("pool `{}`", name.value), "the number derived from the name,");
+        ids.claim(
+            format!("{id:04x}"),
+            &name.span,
+            &format!("pool `{}`", name.value),
+            "the number derived from the name,",
+        );
         let owner = format!("pool `{}`", name.value);
         let legs = mirrors.iter().filter_map(|mirror| legs(mirror, &owner, disks, &mut used, mistakes)).collect();
         if mirrors.is_empty() {
@@ -466,6 +485,10 @@ fn unknown_disk(leg: &At<&str>, disks: &[ReadDisk], mistakes: &Mistakes) {
         Some(near) => format!("did you mean `{near}`?"),
         None => "no [[disk]] has this name".to_owned(),
     };
-    mistakes.advise(&leg.span, format!("there is no disk `{}`", leg.value), label, "lock disks can not be part of a pool");
+    mistakes.advise(
+        &leg.span,
+        format!("there is no disk `{}`", leg.value),
+        label,
+        "lock disks can not be part of a pool",
+    );
 }
-

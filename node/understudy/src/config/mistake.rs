@@ -88,7 +88,9 @@ impl ConfigError {
 
 fn handler(look: Look) -> GraphicalReportHandler {
     let theme = match look {
-        Look::Plain => GraphicalTheme { characters: miette::ThemeCharacters::ascii(), styles: miette::ThemeStyles::none() },
+        Look::Plain => {
+            GraphicalTheme { characters: miette::ThemeCharacters::ascii(), styles: miette::ThemeStyles::none() }
+        }
         Look::Coloured => GraphicalTheme::unicode(),
     };
     GraphicalReportHandler::new_themed(theme).with_width(110).with_links(false).with_context_lines(1)

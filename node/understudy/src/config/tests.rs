@@ -144,7 +144,11 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("same folder for both nodes", "state = \"b\"", "state = \"a\""),
     ("plain file as a disk", "iscsi://127.0.0.1:3300/iqn.2026-01.com.example:shelf/2", "/var/lib/disk.img"),
     ("url without a logical unit", "shelf/2", "shelf"),
-    ("url with a name for an address", "iscsi://127.0.0.1:3300/iqn.2026-01.com.example:shelf/2", "iscsi://shelf/iqn.2026-01.com.example:shelf/2"),
+    (
+        "url with a name for an address",
+        "iscsi://127.0.0.1:3300/iqn.2026-01.com.example:shelf/2",
+        "iscsi://shelf/iqn.2026-01.com.example:shelf/2",
+    ),
     ("no pool", "[[pool]]\nname = \"fast\"\nhome = \"a\"\nmirrors = [[\"d0\", \"d1\"]]\n", ""),
     ("several mistakes at once", "home = \"a\"", "home = \"x\"\nmirors = 1"),
 ];
@@ -189,7 +193,8 @@ fn no_piece_of_the_example_makes_reading_panic() {
     }
     let lines: Vec<&str> = EXAMPLE.lines().collect();
     for left_out in 0..lines.len() {
-        let text: String = lines.iter().enumerate().filter(|(n, _)| *n != left_out).map(|(_, l)| format!("{l}\n")).collect();
+        let text: String =
+            lines.iter().enumerate().filter(|(n, _)| *n != left_out).map(|(_, l)| format!("{l}\n")).collect();
         drop(read(&text));
     }
 }

@@ -50,11 +50,25 @@ impl Outcome {
     /// The figures and the verdict.
     #[must_use]
     pub fn summary(&self, style: Style) -> String {
-        let figure = |name: &str, value: String, remark: &str| format!("  {name:<34}{:>14}   {}\n", style.bold(&format!("{value:>14}")), style.dim(remark));
+        let figure = |name: &str, value: String, remark: &str| {
+            format!("  {name:<34}{:>14}   {}\n", style.bold(&format!("{value:>14}")), style.dim(remark))
+        };
         let ms = |value: f64| format!("{value:.1} ms");
-        let mut out = figure("pause at the takeover", ms(self.takeover_pause_ms), "node a killed; b fences its disks and serves them");
-        out += &figure("pause at the giveback", ms(self.giveback_pause_ms), "the whole bring-up of a, as its clients saw it");
-        out += &figure("outage without coordination", ms(self.uncoordinated_outage_ms), "GIVEWAIT to UP of a, had b stopped serving first");
+        let mut out = figure(
+            "pause at the takeover",
+            ms(self.takeover_pause_ms),
+            "node a killed; b fences its disks and serves them",
+        );
+        out += &figure(
+            "pause at the giveback",
+            ms(self.giveback_pause_ms),
+            "the whole bring-up of a, as its clients saw it",
+        );
+        out += &figure(
+            "outage without coordination",
+            ms(self.uncoordinated_outage_ms),
+            "GIVEWAIT to UP of a, had b stopped serving first",
+        );
         out += &figure("acknowledged writes", self.acknowledged_writes.to_string(), "every one read back at the end");
         out += &figure("lost writes", self.lost_writes.to_string(), "");
         out += &figure("failed commands", self.failed_commands.to_string(), "");

@@ -46,7 +46,11 @@ impl Screen {
             NodeName::A => "a      ",
             NodeName::B => "    b  ",
         };
-        let rdma = if step.step.ends_with("-read") && step.text.contains("RDMA") { self.style.bold(&step.text) } else { step.text.clone() };
+        let rdma = if step.step.ends_with("-read") && step.text.contains("RDMA") {
+            self.style.bold(&step.text)
+        } else {
+            step.text.clone()
+        };
         let name = format!("{:<21}", step.step);
         println!("{}  {} {} {rdma}", self.time(), self.style.node(step.node, who), self.style.node(step.node, &name));
     }

@@ -100,7 +100,10 @@ impl Play {
                 let volume = volume.with_context(|| format!("node {node} does not serve volume {name}"))?;
                 let initiator = format!("iqn.2026-01.org.example.understudy:client-{name}");
                 let address = Pair::address_of(volume, &initiator).with_context(|| format!("{name} has no portal"))?;
-                self.screen.line("client", &format!("{name}, {}, at {} {}", size(volume.bytes), address.portal, address.target));
+                self.screen.line(
+                    "client",
+                    &format!("{name}, {}, at {} {}", size(volume.bytes), address.portal, address.target),
+                );
                 let verifier = Verifier::start(&name, address, load(index)).context("cannot start a client")?;
                 self.clients.push(Client { volume: name, home: node, verifier });
             }
@@ -152,11 +155,8 @@ impl Play {
     /// Stops the clients, each reading back everything that was acknowledged to it.
     fn verify(&mut self) -> anyhow::Result<Vec<Verdict>> {
         self.screen.act("Every acknowledged write is read back");
-        let finishing: Vec<_> = self
-            .clients
-            .drain(..)
-            .map(|client| std::thread::spawn(move || client.verifier.finish(PATIENCE)))
-            .collect();
+        let finishing: Vec<_> =
+            self.clients.drain(..).map(|client| std::thread::spawn(move || client.verifier.finish(PATIENCE))).collect();
         let mut verdicts = Vec::new();
         for thread in finishing {
             let verdict = thread.join().map_err(|_| anyhow::anyhow!("a client panicked"))?;
@@ -273,7 +273,8 @@ impl Play {
     fn tell_pauses(&self, what: &str, since: &[Mark]) {
         for (client, mark) in self.clients.iter().zip(since) {
             let pause = client.verifier.pause_since(*mark).length.as_secs_f64() * 1_000.0;
-            let text = format!("{} (home {}): longest pause during the {what} {pause:.1} ms", client.volume, client.home);
+            let text =
+                format!("{} (home {}): longest pause during the {what} {pause:.1} ms", client.volume, client.home);
             self.screen.line("client", &text);
         }
     }
@@ -281,7 +282,8 @@ impl Play {
     /// Shows what the shelf itself says about the disks of a's pool.
     fn look_at_disks(&self, who: &str) {
         let config = self.pair.config();
-        let disks: Vec<usize> = config.pools_of(NodeName::A).flat_map(|pool| pool.mirrors.iter().flatten().copied()).collect();
+        let disks: Vec<usize> =
+            config.pools_of(NodeName::A).flat_map(|pool| pool.mirrors.iter().flatten().copied()).collect();
         for index in disks {
             let disk = &config.disks[index];
             match observer::look(disk, config) {

@@ -60,7 +60,12 @@ impl Process {
     pub fn check_alive(&mut self) -> anyhow::Result<()> {
         match self.child.try_wait()? {
             None => Ok(()),
-            Some(status) => bail!("{} ended by itself ({status}); the end of {}:\n{}", self.what, self.log.display(), tail(&self.log)),
+            Some(status) => bail!(
+                "{} ended by itself ({status}); the end of {}:\n{}",
+                self.what,
+                self.log.display(),
+                tail(&self.log)
+            ),
         }
     }
 
@@ -103,7 +108,12 @@ pub(super) fn run(program: &Path, args: &[String]) -> anyhow::Result<String> {
     let output = command(program, args).stdin(Stdio::null()).output();
     let output = output.with_context(|| format!("cannot start {}", program.display()))?;
     if !output.status.success() {
-        bail!("`understudy {}` ended with {}:\n{}", args.join(" "), output.status, String::from_utf8_lossy(&output.stderr));
+        bail!(
+            "`understudy {}` ended with {}:\n{}",
+            args.join(" "),
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -81,7 +81,9 @@ fn asserted(state: StateWord, partner: NodeName) -> String {
     let name = state.name();
     match state {
         StateWord::Booting => format!("page says {name}: registered with the fabric, no disk touched yet"),
-        StateWord::GiveWait => format!("page says {name}: the records give own pools to {partner}, waiting for its release"),
+        StateWord::GiveWait => {
+            format!("page says {name}: the records give own pools to {partner}, waiting for its release")
+        }
         StateWord::DiskInit => format!("page says {name}: initialising the disks while {partner} still serves"),
         StateWord::MailboxWait => format!("page says {name}: ready for the giveback"),
         StateWord::Resuming => format!("page says {name}: taking over from {partner}"),
@@ -95,10 +97,14 @@ fn asserted(state: StateWord, partner: NodeName) -> String {
 
 fn contest(step: &Step, partner: NodeName) -> Described {
     match step {
-        Step::PartnerLost => Described::new("partner-lost", format!("{partner} is lost: its page or link is gone"), Value::Null),
-        Step::ContestBegun => {
-            Described::new("contest", format!("page and heartbeat of {partner} stand still: contesting the lock disks"), Value::Null)
+        Step::PartnerLost => {
+            Described::new("partner-lost", format!("{partner} is lost: its page or link is gone"), Value::Null)
         }
+        Step::ContestBegun => Described::new(
+            "contest",
+            format!("page and heartbeat of {partner} stand still: contesting the lock disks"),
+            Value::Null,
+        ),
         Step::ContestWon { won, of } => Described::new(
             "contest-won",
             format!("won {won} of {of} lock disks: PREEMPT AND ABORT of the key of {partner}, read back"),
@@ -114,9 +120,11 @@ fn contest(step: &Step, partner: NodeName) -> Described {
             format!("generation {generation} recorded on {written} of {of} lock disks"),
             json!({ "generation": generation.0, "written": written, "of": of }),
         ),
-        Step::Verified => {
-            Described::new("verified", "key and claim still stand on the lock disks, looked at after the fence".to_owned(), Value::Null)
-        }
+        Step::Verified => Described::new(
+            "verified",
+            "key and claim still stand on the lock disks, looked at after the fence".to_owned(),
+            Value::Null,
+        ),
         Step::Restarting(reason) => {
             Described::new("restart", format!("{step}"), json!({ "reason": format!("{reason:?}") }))
         }
@@ -149,7 +157,9 @@ fn of_disks(step: &Step, partner: NodeName) -> Described {
     match step {
         Step::Released { released, of, incarnation } => Described::new(
             "reservations-released",
-            format!("released {released} of {of}: type 6 -> type 5 by PREEMPT of the own key, read back; for incarnation {incarnation}"),
+            format!(
+                "released {released} of {of}: type 6 -> type 5 by PREEMPT of the own key, read back; for incarnation {incarnation}"
+            ),
             json!({ "released": released, "of": of, "incarnation": incarnation.to_string(), "before": 6, "after": 5 }),
         ),
         Step::Restored { restored, of } => Described::new(
@@ -159,15 +169,21 @@ fn of_disks(step: &Step, partner: NodeName) -> Described {
         ),
         Step::ReleaseVerified { open, of } => Described::new(
             "release-checked",
-            format!("READ RESERVATION on {open} of {of} disks: type 5 held by {partner}; reading is allowed, writing is not"),
+            format!(
+                "READ RESERVATION on {open} of {of} disks: type 5 held by {partner}; reading is allowed, writing is not"
+            ),
             json!({ "open": open, "of": of }),
         ),
-        Step::ReleaseNotFound => {
-            Described::new("release-not-found", format!("{partner} announced a release the disks do not show: back to GIVEWAIT"), Value::Null)
-        }
+        Step::ReleaseNotFound => Described::new(
+            "release-not-found",
+            format!("{partner} announced a release the disks do not show: back to GIVEWAIT"),
+            Value::Null,
+        ),
         Step::DisksInitialised { found, of } => Described::new(
             "disks-initialised",
-            format!("{found} of {of} disks initialised: labels read, mirrors assembled, metadata loaded, portals prepared"),
+            format!(
+                "{found} of {of} disks initialised: labels read, mirrors assembled, metadata loaded, portals prepared"
+            ),
             json!({ "found": found, "of": of }),
         ),
         other => Described::new("step", other.to_string(), Value::Null),
@@ -175,19 +191,26 @@ fn of_disks(step: &Step, partner: NodeName) -> Described {
 }
 
 fn of_hand_off(step: &Step, partner: NodeName) -> Described {
-    let numbered = |kind: &str, text: String, generation: u32| Described::new(kind, text, json!({ "generation": generation }));
+    let numbered =
+        |kind: &str, text: String, generation: u32| Described::new(kind, text, json!({ "generation": generation }));
     match step {
         Step::Vetoed(vetoes) => {
             let vetoes: Vec<String> = vetoes.iter().map(|veto| format!("{veto:?}")).collect();
             Described::new("vetoed", format!("hand-off vetoed: {}", vetoes.join(", ")), json!({ "vetoes": vetoes }))
         }
-        Step::WantRead { request } => {
-            Described::new("want-read", format!("read by RDMA that {partner} asks for pools"), json!({ "request": request }))
+        Step::WantRead { request } => Described::new(
+            "want-read",
+            format!("read by RDMA that {partner} asks for pools"),
+            json!({ "request": request }),
+        ),
+        Step::Holding { to } => Described::new(
+            "holding",
+            format!("holding clients' commands, handing over to {}", node_name(*to)),
+            Value::Null,
+        ),
+        Step::Held => {
+            Described::new("held", "every command in flight has ended, everything is flushed".to_owned(), Value::Null)
         }
-        Step::Holding { to } => {
-            Described::new("holding", format!("holding clients' commands, handing over to {}", node_name(*to)), Value::Null)
-        }
-        Step::Held => Described::new("held", "every command in flight has ended, everything is flushed".to_owned(), Value::Null),
         Step::CommitSent { generation } => {
             numbered("commit-sent", format!("COMMIT of generation {generation} sent to the lock disks"), generation.0)
         }
@@ -199,12 +222,16 @@ fn of_hand_off(step: &Step, partner: NodeName) -> Described {
         Step::Announced { generation } => {
             numbered("announced", format!("page announces the commit of generation {generation}"), generation.0)
         }
-        Step::AnnouncementRead { generation } => {
-            numbered("announcement-read", format!("read the commit of generation {generation} in the page of {partner} by RDMA"), generation.0)
-        }
-        Step::CommitRead { generation } => {
-            numbered("commit-read", format!("COMMIT of generation {generation} read from a majority of the lock disks"), generation.0)
-        }
+        Step::AnnouncementRead { generation } => numbered(
+            "announcement-read",
+            format!("read the commit of generation {generation} in the page of {partner} by RDMA"),
+            generation.0,
+        ),
+        Step::CommitRead { generation } => numbered(
+            "commit-read",
+            format!("COMMIT of generation {generation} read from a majority of the lock disks"),
+            generation.0,
+        ),
         Step::CommitAborted => Described::new("commit-aborted", step.to_string(), Value::Null),
         Step::Resumed => Described::new("resumed", "held commands are carried on here".to_owned(), Value::Null),
         Step::PortalsListening { identity } => Described::new(

@@ -18,7 +18,7 @@ use super::TimelineStep;
 use crate::config::NodeName;
 
 /// Largest `timeline.jsonl`: some 40,000 steps, years of ordinary life and days of the worst.
-const FILE_BYTES: u64 = 8 << 20;
+pub(super) const FILE_BYTES: u64 = 8 << 20;
 
 /// Steps kept in memory: several whole takeovers and bring-ups.
 const KEPT: usize = 4096;
@@ -157,7 +157,9 @@ fn cut_older_half(path: &Path) -> io::Result<File> {
 /// What the system said.
 pub fn read_file(path: &Path) -> io::Result<Vec<TimelineStep>> {
     match std::fs::read(path) {
-        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).lines().filter_map(|line| serde_json::from_str(line).ok()).collect()),
+        Ok(bytes) => {
+            Ok(String::from_utf8_lossy(&bytes).lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error),
     }

@@ -29,7 +29,7 @@ impl Style {
         Self::for_terminal(std::io::stderr().is_terminal(), |name| std::env::var(name).ok())
     }
 
-    fn for_terminal(terminal: bool, variable: impl Fn(&str) -> Option<String>) -> Self {
+    pub(super) fn for_terminal(terminal: bool, variable: impl Fn(&str) -> Option<String>) -> Self {
         let forbidden = variable("NO_COLOR").is_some_and(|value| !value.is_empty());
         let dumb = variable("TERM").is_some_and(|value| value == "dumb");
         if terminal && !forbidden && !dumb { Self::Coloured } else { Self::Plain }
@@ -113,7 +113,7 @@ fn render_step(out: &mut String, begin: u64, step: &TimelineStep, style: Style) 
         NodeName::A => "a  ",
         NodeName::B => "  b",
     };
-    let name = format!("{:<18}", step.step);
+    let name = format!("{:<21}", step.step);
     let _ = writeln!(
         out,
         "{}  {}  {}  {}",
