@@ -13,7 +13,7 @@ use futures_util::future::{LocalBoxFuture, join_all};
 
 use crate::disk::{Disk, DiskError, Durability, Extent, Geometry, Link};
 
-pub use reservations::reservations;
+pub use reservations::{reservations, reservations_to_the_letter};
 
 /// Smallest disk that the suite runs on.
 pub const MINIMUM_BYTES: u64 = 16 * 1024 * 1024;

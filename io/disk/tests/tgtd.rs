@@ -22,6 +22,7 @@ fn tgtd_passes_the_disk_suite() {
 #[test]
 fn tgtd_passes_the_disk_suite_with_digests() {
     let Some(tgtd) = Tgtd::start() else { return };
+    tgtd.prefer_digests();
     let options =
         Options { header_digest: DigestOffer::Demand, data_digest: DigestOffer::Demand, ..options() };
     run(conformance::disk(&IscsiBench { url: tgtd.url(), options }));

@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -69,20 +69,29 @@ impl Tgtd {
             eprintln!("SKIPPED: tgtd is not installed (Debian package tgt)");
             return None;
         };
+        // BOUND: a port or control number may be taken by somebody else in the moment between; not five times.
+        for _ in 0..5 {
+            if let Some(started) = Self::start_once(&tgtd) {
+                return Some(started);
+            }
+        }
+        eprintln!("SKIPPED: tgtd does not start here (it needs to write to /run)");
+        None
+    }
+
+    fn start_once(tgtd: &Path) -> Option<Self> {
         let backing = tempfile::NamedTempFile::new().expect("a temporary file");
         backing.as_file().set_len(32 * 1024 * 1024).expect("space for a disk");
-        // The port is free now; nobody else on loopback asks for this very one in the next moment.
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let address = free.local_addr().expect("a bound address");
         drop(free);
-        let control = (10_000 + address.port() / 2).to_string();
-        let mut started = Self { child: spawn(&tgtd, &control, address), control, address, backing };
-        if !started.wait_until_up() {
-            eprintln!("SKIPPED: tgtd does not start here (it needs to write to /run)");
-            return None;
-        }
-        started.configure();
-        Some(started)
+        // tgtd takes control numbers below 32768; ports given out by the kernel lie above, so they stay distinct.
+        let control = (address.port() % 32_768).to_string();
+        let mut started = Self { child: spawn(tgtd, &control, address), control, address, backing };
+        started.wait_until_up().then(|| {
+            started.configure();
+            started
+        })
     }
 
     fn wait_until_up(&mut self) -> bool {
@@ -106,6 +115,13 @@ impl Tgtd {
         assert!(self.admin("target", "bind", &["--tid", "1", "-I", "ALL"]));
     }
 
+    /// Has the target prefer CRC32C for both digests.
+    pub fn prefer_digests(&self) {
+        for name in ["HeaderDigest", "DataDigest"] {
+            assert!(self.admin("target", "update", &["--tid", "1", "-n", name, "-v", "CRC32C"]));
+        }
+    }
+
     fn admin(&self, mode: &str, operation: &str, arguments: &[&str]) -> bool {
         let mut command = Command::new("tgtadm");
         command.args(["-C", &self.control, "--lld", "iscsi", "--mode", mode, "--op", operation]).args(arguments);
@@ -115,6 +131,7 @@ impl Tgtd {
     /// SIGKILL, then a fresh one at the same address on the same file. Registrations are lost with it.
     pub fn kill_and_restart(&mut self) {
         self.kill();
+        remove_control_socket(&self.control);
         let tgtd = ["/usr/sbin/tgtd", "/usr/bin/tgtd"].map(PathBuf::from).into_iter().find(|path| path.exists());
         self.child = spawn(&tgtd.expect("it ran before"), &self.control, self.address);
         assert!(self.wait_until_up(), "tgtd starts again");
@@ -141,14 +158,18 @@ impl Drop for Tgtd {
     fn drop(&mut self) {
         _ = self.child.kill();
         _ = self.child.wait();
+        remove_control_socket(&self.control);
     }
 }
 
-fn spawn(tgtd: &std::path::Path, control: &str, address: SocketAddr) -> Child {
-    // A killed tgtd leaves its control socket behind and the next one refuses to start on it.
+/// A killed tgtd leaves its control socket behind, and the next one refuses to start on it.
+fn remove_control_socket(control: &str) {
     for name in [format!("/run/tgtd/socket.{control}"), format!("/run/tgtd/socket.{control}.lock")] {
         _ = std::fs::remove_file(name);
     }
+}
+
+fn spawn(tgtd: &Path, control: &str, address: SocketAddr) -> Child {
     let mut command = Command::new(tgtd);
     command.args(["-f", "-C", control, "--iscsi", &format!("portal={address}")]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("tgtd can be started")
