@@ -254,9 +254,7 @@ enum Pulse {
     /// Bytes were heard at this moment.
     Heard(Micros),
     /// A ping is out and must be answered by this moment.
-    Pinged {
-        until: Micros,
-    },
+    Pinged { until: Micros },
 }
 
 /// The initiator's half of a session. See the module's header.
@@ -538,4 +536,3 @@ impl<T> Initiator<T> {
 fn is_completed(response: ServiceResponse) -> bool {
     response == ServiceResponse::COMPLETED
 }
-

@@ -55,7 +55,8 @@ async fn ask(portal: &str, mut machine: Initiator<()>) -> Result<Vec<DiscoveredT
                     return found.ok_or_else(|| "the target logged out".to_owned());
                 }
                 // Discovery sessions carry no commands.
-                Event::Completed { .. } | Event::Ended { .. } | Event::Managed { .. } | Event::SenseReported { .. } => {}
+                Event::Completed { .. } | Event::Ended { .. } | Event::Managed { .. } | Event::SenseReported { .. } => {
+                }
             }
         }
     }

@@ -9,8 +9,8 @@
 
 pub mod conformance;
 mod connection;
-pub mod disk;
 pub mod discover;
+pub mod disk;
 pub mod file;
 pub mod lun;
 mod registrations;

@@ -123,9 +123,9 @@ impl IscsiLun {
     /// [`DiskError::Unreachable`] with the last reason, after `limit`.
     pub async fn ready(&self, limit: Duration) -> Result<(), DiskError> {
         let connected = async { while self.unit.link_changed(Link::Down).await == Link::Down {} };
-        timeout(limit, connected).await.map_err(|_| {
-            DiskError::Unreachable(format!("{}: {}", self.unit.name, self.unit.session.last_trouble()))
-        })
+        timeout(limit, connected)
+            .await
+            .map_err(|_| DiskError::Unreachable(format!("{}: {}", self.unit.name, self.unit.session.last_trouble())))
     }
 
     /// The session underneath.

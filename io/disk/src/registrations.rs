@@ -5,7 +5,9 @@
 
 use futures_util::future::LocalBoxFuture;
 use understudy_scsi::encode;
-use understudy_scsi::reservation::{self as wire, InAction, KeyList, OutAction, OutList, Persistence, ReservationReport};
+use understudy_scsi::reservation::{
+    self as wire, InAction, KeyList, OutAction, OutList, Persistence, ReservationReport,
+};
 use understudy_scsi::{Asc, SenseKey};
 
 use crate::disk::DiskError;

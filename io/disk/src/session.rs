@@ -23,8 +23,8 @@ use understudy_iscsi::codes::{Residual, TaskAttribute, TaskFunction, TaskFunctio
 use understudy_iscsi::login::Stage;
 use understudy_iscsi::serial::Isid;
 use understudy_session::Micros;
-pub use understudy_session::initiator::{DigestOffer, Transfer};
 use understudy_session::initiator::{Command, Completion, Config, Initiator, Management, Purpose};
+pub use understudy_session::initiator::{DigestOffer, Transfer};
 
 use crate::connection;
 use crate::disk::{DiskError, Link};

@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use support::{IscsiBench, Tgtd, nexus, options, run};
 use understudy_disk::conformance;
-use understudy_disk::disk::{Disk, DiskError, Durability, Extent, Link};
 use understudy_disk::discover::discover;
+use understudy_disk::disk::{Disk, DiskError, Durability, Extent, Link};
 use understudy_disk::lun::IscsiLun;
 use understudy_disk::reservation::{Key, ReservationType};
 use understudy_disk::session::{DigestOffer, Options, Reconnect, Request, Session, Transfer};
@@ -23,8 +23,7 @@ fn tgtd_passes_the_disk_suite() {
 fn tgtd_passes_the_disk_suite_with_digests() {
     let Some(tgtd) = Tgtd::start() else { return };
     tgtd.prefer_digests();
-    let options =
-        Options { header_digest: DigestOffer::Demand, data_digest: DigestOffer::Demand, ..options() };
+    let options = Options { header_digest: DigestOffer::Demand, data_digest: DigestOffer::Demand, ..options() };
     run(conformance::disk(&IscsiBench { url: tgtd.url(), options }));
 }
 
@@ -108,7 +107,10 @@ fn a_target_that_stops_leaves_a_write_of_unknown_outcome() {
         assert_eq!(lun.link(), Link::Down);
         tgtd.signal("CONT");
         lun.ready(Duration::from_secs(10)).await.expect("tgtd goes on, so the session is made anew");
-        assert_eq!(lun.read(extent).await.expect("readable").len(), extent.blocks() as usize * geometry.block_bytes as usize);
+        assert_eq!(
+            lun.read(extent).await.expect("readable").len(),
+            extent.blocks() as usize * geometry.block_bytes as usize
+        );
     });
 }
 

@@ -136,19 +136,14 @@ impl TaskManagementResponse {
     pub fn decode(frame: Frame) -> Result<Self, Malformed> {
         let bhs = frame.bhs;
         bhs.expect(Opcode::TaskManagementResponse)?;
-        Ok(Self {
-            response: TaskFunctionResponse(bhs.byte(2)),
-            tag: TaskTag(bhs.u32(16)),
-            window: Window::read(&bhs),
-        })
+        Ok(Self { response: TaskFunctionResponse(bhs.byte(2)), tag: TaskTag(bhs.u32(16)), window: Window::read(&bhs) })
     }
 
     /// Makes the frame.
     #[must_use]
     pub fn into_frame(self) -> Frame {
-        let bhs = Bhs::new(Opcode::TaskManagementResponse, FINAL)
-            .with_byte(2, self.response.0)
-            .with_u32(16, self.tag.0);
+        let bhs =
+            Bhs::new(Opcode::TaskManagementResponse, FINAL).with_byte(2, self.response.0).with_u32(16, self.tag.0);
         Frame::new(self.window.write(bhs), Bytes::new())
     }
 }
@@ -516,12 +511,7 @@ impl Reject {
     pub fn decode(frame: Frame) -> Result<Self, Malformed> {
         let Frame { bhs, data, .. } = frame;
         bhs.expect(Opcode::Reject)?;
-        Ok(Self {
-            reason: RejectReason(bhs.byte(2)),
-            window: Window::read(&bhs),
-            data_sn: bhs.u32(36),
-            rejected: data,
-        })
+        Ok(Self { reason: RejectReason(bhs.byte(2)), window: Window::read(&bhs), data_sn: bhs.u32(36), rejected: data })
     }
 
     /// Makes the frame. PANIC: as [`Frame::new`].

@@ -46,8 +46,7 @@ fn residual() -> impl Strategy<Value = Residual> {
 /// A current stage, and a transition to a next stage or none.
 fn stages() -> impl Strategy<Value = (bool, Stage, Stage)> {
     let stage = || prop_oneof![Just(Stage::Security), Just(Stage::Operational), Just(Stage::FullFeature)];
-    (any::<bool>(), stage(), stage())
-        .prop_map(|(transit, now, next)| (transit, now, if transit { next } else { now }))
+    (any::<bool>(), stage(), stage()).prop_map(|(transit, now, next)| (transit, now, if transit { next } else { now }))
 }
 
 fn scsi_command() -> impl Strategy<Value = InitiatorPdu> {
@@ -246,16 +245,8 @@ fn target_pdu() -> impl Strategy<Value = TargetPdu> {
         }
         .into()),
         (n(), window(), any::<[u16; 3]>(), sense(), data()).prop_map(|(n, window, parameters, sense, event_data)| {
-            AsyncMessage {
-                event: AsyncEvent(n.7),
-                vendor_code: n.8,
-                lun: n.2,
-                window,
-                parameters,
-                sense,
-                event_data,
-            }
-            .into()
+            AsyncMessage { event: AsyncEvent(n.7), vendor_code: n.8, lun: n.2, window, parameters, sense, event_data }
+                .into()
         }),
         (n(), window(), data()).prop_map(|(n, window, text)| TextResponse {
             is_final: n.0,

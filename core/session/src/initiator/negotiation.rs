@@ -72,8 +72,17 @@ impl Parameters {
             // Answers that leave nothing to decide here: this end proposed the only value it uses, or the key is a
             // declaration about the target.
             "AuthMethod" if value != "None" => return Err(SessionLost::Protocol("the target wants authentication")),
-            "AuthMethod" | "MaxConnections" | "MaxOutstandingR2T" | "DefaultTime2Wait" | "DefaultTime2Retain"
-            | "DataPDUInOrder" | "DataSequenceInOrder" | "TargetAddress" | "IFMarker" | "OFMarker" | "TaskReporting"
+            "AuthMethod"
+            | "MaxConnections"
+            | "MaxOutstandingR2T"
+            | "DefaultTime2Wait"
+            | "DefaultTime2Retain"
+            | "DataPDUInOrder"
+            | "DataSequenceInOrder"
+            | "TargetAddress"
+            | "IFMarker"
+            | "OFMarker"
+            | "TaskReporting"
             | "iSCSIProtocolLevel" => {}
             unknown => return Ok(Some(Owed { key: unknown.to_owned() })),
         }

@@ -264,8 +264,7 @@ impl<T> Initiator<T> {
         };
         let length = data_out.len();
         let first_burst = length.min(self.parameters.first_burst_bytes as usize);
-        let immediate =
-            if self.parameters.immediate_data { first_burst.min(self.segment_bytes()) } else { 0 };
+        let immediate = if self.parameters.immediate_data { first_burst.min(self.segment_bytes()) } else { 0 };
         let unsolicited = if self.parameters.initial_r2t { immediate } else { first_burst };
         let pdu = ScsiCommand {
             immediate: false,

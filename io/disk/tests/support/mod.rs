@@ -22,9 +22,8 @@ const TEST_LIMIT: Duration = Duration::from_secs(60);
 /// Runs `test` as a node runs: one thread, one local set.
 pub fn run<R>(test: impl Future<Output = R>) -> R {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
-    tokio::task::LocalSet::new().block_on(&runtime, async {
-        tokio::time::timeout(TEST_LIMIT, test).await.expect("the test ends in time")
-    })
+    tokio::task::LocalSet::new()
+        .block_on(&runtime, async { tokio::time::timeout(TEST_LIMIT, test).await.expect("the test ends in time") })
 }
 
 pub fn nexus(number: u16) -> Nexus {
