@@ -1,1 +1,31 @@
-//! Under construction.
+//! A logical unit that decides: who may do what, in which order, and what each command means for the medium.
+//!
+//! It performs nothing. [`unit::LogicalUnit`] is told facts (a command arrived, the medium is done, an I_T nexus is gone)
+//! and answers with [`unit::Work`] for whoever has a medium. No medium, clock, socket or task lives here, so the rules
+//! of persistent reservations can be tested by the million.
+//!
+//! **The idea that carries the safety.** A change of reservations is first *planned* on a copy, then kept durably by
+//! the driver, and only then *committed* in memory: nobody ever sees, or is refused by, a state that a crash could
+//! take back. From the commit on no new command of a preempted I_T nexus passes, and the commit names every command
+//! that is still at the medium, so that PREEMPT AND ABORT can wait for exactly those.
+//!
+//! What can fail: the copy cannot be kept (the command fails, nothing changed), the kept bytes cannot be read at the
+//! start (the unit does not open; guessing "no reservations" would let a fenced initiator write).
+#![forbid(unsafe_code)]
+
+mod answers;
+mod attention;
+mod commands;
+mod extents;
+mod nexus;
+mod pages;
+pub mod reservations;
+pub mod state;
+mod tasks;
+pub mod unit;
+
+pub use answers::Identity;
+pub use attention::Attentions;
+pub use extents::{Claim, ExtentClaims, Released};
+pub use nexus::{Completion, Geometry, Nexus, NexusId, TaskAttribute};
+pub use tasks::{Admission, TaskId};

@@ -420,8 +420,8 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// The bytes. All six types are announced; ALLOW COMMANDS is 101b: TEST UNIT READY and MODE SENSE pass a write
-    /// exclusive reservation, and so do the PRE-FETCH and REPORT commands (SPC-4 r37 table 209).
+    /// The bytes. All six types are announced; ALLOW COMMANDS is 000b, which says nothing about them
+    /// (SPC-4 r37 table 209).
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let bit = |value: bool, bit: u8| if value { 1u8 << bit } else { 0 };

@@ -1,0 +1,77 @@
+//! A medium in memory, for tests and benchmarks: it forgets everything with the process.
+//!
+//! One zero-filled buffer; reads copy out of it.
+
+use std::cell::RefCell;
+use std::future::ready;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use futures_util::future::LocalBoxFuture;
+
+use crate::medium::{Durability, Geometry, Medium, MediumError};
+
+/// See the module.
+#[derive(Debug)]
+pub struct MemoryMedium {
+    geometry: Geometry,
+    blocks: RefCell<Vec<u8>>,
+    kept: RefCell<Option<Vec<u8>>>,
+}
+
+impl MemoryMedium {
+    /// A medium of so many zero blocks.
+    #[must_use]
+    pub fn new(block_bytes: u32, blocks: u64) -> Rc<Self> {
+        let bytes = usize::try_from(u64::from(block_bytes) * blocks).unwrap_or(usize::MAX);
+        Rc::new(Self {
+            geometry: Geometry { block_bytes, blocks },
+            blocks: RefCell::new(vec![0; bytes]),
+            kept: RefCell::new(None),
+        })
+    }
+
+    /// The bytes last given to [`Medium::keep_state`].
+    #[must_use]
+    pub fn kept_state(&self) -> Option<Vec<u8>> {
+        self.kept.borrow().clone()
+    }
+
+    fn range(&self, lba: u64, bytes: usize) -> core::ops::Range<usize> {
+        let start = lba as usize * self.geometry.block_bytes as usize;
+        start..start + bytes
+    }
+}
+
+impl Medium for MemoryMedium {
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn read(&self, lba: u64, blocks: u32) -> LocalBoxFuture<'_, Result<Bytes, MediumError>> {
+        let range = self.range(lba, blocks as usize * self.geometry.block_bytes as usize);
+        let bytes = Bytes::copy_from_slice(&self.blocks.borrow()[range]);
+        Box::pin(ready(Ok(bytes)))
+    }
+
+    fn write(&self, lba: u64, bytes: Bytes, _: Durability) -> LocalBoxFuture<'_, Result<(), MediumError>> {
+        let range = self.range(lba, bytes.len());
+        self.blocks.borrow_mut()[range].copy_from_slice(&bytes);
+        Box::pin(ready(Ok(())))
+    }
+
+    fn flush(&self) -> LocalBoxFuture<'_, Result<(), MediumError>> {
+        Box::pin(ready(Ok(())))
+    }
+
+    fn zero(&self, lba: u64, blocks: u64) -> LocalBoxFuture<'_, Result<(), MediumError>> {
+        let range = self.range(lba, blocks as usize * self.geometry.block_bytes as usize);
+        self.blocks.borrow_mut()[range].fill(0);
+        Box::pin(ready(Ok(())))
+    }
+
+    fn keep_state(&self, state: Vec<u8>) -> LocalBoxFuture<'_, Result<(), MediumError>> {
+        *self.kept.borrow_mut() = Some(state);
+        Box::pin(ready(Ok(())))
+    }
+}

@@ -1,0 +1,355 @@
+//! A target: units by number, and the I_T nexuses attached to them.
+//!
+//! The target answers what no single unit can: REPORT LUNS, and commands to a number nobody has.
+
+use std::cell::RefCell;
+use std::rc::{Rc, Weak};
+
+use bytes::Bytes;
+use thiserror::Error;
+use understudy_scsi::cdb::Command;
+use understudy_scsi::inquiry::Peripheral;
+use understudy_scsi::luns::{self, HIGHEST_LUN, Listing};
+use understudy_scsi::operations::opcode;
+use understudy_scsi::sense::{Asc, Sense, SenseFormat};
+use understudy_scsi::transport::InitiatorPort;
+use understudy_unit::unit::{LogicalUnit, Reset};
+use understudy_unit::{Completion, Identity, Nexus, NexusId, TaskAttribute, TaskId};
+
+use crate::task::Task;
+use crate::unit::UnitOnMedium;
+
+/// Who logs in, and through which portal group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NexusName {
+    /// iSCSI initiator name.
+    pub initiator_name: String,
+    /// Initiator session identifier.
+    pub isid: [u8; 6],
+    /// Target portal group tag.
+    pub target_portal_group: u16,
+}
+
+impl From<NexusName> for Nexus {
+    fn from(name: NexusName) -> Self {
+        Self {
+            // Names are compared without case (RFC 7143 §4.2.7.2).
+            initiator: InitiatorPort { name: name.initiator_name.to_ascii_lowercase(), isid: name.isid },
+            target_port: name.target_portal_group,
+        }
+    }
+}
+
+/// A unit has this number already, or the number is too high.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("logical unit number {0} is taken or above 16383")]
+pub struct LunTaken(pub u16);
+
+/// Task management functions (SAM-5 r21 §7). CLEAR ACA and TASK REASSIGN are not supported, and the portal says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TaskManagement {
+    /// One task.
+    AbortTask,
+    /// Every task of this nexus on the unit.
+    AbortTaskSet,
+    /// The task set of this nexus: each has one of its own (TST 001b).
+    ClearTaskSet,
+    /// Everything on the unit.
+    LogicalUnitReset,
+    /// Everything on every unit.
+    TargetWarmReset,
+    /// The same, as if power had failed; the portal closes the sessions afterwards.
+    TargetColdReset,
+}
+
+/// How a task management function ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TaskManagementResponse {
+    /// Done, and nothing it aborted can reach a medium any more.
+    Complete,
+    /// The referenced task is not in the task set.
+    TaskDoesNotExist,
+    /// No such unit.
+    LunDoesNotExist,
+}
+
+/// A target.
+#[derive(Debug)]
+pub struct Target {
+    name: Rc<str>,
+    units: RefCell<Vec<(u16, Rc<UnitOnMedium>)>>,
+    // BOUND: dead entries are swept at every attach.
+    attached: RefCell<Vec<Weak<Attached>>>,
+}
+
+/// A nexus and its place in each unit, ordered by number.
+#[derive(Debug)]
+struct Attached {
+    nexus: Nexus,
+    places: RefCell<Vec<Place>>,
+}
+
+#[derive(Debug, Clone)]
+struct Place {
+    lun: u16,
+    unit: Rc<UnitOnMedium>,
+    id: NexusId,
+}
+
+impl Target {
+    /// A target of this iSCSI name without units.
+    #[must_use]
+    pub fn new(name: impl Into<String>) -> Rc<Self> {
+        Rc::new(Self { name: name.into().into(), units: RefCell::default(), attached: RefCell::default() })
+    }
+
+    /// Its iSCSI name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Adds a unit; nexuses attached to the target's other units find a unit attention (3Fh/0Eh).
+    ///
+    /// # Errors
+    /// [`LunTaken`].
+    pub fn add(&self, lun: u16, unit: Rc<UnitOnMedium>) -> Result<(), LunTaken> {
+        let at = match self.units.borrow().binary_search_by_key(&lun, |(lun, _)| *lun) {
+            Err(at) if lun <= HIGHEST_LUN => at,
+            Ok(_) | Err(_) => return Err(LunTaken(lun)),
+        };
+        self.luns_changed();
+        self.units.borrow_mut().insert(at, (lun, Rc::clone(&unit)));
+        for attached in self.attached.borrow().iter().filter_map(Weak::upgrade) {
+            let id = unit.core.borrow_mut().attach(attached.nexus.clone());
+            let mut places = attached.places.borrow_mut();
+            let at = places.partition_point(|place| place.lun < lun);
+            places.insert(at, Place { lun, unit: Rc::clone(&unit), id });
+        }
+        Ok(())
+    }
+
+    /// Removes a unit; its commands are aborted as if every nexus were lost.
+    pub fn remove(&self, lun: u16) -> Option<Rc<UnitOnMedium>> {
+        let at = self.units.borrow().iter().position(|(own, _)| *own == lun)?;
+        let (_, unit) = self.units.borrow_mut().remove(at);
+        for attached in self.attached.borrow().iter().filter_map(Weak::upgrade) {
+            attached.places.borrow_mut().retain(|place| {
+                if place.lun == lun {
+                    place.leave();
+                }
+                place.lun != lun
+            });
+        }
+        self.luns_changed();
+        Some(unit)
+    }
+
+    fn luns_changed(&self) {
+        for (_, unit) in self.units.borrow().iter() {
+            unit.core.borrow_mut().luns_changed();
+        }
+    }
+
+    /// Numbers of its units, ascending.
+    #[must_use]
+    pub fn luns(&self) -> Vec<u16> {
+        self.units.borrow().iter().map(|(lun, _)| *lun).collect()
+    }
+
+    /// Its units.
+    #[must_use]
+    pub fn units(&self) -> Vec<Rc<UnitOnMedium>> {
+        self.units.borrow().iter().map(|(_, unit)| Rc::clone(unit)).collect()
+    }
+
+    /// Attaches an I_T nexus. One nexus may be attached once at a time; at a session reinstatement close the old
+    /// handle first.
+    #[must_use]
+    pub fn attach(self: &Rc<Self>, nexus: NexusName) -> NexusHandle {
+        let nexus = Nexus::from(nexus);
+        let places = self
+            .units
+            .borrow()
+            .iter()
+            .map(|(lun, unit)| Place { lun: *lun, unit: Rc::clone(unit), id: unit.core.borrow_mut().attach(nexus.clone()) })
+            .collect();
+        let attached = Rc::new(Attached { nexus, places: RefCell::new(places) });
+        let mut all = self.attached.borrow_mut();
+        all.retain(|other| other.strong_count() > 0);
+        all.push(Rc::downgrade(&attached));
+        drop(all);
+        NexusHandle { target: Rc::clone(self), attached }
+    }
+
+    /// Holds every unit and waits until nothing is at a medium.
+    pub async fn hold_and_drain(&self) {
+        let units = self.units();
+        for unit in &units {
+            unit.hold();
+        }
+        for unit in &units {
+            unit.drained().await;
+        }
+    }
+
+    /// Opens the gate of every unit.
+    pub fn resume(&self) {
+        self.units().iter().for_each(|unit| unit.resume());
+    }
+
+    /// Freezes every unit.
+    pub fn freeze(&self) {
+        self.units().iter().for_each(|unit| unit.freeze());
+    }
+
+    /// Fences every unit for good.
+    pub fn fence(&self) {
+        self.units().iter().for_each(|unit| unit.fence());
+    }
+}
+
+impl Place {
+    fn leave(&self) -> Vec<TaskId> {
+        let aborting = self.unit.core.borrow_mut().detach(self.id);
+        self.unit.look_again();
+        aborting
+    }
+}
+
+/// An I_T nexus attached to a target. Dropping it is an I_T nexus loss.
+#[derive(Debug)]
+pub struct NexusHandle {
+    target: Rc<Target>,
+    attached: Rc<Attached>,
+}
+
+impl Drop for NexusHandle {
+    fn drop(&mut self) {
+        for place in self.attached.places.take() {
+            place.leave();
+        }
+    }
+}
+
+impl NexusHandle {
+    /// The target.
+    #[must_use]
+    pub fn target(&self) -> &Rc<Target> {
+        &self.target
+    }
+
+    fn place(&self, lun: u64) -> Option<Place> {
+        let lun = luns::decode_lun(lun)?;
+        let places = self.attached.places.borrow();
+        let at = places.binary_search_by_key(&lun, |place| place.lun).ok()?;
+        Some(places[at].clone())
+    }
+
+    /// Enters a command; `lun` are the eight bytes of the LUN field as a big-endian number, `tag` the initiator task
+    /// tag. The order of calls is the order of the task set. Never blocks.
+    pub fn begin(&self, lun: u64, tag: u32, attribute: TaskAttribute, cdb: [u8; 16]) -> Task {
+        if cdb[0] == opcode::REPORT_LUNS {
+            return Task::answered(self.report_luns(&cdb));
+        }
+        let Some(Place { unit, id, .. }) = self.place(lun) else {
+            return Task::answered(nothing_here(&cdb));
+        };
+        let begun = unit.core.borrow_mut().begin(id, tag, attribute, &cdb);
+        Task::on_unit(unit, id, begun, Rc::clone(&self.target.name))
+    }
+
+    /// SPC-4 r37 §6.33: the answer is the same by whatever number it is asked, and takes the unit attention 3Fh/0Eh with
+    /// it.
+    fn report_luns(&self, cdb: &[u8; 16]) -> Completion {
+        let refuse = |sense: Sense| Completion::check(&sense, SenseFormat::Fixed);
+        let (select, allocation) = match Command::parse(cdb) {
+            Ok(Command::ReportLuns { select, allocation }) => (select, allocation),
+            Ok(_) => return refuse(Sense::illegal(Asc::INVALID_COMMAND_OPERATION_CODE)),
+            Err(fault) => return refuse(fault.sense()),
+        };
+        if allocation < 16 {
+            return refuse(Sense::cdb_field(6, None));
+        }
+        let listed = match luns::lists_units(select) {
+            Some(Listing::EveryUnit) => self.target.luns(),
+            Some(Listing::WellKnown) => Vec::new(),
+            None => return refuse(Sense::cdb_field(2, None)),
+        };
+        for place in self.attached.places.borrow().iter() {
+            place.unit.core.borrow_mut().luns_reported(place.id);
+        }
+        Completion::data(LogicalUnit::report_luns(&listed, allocation))
+    }
+
+    /// Carries out a task management function.
+    pub async fn task_management(&self, function: TaskManagement, lun: u64, referenced: u32) -> TaskManagementResponse {
+        match function {
+            TaskManagement::TargetWarmReset => return self.reset_target(Reset::Unit).await,
+            TaskManagement::TargetColdReset => return self.reset_target(Reset::Cold).await,
+            TaskManagement::AbortTask
+            | TaskManagement::AbortTaskSet
+            | TaskManagement::ClearTaskSet
+            | TaskManagement::LogicalUnitReset => (),
+        }
+        let Some(Place { unit, id, .. }) = self.place(lun) else { return TaskManagementResponse::LunDoesNotExist };
+        let aborting = {
+            let mut core = unit.core.borrow_mut();
+            if function == TaskManagement::AbortTask {
+                match core.abort_task(id, referenced) {
+                    Some(task) => vec![task],
+                    None => return TaskManagementResponse::TaskDoesNotExist,
+                }
+            } else if function == TaskManagement::LogicalUnitReset {
+                core.reset(Reset::Unit)
+            } else {
+                core.abort_task_set(id)
+            }
+        };
+        unit.look_again();
+        unit.off_medium(&aborting).await;
+        TaskManagementResponse::Complete
+    }
+
+    async fn reset_target(&self, reset: Reset) -> TaskManagementResponse {
+        let units = self.target.units();
+        let mut aborting = Vec::new();
+        for unit in &units {
+            aborting.push(unit.core.borrow_mut().reset(reset));
+            unit.look_again();
+        }
+        for (unit, tasks) in units.iter().zip(&aborting) {
+            unit.off_medium(tasks).await;
+        }
+        TaskManagementResponse::Complete
+    }
+
+    /// Ends the nexus and waits until nothing of it is at a medium any more.
+    pub async fn close(self) {
+        let places = self.attached.places.take();
+        let leaving: Vec<(Rc<UnitOnMedium>, Vec<TaskId>)> =
+            places.iter().map(|place| (Rc::clone(&place.unit), place.leave())).collect();
+        for (unit, tasks) in leaving {
+            unit.off_medium(&tasks).await;
+        }
+    }
+}
+
+/// Commands to a number without a unit (SPC-4 r37 §5.11.1, SAM-5 r21 §4.7.5): INQUIRY says so in its data, REQUEST SENSE
+/// in its sense data, everything else fails.
+fn nothing_here(cdb: &[u8; 16]) -> Completion {
+    let absent = Sense::illegal(Asc::LOGICAL_UNIT_NOT_SUPPORTED);
+    match Command::parse(cdb) {
+        Ok(Command::Inquiry { allocation }) => {
+            let nobody = Identity { uuid: [0; 16], product: String::new() };
+            cut(nobody.standard_inquiry(Peripheral::NothingHere), allocation)
+        }
+        Ok(Command::RequestSense { format, allocation }) => cut(absent.encode(format), allocation),
+        Ok(_) | Err(_) => Completion::check(&absent, SenseFormat::Fixed),
+    }
+}
+
+fn cut(mut bytes: Vec<u8>, allocation: u32) -> Completion {
+    bytes.truncate(allocation as usize);
+    Completion::data(Bytes::from(bytes))
+}

@@ -1,0 +1,297 @@
+//! A command from its arrival to its answer.
+//!
+//! [`Task::execute`] waits for the gate, for its turn in the task set and for its blocks, and looks at the gate again
+//! after each wait: a hold that came meanwhile must find nothing starting behind its back.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use understudy_scsi::cdb::{Command, Span};
+use understudy_unit::unit::{Begun, Plan, Work};
+use understudy_unit::{Admission, Completion, NexusId, TaskId};
+
+use crate::medium::MediumError;
+use crate::perform;
+use crate::unit::{Claimed, Gate, Turn, UnitOnMedium};
+
+/// How a command ended for its initiator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Answer this.
+    Completed(Completion),
+    /// Answer nothing.
+    Aborted,
+    /// Answer nothing and close the connection: this node must not speak for the unit any more.
+    Fenced,
+}
+
+/// A command in the task set. Dropping it abandons it.
+#[derive(Debug)]
+pub struct Task {
+    place: Place,
+    data_out_bytes: u32,
+}
+
+#[derive(Debug)]
+enum Place {
+    /// The target itself answers.
+    Target(Completion),
+    Unit(OnUnit),
+}
+
+#[derive(Debug)]
+struct OnUnit {
+    listed: Listed,
+    nexus: NexusId,
+    plan: Plan,
+    target_name: Rc<str>,
+}
+
+/// A place in the task set, given up when dropped.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    pub(crate) unit: Rc<UnitOnMedium>,
+    pub(crate) task: TaskId,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.unit.core.borrow_mut().end(self.task);
+        self.unit.tasks_moved.signal();
+    }
+}
+
+/// Why a command that waited did not get what it waited for.
+enum Stopped {
+    Aborted,
+    Fenced,
+    /// The gate shut: wait again.
+    Held,
+}
+
+/// What a command needs besides its turn before it goes to the medium.
+enum Needs {
+    Nothing,
+    Blocks(Span),
+    ManyBlocks(Vec<Span>),
+    TurnToChange,
+}
+
+/// What it got.
+pub(crate) struct Holding {
+    _claim: Option<Claimed>,
+    _claims: Vec<Claimed>,
+    pub(crate) turn: Option<Turn>,
+}
+
+impl Task {
+    pub(crate) fn answered(completion: Completion) -> Self {
+        Self { place: Place::Target(completion), data_out_bytes: 0 }
+    }
+
+    pub(crate) fn on_unit(unit: Rc<UnitOnMedium>, nexus: NexusId, begun: Begun, target_name: Rc<str>) -> Self {
+        let listed = Listed { unit, task: begun.task };
+        Self {
+            place: Place::Unit(OnUnit { listed, nexus, plan: begun.plan, target_name }),
+            data_out_bytes: begun.data_out_bytes,
+        }
+    }
+
+    /// Bytes of data-out the command asks for; zero if it asks for none or has already failed.
+    #[must_use]
+    pub fn data_out_bytes(&self) -> u32 {
+        self.data_out_bytes
+    }
+
+    /// Waits until the command is aborted; for whoever still collects its data.
+    pub async fn aborted(&self) {
+        match &self.place {
+            Place::Target(_) => std::future::pending().await,
+            Place::Unit(on_unit) => {
+                let Listed { unit, task } = &on_unit.listed;
+                unit.tasks_moved.until(|| unit.is_aborted(*task).then_some(())).await;
+            }
+        }
+    }
+
+    /// Carries the command out. Fewer bytes than [`Task::data_out_bytes`] are written as far as they are whole blocks.
+    pub async fn execute(self, data_out: Bytes) -> Outcome {
+        match self.place {
+            Place::Target(completion) => Outcome::Completed(completion),
+            Place::Unit(on_unit) => on_unit.execute(data_out).await,
+        }
+    }
+}
+
+impl OnUnit {
+    async fn execute(self, data_out: Bytes) -> Outcome {
+        let Self { listed, nexus, plan, target_name } = self;
+        let command = match plan {
+            Plan::Refused(completion) => {
+                return match listed.admitted().await {
+                    Ok(()) => listed.settle(Ok(completion)).await,
+                    Err(stopped) => listed.stopped(&stopped),
+                };
+            }
+            Plan::Command(command) => command,
+        };
+        // BOUND: each round waits for the gate to open; it ends when the command starts, is aborted or fenced.
+        loop {
+            if let Err(stopped) = listed.admitted().await {
+                return listed.stopped(&stopped);
+            }
+            let work = listed.unit.core.borrow_mut().work(nexus, &command, &data_out, &target_name);
+            let holding = match listed.obtain(needs(&work)).await {
+                Ok(holding) => holding,
+                Err(Stopped::Held) => continue,
+                Err(stopped) => return listed.stopped(&stopped),
+            };
+            return listed.perform(nexus, &command, work, holding, data_out).await;
+        }
+    }
+}
+
+fn needs(work: &Work) -> Needs {
+    match work {
+        Work::Done(_) | Work::Read(_) | Work::Verify(..) | Work::Flush => Needs::Nothing,
+        Work::Write(span, _)
+        | Work::WriteAndVerify(span, _)
+        | Work::WriteSame(span, ..)
+        | Work::CompareAndWrite(span, _) => Needs::Blocks(*span),
+        Work::Unmap(spans) => Needs::ManyBlocks(perform::merged(spans)),
+        Work::Change(_) => Needs::TurnToChange,
+    }
+}
+
+impl Listed {
+    fn stopped(&self, stopped: &Stopped) -> Outcome {
+        match stopped {
+            Stopped::Fenced => Outcome::Fenced,
+            Stopped::Aborted | Stopped::Held => self.aborted_outcome(),
+        }
+    }
+
+    fn aborted_outcome(&self) -> Outcome {
+        let answer = self.unit.core.borrow().answer_of_aborted(self.task);
+        answer.map_or(Outcome::Aborted, Outcome::Completed)
+    }
+
+    /// Waits for the gate and for older commands.
+    async fn admitted(&self) -> Result<(), Stopped> {
+        // BOUND: each round waits for an event.
+        loop {
+            let admission = self.unit.core.borrow().admission(self.task);
+            match (self.unit.gate(), admission) {
+                (Gate::Fenced, _) => return Err(Stopped::Fenced),
+                (_, Admission::Aborted) => return Err(Stopped::Aborted),
+                (Gate::Open, Admission::Go) => return Ok(()),
+                (Gate::Open, Admission::Wait) => {
+                    let admission = || {
+                        let shut = self.unit.gate() != Gate::Open;
+                        let waits = self.unit.core.borrow().admission(self.task) == Admission::Wait;
+                        (shut || !waits).then_some(())
+                    };
+                    self.unit.tasks_moved.until(admission).await;
+                }
+                (Gate::Held | Gate::Frozen, _) => {
+                    let moved = || {
+                        let open = matches!(self.unit.gate(), Gate::Open | Gate::Fenced);
+                        (open || self.unit.is_aborted(self.task)).then_some(())
+                    };
+                    self.unit.gate_moved.until(moved).await;
+                }
+            }
+        }
+    }
+
+    /// Waits for blocks or for the turn to change state. Giving up gives back what was obtained.
+    async fn obtain(&self, needs: Needs) -> Result<Holding, Stopped> {
+        let mut holding = Holding { _claim: None, _claims: Vec::new(), turn: None };
+        match needs {
+            Needs::Nothing => (),
+            Needs::Blocks(span) => {
+                let claim = Claimed::make(&self.unit, span.lba, span.blocks);
+                self.wait(|| claim.is_granted().then_some(())).await?;
+                holding._claim = Some(claim);
+            }
+            // All claims are made at once, so that two such commands cannot each wait for the other.
+            Needs::ManyBlocks(spans) => {
+                let claims: Vec<Claimed> =
+                    spans.iter().map(|span| Claimed::make(&self.unit, span.lba, span.blocks)).collect();
+                self.wait(|| claims.iter().all(Claimed::is_granted).then_some(())).await?;
+                holding._claims = claims;
+            }
+            Needs::TurnToChange => holding.turn = Some(self.wait(|| Turn::take(&self.unit)).await?),
+        }
+        Ok(holding)
+    }
+
+    async fn wait<T>(&self, mut ready: impl FnMut() -> Option<T>) -> Result<T, Stopped> {
+        self.unit
+            .claims_moved
+            .until(|| match self.unit.gate() {
+                Gate::Fenced => Some(Err(Stopped::Fenced)),
+                _ if self.unit.is_aborted(self.task) => Some(Err(Stopped::Aborted)),
+                Gate::Held | Gate::Frozen => Some(Err(Stopped::Held)),
+                Gate::Open => ready().map(Ok),
+            })
+            .await
+    }
+
+    async fn perform(self, nexus: NexusId, command: &Command, work: Work, holding: Holding, data_out: Bytes) -> Outcome {
+        match work {
+            Work::Done(completion) => self.settle(Ok(completion)).await,
+            Work::Read(span) => {
+                self.start();
+                // PANIC: `LogicalUnit` limits a transfer to 16 MiB, far below 2^32 blocks.
+                let blocks = u32::try_from(span.blocks).expect("a transfer is limited");
+                let read = self.unit.medium.read(span.lba, blocks).await;
+                self.settle(read.map(Completion::data)).await
+            }
+            work => {
+                // A reservation may have come into force while this command waited for its blocks.
+                let again = self.unit.core.borrow().admit_again(nexus, command);
+                if let Err(conflict) = again {
+                    return self.settle(Ok(conflict)).await;
+                }
+                self.start();
+                let carrier = self.unit.carrier.clone();
+                let carried = carrier.carry(async move {
+                    let result = perform::run(&self, nexus, work, holding, data_out).await;
+                    (self, result)
+                });
+                let (listed, result) = carried.await;
+                listed.settle(result).await
+            }
+        }
+    }
+
+    fn start(&self) {
+        self.unit.core.borrow_mut().start(self.task);
+    }
+
+    /// The medium is done: the command leaves the task set, and its answer goes out if it may.
+    async fn settle(self, result: Result<Completion, MediumError>) -> Outcome {
+        let completion = match result {
+            Err(MediumError::Fenced) => {
+                self.unit.fence();
+                return Outcome::Fenced;
+            }
+            Err(error) => perform::medium_error(&self.unit.core.borrow(), &error),
+            Ok(completion) => completion,
+        };
+        if self.unit.is_aborted(self.task) {
+            return self.aborted_outcome();
+        }
+        let unit = Rc::clone(&self.unit);
+        drop(self);
+        match unit.gate() {
+            Gate::Open | Gate::Held => Outcome::Completed(completion),
+            Gate::Fenced => Outcome::Fenced,
+            Gate::Frozen => {
+                let gate = unit.gate_moved.until(|| Some(unit.gate()).filter(|gate| *gate != Gate::Frozen)).await;
+                if gate == Gate::Fenced { Outcome::Fenced } else { Outcome::Completed(completion) }
+            }
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! One logical unit on one medium, with its gate.
+//!
+//! The unit's decisions are in [`LogicalUnit`]; this adds waiting. Three events say "look again": the gate moved, a task
+//! left the medium or was aborted, a claim on blocks was given up.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use thiserror::Error;
+use understudy_unit::state::StateFault;
+use understudy_unit::unit::{LogicalUnit, UnitOptions};
+use understudy_unit::{Claim, ExtentClaims, Geometry, TaskId};
+
+use crate::carrier::Carrier;
+use crate::event::Event;
+use crate::medium::Medium;
+
+/// Whether commands pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate {
+    /// Yes.
+    Open,
+    /// New commands wait; those under way end and are answered.
+    Held,
+    /// New commands wait, and so do the answers of those under way.
+    Frozen,
+    /// For good: everything ends without an answer.
+    Fenced,
+}
+
+/// Why a unit cannot be opened.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum OpenError {
+    /// What it kept cannot be used. Going on without would forget its reservations.
+    #[error(transparent)]
+    State(#[from] StateFault),
+    /// The medium's block length is none a disk has.
+    #[error("block length {0} is not a power of two between 512 and 4096")]
+    BlockBytes(u32),
+    /// The medium has no blocks.
+    #[error("the medium is empty")]
+    Empty,
+}
+
+/// A logical unit on a medium.
+pub struct UnitOnMedium {
+    pub(crate) core: RefCell<LogicalUnit>,
+    pub(crate) medium: Rc<dyn Medium>,
+    pub(crate) carrier: Carrier,
+    claims: RefCell<ExtentClaims>,
+    gate: Cell<Gate>,
+    /// Whether a change of kept state is between its plan and its end.
+    changing: Cell<bool>,
+    pub(crate) gate_moved: Event,
+    pub(crate) tasks_moved: Event,
+    pub(crate) claims_moved: Event,
+}
+
+impl std::fmt::Debug for UnitOnMedium {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("UnitOnMedium").field("gate", &self.gate).finish_non_exhaustive()
+    }
+}
+
+fn geometry(medium: &dyn Medium) -> Geometry {
+    let geometry = medium.geometry();
+    Geometry { block_bytes: geometry.block_bytes, blocks: geometry.blocks }
+}
+
+impl UnitOnMedium {
+    /// The unit on `medium`, with what was last given to [`Medium::keep_state`]. Must be called inside a `LocalSet`.
+    ///
+    /// # Errors
+    /// [`OpenError`] if the kept state or the geometry cannot be used.
+    pub fn new(options: UnitOptions, medium: Rc<dyn Medium>, kept: Option<&[u8]>) -> Result<Rc<Self>, OpenError> {
+        let geometry = geometry(&*medium);
+        if !(512..=4096).contains(&geometry.block_bytes) || !geometry.block_bytes.is_power_of_two() {
+            return Err(OpenError::BlockBytes(geometry.block_bytes));
+        }
+        if geometry.blocks == 0 {
+            return Err(OpenError::Empty);
+        }
+        Ok(Rc::new(Self {
+            core: RefCell::new(LogicalUnit::new(options, geometry, kept)?),
+            medium,
+            carrier: Carrier::start(),
+            claims: RefCell::default(),
+            gate: Cell::new(Gate::Open),
+            changing: Cell::new(false),
+            gate_moved: Event::default(),
+            tasks_moved: Event::default(),
+            claims_moved: Event::default(),
+        }))
+    }
+
+    /// The medium has another size now: every nexus finds a unit attention (2Ah/09h).
+    pub fn capacity_changed(&self) {
+        self.core.borrow_mut().resize(geometry(&*self.medium));
+    }
+
+    /// The gate.
+    #[must_use]
+    pub fn gate(&self) -> Gate {
+        self.gate.get()
+    }
+
+    /// Fenced stays fenced: a node that lost its right does not get it back in this run.
+    fn move_gate(&self, gate: Gate) {
+        if self.gate.get() != Gate::Fenced {
+            self.gate.set(gate);
+        }
+        self.look_again();
+    }
+
+    /// New commands wait from now on; those under way end.
+    pub fn hold(&self) {
+        self.move_gate(Gate::Held);
+    }
+
+    /// Like [`UnitOnMedium::hold`], and the answers of commands under way wait too.
+    pub fn freeze(&self) {
+        self.move_gate(Gate::Frozen);
+    }
+
+    /// Commands and answers pass again.
+    pub fn resume(&self) {
+        self.move_gate(Gate::Open);
+    }
+
+    /// Nothing is answered any more.
+    pub fn fence(&self) {
+        self.move_gate(Gate::Fenced);
+    }
+
+    /// Waits until nothing is at the medium. With the gate open there is no telling for how long.
+    pub async fn drained(&self) {
+        self.tasks_moved.until(|| (self.commands_under_way() == 0).then_some(())).await;
+    }
+
+    /// Commands at the medium right now.
+    #[must_use]
+    pub fn commands_under_way(&self) -> usize {
+        self.core.borrow().at_medium()
+    }
+
+    /// Wakes everybody who waits for anything.
+    pub(crate) fn look_again(&self) {
+        self.gate_moved.signal();
+        self.tasks_moved.signal();
+        self.claims_moved.signal();
+    }
+
+    /// Waits until none of these tasks is at the medium.
+    pub(crate) async fn off_medium(&self, tasks: &[TaskId]) {
+        if tasks.is_empty() {
+            return;
+        }
+        self.tasks_moved
+            .until(|| {
+                let core = self.core.borrow();
+                (!tasks.iter().any(|task| core.is_at_medium(*task))).then_some(())
+            })
+            .await;
+    }
+
+    pub(crate) fn is_aborted(&self, task: TaskId) -> bool {
+        self.core.borrow().is_aborted(task)
+    }
+}
+
+/// A claim on blocks, given up when dropped.
+pub(crate) struct Claimed {
+    unit: Rc<UnitOnMedium>,
+    claim: Claim,
+}
+
+impl Claimed {
+    pub(crate) fn make(unit: &Rc<UnitOnMedium>, lba: u64, blocks: u64) -> Self {
+        let claim = unit.claims.borrow_mut().claim(lba, blocks);
+        Self { unit: Rc::clone(unit), claim }
+    }
+
+    pub(crate) fn is_granted(&self) -> bool {
+        self.unit.claims.borrow().granted(self.claim)
+    }
+}
+
+impl Drop for Claimed {
+    fn drop(&mut self) {
+        use understudy_unit::Released;
+        let released = self.unit.claims.borrow_mut().release(self.claim);
+        match released {
+            Released::Somebody => self.unit.claims_moved.signal(),
+            Released::Nobody => (),
+        }
+    }
+}
+
+/// The turn to change kept state, given up when dropped: one change at a time.
+pub(crate) struct Turn {
+    unit: Rc<UnitOnMedium>,
+}
+
+impl Turn {
+    pub(crate) fn take(unit: &Rc<UnitOnMedium>) -> Option<Self> {
+        (!unit.changing.replace(true)).then(|| Self { unit: Rc::clone(unit) })
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.unit.changing.set(false);
+        self.unit.claims_moved.signal();
+    }
+}
