@@ -1,0 +1,372 @@
+//! A mirror: the same bytes on each good leg, read from one leg a region.
+//!
+//! Offsets here are bytes of the mirror's chunk space; a leg adds where its data area begins. Callers hand in ranges
+//! that lie within one region ([`REGION_BYTES`]), which is what makes "the leg of the range" well defined.
+//!
+//! Which leg answers for a region is `region mod (number of good legs)`: both nodes compute the same, so a region that
+//! may differ between the legs after an unclean death is read from the same leg before and after a move. Only two
+//! things change it: a leg is dropped, or a disk may have lost what was in its cache, and then the region is read from
+//! the other leg until it is copied back.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use bytes::Bytes;
+use futures_util::future::{LocalBoxFuture, join, join_all};
+use tokio::sync::{Notify, mpsc};
+use understudy_disk::disk::Durability;
+
+use crate::leg::{Leg, LegOutcome, ReadFault};
+use crate::ranges::{RangeGuard, RangeLocks};
+use crate::switch::Switch;
+
+/// Unit of resync and of the choice of the leg to read. 1 MiB: no larger than the smallest chunk, so that a region
+/// never spans chunks; large enough that copying it is one command a leg.
+pub const REGION_BYTES: u64 = 1 << 20;
+
+/// Why a mirror did not do what it was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MirrorFault {
+    /// Every good leg's disk is there and says it cannot.
+    Medium,
+    /// The pool was stopped.
+    Stopped,
+}
+
+/// What is known about legs that may differ.
+#[derive(Default)]
+struct Differences {
+    /// Regions below this were copied since the start, or never differed.
+    compared_to: u32,
+    /// Regions that may differ whatever `compared_to` says, and the leg that has what was acknowledged, if it matters.
+    regions: BTreeMap<u32, Option<u8>>,
+}
+
+pub struct Mirror {
+    pub legs: Vec<Rc<Leg>>,
+    pub regions: u32,
+    locks: Rc<RangeLocks>,
+    differences: RefCell<Differences>,
+    /// A leg was dropped while writes may have been under way.
+    degraded: Cell<bool>,
+    /// Called when there is something to copy.
+    pub differs: Rc<Notify>,
+    unfinished: mpsc::UnboundedSender<LocalBoxFuture<'static, ()>>,
+    pub switch: Rc<Switch>,
+}
+
+/// What a mirror is made of.
+pub struct MirrorParts {
+    pub legs: Vec<Rc<Leg>>,
+    pub regions: u32,
+    /// Where writes go whose caller has gone away.
+    pub unfinished: mpsc::UnboundedSender<LocalBoxFuture<'static, ()>>,
+    pub differs: Rc<Notify>,
+    pub switch: Rc<Switch>,
+}
+
+impl Mirror {
+    pub fn new(parts: MirrorParts) -> Self {
+        let MirrorParts { legs, regions, unfinished, differs, switch } = parts;
+        Self {
+            legs,
+            regions,
+            locks: Rc::default(),
+            differences: RefCell::default(),
+            degraded: Cell::new(false),
+            differs,
+            unfinished,
+            switch,
+        }
+    }
+
+    pub fn good_legs(&self) -> impl Iterator<Item = &Rc<Leg>> {
+        self.legs.iter().filter(|leg| leg.is_good())
+    }
+
+    /// Whether another good leg is up, so that `leg` may be dropped.
+    pub fn another_up(&self, leg: &Rc<Leg>) -> bool {
+        self.good_legs().any(|other| !Rc::ptr_eq(other, leg) && other.is_up())
+    }
+
+    pub fn drop_leg(&self, leg: &Rc<Leg>) {
+        self.degraded.set(true);
+        leg.drop_for_good();
+        if self.good_legs().count() == 1 {
+            let mut differences = self.differences.borrow_mut();
+            differences.regions.clear();
+            differences.compared_to = self.regions;
+        }
+        self.differs.notify_one();
+    }
+
+    /// From now on every region counts as possibly different (`None`) or as equal (`Some` of the number of regions).
+    pub fn set_compared_to(&self, region: u32) {
+        self.differences.borrow_mut().compared_to = region;
+    }
+
+    pub fn compared_to(&self) -> u32 {
+        self.differences.borrow().compared_to
+    }
+
+    pub fn may_differ(&self) -> bool {
+        let differences = self.differences.borrow();
+        self.good_legs().count() > 1 && (differences.compared_to < self.regions || !differences.regions.is_empty())
+    }
+
+    pub fn listed_differences(&self) -> usize {
+        self.differences.borrow().regions.len()
+    }
+
+    /// The first listed region at or after `from`, going round.
+    pub fn next_listed(&self, from: u32) -> Option<u32> {
+        let differences = self.differences.borrow();
+        let mut after = differences.regions.range(from..);
+        after.next().or_else(|| differences.regions.iter().next()).map(|(&region, _)| region)
+    }
+
+    /// A leg's disk came back from a new session or a reset: what was in its cache may be gone. The others have it.
+    pub fn distrust(&self, leg: &Rc<Leg>, regions: &BTreeSet<u32>) {
+        let Some(other) = self.good_legs().find(|other| !Rc::ptr_eq(other, leg)) else { return };
+        if regions.is_empty() {
+            return;
+        }
+        let mut differences = self.differences.borrow_mut();
+        for &region in regions {
+            // If both disks forgot, neither is better: then the entry that is there stays.
+            differences.regions.entry(region).or_insert(Some(other.place.leg));
+        }
+        self.differs.notify_one();
+    }
+
+    fn note_difference(&self, region: u32) {
+        if self.good_legs().count() > 1 {
+            self.differences.borrow_mut().regions.entry(region).or_insert(None);
+            self.differs.notify_one();
+        }
+    }
+
+    fn is_equal(&self, region: u32) -> bool {
+        let differences = self.differences.borrow();
+        region < differences.compared_to && !differences.regions.contains_key(&region)
+    }
+
+    /// The leg that answers for a region.
+    pub fn leg_of(&self, region: u32) -> Rc<Leg> {
+        let preferred = self.differences.borrow().regions.get(&region).copied().flatten();
+        if let Some(leg) = self.good_legs().find(|leg| Some(leg.place.leg) == preferred) {
+            return Rc::clone(leg);
+        }
+        let good = self.good_legs().count();
+        let turn = usize::try_from(region).unwrap_or(0) % good.max(1);
+        let leg = self.good_legs().nth(turn).or(self.legs.first());
+        Rc::clone(leg.expect("a mirror is loaded with at least one good leg, and the last one is never dropped"))
+    }
+
+    fn region_of(offset: u64) -> u32 {
+        u32::try_from(offset / REGION_BYTES).expect("a mirror has at most 2^32 regions: checked when it is loaded")
+    }
+
+    /// Reads bytes within one region.
+    pub async fn read(&self, offset: u64, bytes: u64) -> Result<Bytes, MirrorFault> {
+        let region = Self::region_of(offset);
+        // BOUND: each round waits for a leg to change its state or ends.
+        loop {
+            if self.switch.is_stopped() {
+                return Err(MirrorFault::Stopped);
+            }
+            // The leg that answered before a drop may have shown a write that is still under way to this one.
+            let finished = if self.degraded.get() && self.locks.overlaps(offset, offset + bytes) {
+                Some(self.locks.acquire(offset, offset + bytes).await)
+            } else {
+                None
+            };
+            let leg = self.leg_of(region);
+            match leg.read_once(leg.areas.data_offset + offset, bytes).await {
+                Ok(read) => return Ok(read),
+                Err(fault) => {
+                    drop(finished);
+                    let elsewhere = fault == ReadFault::Medium || self.is_equal(region);
+                    if elsewhere && let Some(end) = self.read_elsewhere(&leg, offset, bytes, fault).await {
+                        return end;
+                    }
+                }
+            }
+            if leg.is_good() {
+                leg.changed_or_time_to_look().await;
+            }
+        }
+    }
+
+    /// Reads from another leg, with every overlapping write finished; `None` if that has to wait.
+    async fn read_elsewhere(
+        &self,
+        tried: &Rc<Leg>,
+        offset: u64,
+        bytes: u64,
+        fault: ReadFault,
+    ) -> Option<Result<Bytes, MirrorFault>> {
+        let _finished = self.locks.acquire(offset, offset + bytes).await;
+        let mut all_medium = fault == ReadFault::Medium;
+        for leg in self.good_legs().filter(|leg| !Rc::ptr_eq(leg, tried)).cloned().collect::<Vec<_>>() {
+            match leg.read_once(leg.areas.data_offset + offset, bytes).await {
+                Ok(read) => return Some(Ok(read)),
+                Err(ReadFault::Medium) => {}
+                Err(ReadFault::NotUp) => all_medium = false,
+            }
+        }
+        all_medium.then_some(Err(MirrorFault::Medium))
+    }
+
+    /// Writes bytes within one region to every good leg. Once begun it is carried through even if the caller goes.
+    pub async fn write(self: &Rc<Self>, offset: u64, bytes: Bytes, durability: Durability) -> Result<(), MirrorFault> {
+        let guard = self.locks.acquire(offset, offset + bytes.len() as u64).await;
+        let mirror = Rc::clone(self);
+        self.persevere(async move { mirror.write_locked(&guard, offset, bytes, durability).await }).await
+    }
+
+    /// Makes a range within one region read as zeroes on every good leg; writes only where it does not already.
+    pub async fn clear(self: &Rc<Self>, offset: u64, bytes: u64) -> Result<(), MirrorFault> {
+        let guard = self.locks.acquire(offset, offset + bytes).await;
+        let legs: Vec<_> = self.good_legs().cloned().collect();
+        let reads = legs.iter().map(|leg| leg.read_once(leg.areas.data_offset + offset, bytes));
+        let blank = |read: &Result<Bytes, ReadFault>| matches!(read, Ok(read) if read.iter().all(|&byte| byte == 0));
+        if join_all(reads).await.iter().all(blank) {
+            return Ok(());
+        }
+        let length = usize::try_from(bytes).expect("at most a region");
+        let mirror = Rc::clone(self);
+        let zeroes = Bytes::from(vec![0; length]);
+        self.persevere(async move { mirror.write_locked(&guard, offset, zeroes, Durability::Cached).await }).await
+    }
+
+    /// Runs `work` to its end, in the background if the caller drops this: a write that reached one leg has to reach
+    /// the others, and its range stays locked until then.
+    async fn persevere<T: 'static>(&self, work: impl Future<Output = T> + 'static) -> T {
+        let mut kept = Unfinished { work: Some(Box::pin(work)), background: self.unfinished.clone() };
+        let result = kept.work.as_mut().expect("taken only when dropped").await;
+        kept.work = None;
+        result
+    }
+
+    async fn write_locked(
+        &self,
+        _range: &RangeGuard,
+        offset: u64,
+        bytes: Bytes,
+        durability: Durability,
+    ) -> Result<(), MirrorFault> {
+        let region = Self::region_of(offset);
+        let legs: Vec<_> = self.good_legs().cloned().collect();
+        let write = |leg: &Rc<Leg>| {
+            if durability == Durability::Cached {
+                leg.note_cached(region);
+            }
+            let (leg, bytes) = (Rc::clone(leg), bytes.clone());
+            async move { leg.write(leg.areas.data_offset + offset, bytes, durability).await }
+        };
+        let outcomes = match &legs[..] {
+            [only] => vec![write(only).await],
+            [first, second] => {
+                let (first, second) = join(write(first), write(second)).await;
+                vec![first, second]
+            }
+            more => join_all(more.iter().map(write)).await,
+        };
+        let settled = settle(&legs, &outcomes).await;
+        if settled == Err(MirrorFault::Medium) {
+            self.note_difference(region);
+        }
+        settled
+    }
+
+    /// Flushes every good leg.
+    pub async fn flush(&self) -> Result<(), MirrorFault> {
+        let legs: Vec<_> = self.good_legs().cloned().collect();
+        let outcomes = join_all(legs.iter().map(|leg| leg.flush())).await;
+        settle(&legs, &outcomes).await
+    }
+
+    /// Makes a region equal on all good legs; nothing else of the region is under way meanwhile.
+    ///
+    /// Returns whether it is equal now; if not, a leg is away or cannot read, and it has to be tried again.
+    pub async fn copy_region(self: &Rc<Self>, region: u32) -> bool {
+        let offset = u64::from(region) * REGION_BYTES;
+        let guard = self.locks.acquire(offset, offset + REGION_BYTES).await;
+        let source = self.leg_of(region);
+        let Ok(truth) = source.read_once(source.areas.data_offset + offset, REGION_BYTES).await else {
+            return false;
+        };
+        let targets: Vec<_> = self.good_legs().filter(|leg| !Rc::ptr_eq(leg, &source)).cloned().collect();
+        let mirror = Rc::clone(self);
+        let copy = async move {
+            let _range = guard;
+            for leg in targets {
+                let at = leg.areas.data_offset + offset;
+                if leg.read_once(at, REGION_BYTES).await.is_ok_and(|there| there == truth) {
+                    continue;
+                }
+                match leg.write(at, truth.clone(), Durability::ForceUnitAccess).await {
+                    LegOutcome::Done | LegOutcome::Dropped => {}
+                    LegOutcome::Refused => leg.fail(),
+                    LegOutcome::Stopped => return false,
+                }
+            }
+            mirror.note_equal(region);
+            true
+        };
+        self.persevere(copy).await
+    }
+
+    /// Lets the resync go on behind a region it can not make equal now; the region stays listed.
+    pub fn postpone(&self, region: u32) {
+        let mut differences = self.differences.borrow_mut();
+        differences.regions.entry(region).or_insert(None);
+        if differences.compared_to == region {
+            differences.compared_to += 1;
+        }
+    }
+
+    fn note_equal(&self, region: u32) {
+        let mut differences = self.differences.borrow_mut();
+        differences.regions.remove(&region);
+        if differences.compared_to == region {
+            differences.compared_to += 1;
+        }
+    }
+}
+
+/// What all legs' outcomes together mean. A leg that refused what another one took is dropped before this ends.
+pub async fn settle(legs: &[Rc<Leg>], outcomes: &[LegOutcome]) -> Result<(), MirrorFault> {
+    if outcomes.contains(&LegOutcome::Stopped) {
+        return Err(MirrorFault::Stopped);
+    }
+    if !outcomes.contains(&LegOutcome::Done) {
+        return Err(MirrorFault::Medium);
+    }
+    for (leg, _) in legs.iter().zip(outcomes).filter(|&(_, &outcome)| outcome == LegOutcome::Refused) {
+        leg.fail();
+    }
+    for (leg, _) in legs.iter().zip(outcomes).filter(|&(_, &outcome)| outcome == LegOutcome::Refused) {
+        if leg.dropped().await == LegOutcome::Stopped {
+            return Err(MirrorFault::Stopped);
+        }
+    }
+    Ok(())
+}
+
+/// Work that must not be abandoned half done.
+struct Unfinished<T: 'static> {
+    work: Option<LocalBoxFuture<'static, T>>,
+    background: mpsc::UnboundedSender<LocalBoxFuture<'static, ()>>,
+}
+
+impl<T: 'static> Drop for Unfinished<T> {
+    fn drop(&mut self) {
+        if let Some(work) = self.work.take() {
+            // The receiver is gone only when the pool is, and then nothing may be written any more.
+            drop(self.background.send(Box::pin(async move { drop(work.await) })));
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! What a pool asks of whoever drives it: proofs of the fence, and records of lost legs.
+//!
+//! The pool never reads a reservation and never writes a record itself; it only refuses to go on without the answer.
+
+use std::fmt;
+
+use futures_util::future::LocalBoxFuture;
+use understudy_disk::disk::Disk;
+
+/// Position of a disk in its pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LegPlace {
+    /// The mirror.
+    pub mirror: u16,
+    /// The leg within it.
+    pub leg: u8,
+}
+
+impl fmt::Display for LegPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "mirror {} leg {}", self.mirror, self.leg)
+    }
+}
+
+/// Why a proof is wanted; later ones include the earlier ones' demands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// A new session or a reset: the fence was proved for an older one.
+    NewLink,
+    /// The disk refused a command with RESERVATION CONFLICT, TASK ABORTED or a unit attention: somebody changed
+    /// something. Nothing is acknowledged until the answer is there.
+    Conflict,
+    /// A command's outcome is unknown. The answer must also stand for this: no command of this node's earlier session
+    /// can reach the medium any more (session reinstated, or LOGICAL UNIT RESET done).
+    OutcomeUnknown,
+}
+
+/// What READ KEYS and READ RESERVATION said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// This node's fence stands on the disk.
+    Held,
+    /// It does not: this node is the victim. The pool stops itself.
+    Lost,
+    /// The disk could not be asked, or what the reason demands could not be done; ask again.
+    Unknown,
+}
+
+/// The driver's side. All calls may take their time; commands wait meanwhile.
+pub trait Overseer {
+    /// Proves the fence on this disk by READ KEYS and READ RESERVATION.
+    fn prove_fence<'a>(&'a self, place: LegPlace, disk: &'a dyn Disk, reason: Reason) -> LocalBoxFuture<'a, Proof>;
+
+    /// Records on a majority of the lock disks that this leg is not good any more. True only when it stands there.
+    fn drop_leg(&self, place: LegPlace) -> LocalBoxFuture<'_, bool>;
+
+    /// Told once, after [`Proof::Lost`]: the pool has stopped itself.
+    fn fenced(&self, place: LegPlace);
+}

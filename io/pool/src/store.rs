@@ -1,0 +1,145 @@
+//! Pool metadata on the legs: finding the newest copy, and writing the next one everywhere before it counts.
+//!
+//! Reading asks every good leg for its two header pages and takes the body from one leg. Writing puts the whole image
+//! into the slot of its version on every good leg; it is done when every good leg of every mirror has it, or was
+//! recorded as lost. That is more than a majority of the copies, and it is what lets any one good leg answer later for
+//! what was relied on.
+
+use std::rc::Rc;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use understudy_disk::disk::{DiskError, Durability};
+use understudy_layout::metadata::{Header, Metadata, MetadataError};
+use understudy_layout::{MetadataVersion, PAGE_BYTES, Uuid};
+
+use crate::leg::{Leg, LegOutcome};
+use crate::mirror::{Mirror, MirrorFault, settle};
+use crate::overseer::LegPlace;
+use crate::pool::LoadError;
+
+/// Disks asked at once when a pool is loaded.
+const DISKS_AT_ONCE: usize = 64;
+/// Largest single transfer of metadata, bytes.
+const TRANSFER_BYTES: usize = 1 << 20;
+
+/// What stands on the legs.
+pub struct Found {
+    /// The newest copy.
+    pub metadata: Metadata,
+    /// Whether every leg asked has exactly this version.
+    pub uniform: bool,
+}
+
+/// The headers of both slots of one leg.
+async fn headers(leg: &Leg) -> Result<[Result<Header, MetadataError>; 2], DiskError> {
+    let page = PAGE_BYTES as u64;
+    let (first, second) = (leg.areas.slot_offset(0), leg.areas.slot_offset(1));
+    let (first, second) = futures_util::future::join(leg.read_raw(first, page), leg.read_raw(second, page)).await;
+    Ok([Header::decode(&first?), Header::decode(&second?)])
+}
+
+async fn image(leg: &Leg, slot: u8, header: Header) -> Result<Metadata, LoadError> {
+    let bytes = header.image_bytes();
+    if bytes > u64::from(leg.areas.slot_bytes) {
+        return Err(LoadError::Metadata(MetadataError::Damaged("length of the body")));
+    }
+    let step = TRANSFER_BYTES as u64;
+    let from = leg.areas.slot_offset(slot);
+    let pieces = (0..bytes.div_ceil(step)).map(|piece| {
+        let at = piece * step;
+        leg.read_raw(from + at, step.min(bytes - at))
+    });
+    let pieces: Vec<Bytes> = stream::iter(pieces)
+        .buffered(4)
+        .try_collect()
+        .await
+        .map_err(|error| LoadError::Leg { place: leg.place, error })?;
+    let whole = match &pieces[..] {
+        [only] => only.clone(),
+        more => more
+            .iter()
+            .fold(BytesMut::new(), |mut all, piece| {
+                all.extend_from_slice(piece);
+                all
+            })
+            .freeze(),
+    };
+    Ok(Metadata::decode(&whole)?)
+}
+
+/// The newest whole copy on these legs that is not older than `at_least`.
+pub async fn find(legs: &[Rc<Leg>], pool: Uuid, at_least: MetadataVersion) -> Result<Found, LoadError> {
+    let asked: Vec<_> = stream::iter(legs)
+        .map(|leg| async move { (leg, headers(leg).await) })
+        .buffer_unordered(DISKS_AT_ONCE)
+        .collect()
+        .await;
+    let mut candidates = Vec::new();
+    let mut trouble = None;
+    let mut newer_release = None;
+    for (leg, answer) in &asked {
+        match answer {
+            Err(DiskError::Conflict) => return Err(LoadError::Conflict(leg.place)),
+            Err(error) => trouble = Some((leg.place, error.clone())),
+            Ok(slots) => {
+                for (slot, header) in (0u8..).zip(slots) {
+                    match header {
+                        Ok(header) if header.pool == pool => candidates.push((*leg, slot, *header)),
+                        Ok(_) | Err(MetadataError::Absent) => {}
+                        Err(error) => newer_release = Some(error.clone()),
+                    }
+                }
+            }
+        }
+    }
+    candidates.sort_by_key(|(leg, _, header)| (std::cmp::Reverse((header.version, header.generation)), leg.place));
+    for (leg, slot, header) in &candidates {
+        if header.version < at_least {
+            return Err(MetadataError::Older { found: header.version.0, committed: at_least.0 }.into());
+        }
+        // A copy that was cut short, or is being written by the owner at this moment, leaves the next best one.
+        let Ok(metadata) = image(leg, *slot, *header).await else { continue };
+        let same = candidates.iter().filter(|(_, _, other)| other == header).count();
+        return Ok(Found { metadata, uniform: same == legs.len() });
+    }
+    let unreadable = |(place, error): (LegPlace, DiskError)| LoadError::Leg { place, error };
+    Err(trouble.map(unreadable).unwrap_or_else(|| newer_release.unwrap_or(MetadataError::Absent).into()))
+}
+
+/// Whether some leg confirms, by headers alone, that `known` is still the newest copy.
+pub async fn confirms(legs: &[Rc<Leg>], known: &Metadata, at_least: MetadataVersion) -> bool {
+    if known.version < at_least {
+        return false;
+    }
+    // BOUND: one leg after the other, until the first that answers.
+    for leg in legs {
+        let Ok(slots) = headers(leg).await else { continue };
+        let newest = slots.iter().flatten().filter(|header| header.pool == known.pool);
+        let newest = newest.max_by_key(|header| (header.version, header.generation));
+        return newest.is_some_and(|header| header.version == known.version && header.generation == known.generation);
+    }
+    false
+}
+
+/// Writes an image into its slot on every good leg of every mirror.
+pub async fn write(mirrors: &[Rc<Mirror>], slot: u8, image: &Bytes) -> Result<(), MirrorFault> {
+    let each = mirrors.iter().map(|mirror| async move {
+        let legs: Vec<_> = mirror.good_legs().cloned().collect();
+        let outcomes = join_all(legs.iter().map(|leg| write_leg(leg, slot, image))).await;
+        settle(&legs, &outcomes).await
+    });
+    let results = join_all(each).await;
+    results.into_iter().find(Result::is_err).unwrap_or(Ok(()))
+}
+
+async fn write_leg(leg: &Leg, slot: u8, image: &Bytes) -> LegOutcome {
+    let from = leg.areas.slot_offset(slot);
+    let pieces = (0..image.len()).step_by(TRANSFER_BYTES).map(|at| {
+        let piece = image.slice(at..image.len().min(at + TRANSFER_BYTES));
+        leg.write(from + at as u64, piece, Durability::ForceUnitAccess)
+    });
+    let outcomes = join_all(pieces).await;
+    outcomes.into_iter().find(|&outcome| outcome != LegOutcome::Done).unwrap_or(LegOutcome::Done)
+}
