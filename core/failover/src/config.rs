@@ -71,6 +71,10 @@ pub struct Timing {
     /// How long a node that does not get forward in a bring-up (release not found, disks conflict) waits before it looks
     /// again. 200 ms.
     pub bring_up_retry: Micros,
+    /// How long after a veto the hand-off is judged again. 1 s.
+    pub veto_retry: Micros,
+    /// How long after a pool was refused it is tried again. 5 s.
+    pub refused_retry: Micros,
     /// How long a wish for a planned takeover stands in the page before it is given up. 10 s.
     pub want_limit: Micros,
 }
@@ -92,6 +96,8 @@ impl Default for Timing {
             receiver_limit: Micros::from_millis(3_000),
             own_gap: Micros::from_millis(300),
             bring_up_retry: Micros::from_millis(200),
+            veto_retry: Micros::from_millis(1_000),
+            refused_retry: Micros::from_millis(5_000),
             want_limit: Micros::from_millis(10_000),
         }
     }

@@ -5,13 +5,26 @@
 //! [`effect::Effect`]s; the formats two nodes share are beside it: the state page, the records of the lock disks, the keys.
 //! What it is not: it has no clock, socket, thread or randomness, and it does not know what a disk is.
 
+pub mod boot;
+pub mod bring_up;
+pub mod claim;
 pub mod config;
+mod content;
+pub mod desk;
 pub mod effect;
+pub mod hand_off;
 pub mod input;
 pub mod key;
 pub mod machine;
+#[cfg(feature = "mutants")]
+pub mod mutants;
+pub mod operator;
 pub mod page;
 pub mod record;
 pub mod survey;
+pub mod survivor;
 pub mod timeline;
+pub mod timers;
+pub mod victim;
+pub mod watch;
 pub mod words;

@@ -32,7 +32,9 @@
 //! | 144 | 8 | number of the request for pools (planned takeover), 0 for none; the pools are flagged in the table |
 //! | 152 | 8 | last completed client command, microseconds since 1970, for the timeline only |
 //! | 160 | 4 | how many entries the pool table has, at most 60 |
-//! | 164 | 92 | zero |
+//! | 164 | 4 | flags of the request: bit 0, soft vetoes are overridden |
+//! | 168 | 8 | number of the partner's request that was refused last, 0 for none; the vetoes say why |
+//! | 176 | 80 | zero |
 //! | 256 | 60 x 32 | pool table, see below |
 //! | 2176 | 1916 | zero |
 //! | 4092 | 4 | CRC-32C of bytes 0 to 4091, with the even sequence word |
@@ -46,7 +48,7 @@ use crc_fast::CrcAlgorithm;
 use thiserror::Error;
 
 use crate::config::POOLS_MAX;
-use crate::input::Health;
+use crate::input::{Health, SoftVetoes};
 use crate::words::{Generation, Incarnation, MetadataVersion, NodeId, PairId, PoolId};
 
 /// Length of the page.
@@ -279,6 +281,15 @@ pub struct Announcement {
     pub to: Incarnation,
 }
 
+/// A request for pools: planned takeover.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Want {
+    /// Its number, not zero, new in this incarnation.
+    pub number: u64,
+    /// Whether soft vetoes count.
+    pub vetoes: SoftVetoes,
+}
+
 /// What a node last saw in its partner's page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Acknowledgement {
@@ -311,8 +322,10 @@ pub struct PageContent {
     pub vetoes: u32,
     /// The commit announced.
     pub announcement: Option<Announcement>,
-    /// Number of the request for the pools flagged `wanted`.
-    pub want: Option<u64>,
+    /// The request for the pools flagged `wanted`.
+    pub want: Option<Want>,
+    /// Number of the partner's request refused last.
+    pub want_refused: Option<u64>,
     /// Pool table, ascending by id.
     pub pools: Vec<PagePool>,
 }
@@ -511,7 +524,11 @@ impl PageContent {
             words.put(132, announced.generation.0.to_le_bytes());
             words.put(136, announced.to.0.to_le_bytes());
         }
-        words.put(144, self.want.unwrap_or(0).to_le_bytes());
+        if let Some(want) = self.want {
+            words.put(144, want.number.to_le_bytes());
+            words.put(164, u32::from(want.vetoes == SoftVetoes::Overridden).to_le_bytes());
+        }
+        words.put(168, self.want_refused.unwrap_or(0).to_le_bytes());
         words.put(160, (self.pools.len() as u32).to_le_bytes());
         for (index, pool) in self.pools.iter().enumerate() {
             pool.put(words, TABLE_OFFSET + index * ENTRY_BYTES);
@@ -543,7 +560,11 @@ impl PageContent {
             announcement: incarnation_word(bytes, 136)
                 .map(|to| generation_at(bytes, 132).map(|generation| Announcement { generation, to }))
                 .transpose()?,
-            want: Some(u64_at(bytes, 144)).filter(|number| *number != 0),
+            want: Some(u64_at(bytes, 144)).filter(|number| *number != 0).map(|number| Want {
+                number,
+                vetoes: if u32_at(bytes, 164) & 1 == 0 { SoftVetoes::Count } else { SoftVetoes::Overridden },
+            }),
+            want_refused: Some(u64_at(bytes, 168)).filter(|number| *number != 0),
             pools: (0..entries)
                 .map(|index| PagePool::take(bytes, TABLE_OFFSET + index * ENTRY_BYTES))
                 .collect::<Result<_, _>>()?,

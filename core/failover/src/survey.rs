@@ -31,7 +31,7 @@ pub struct Survey {
 pub enum Standing {
     /// This entry stands, identical, on a majority, and nothing newer can.
     Known(PoolEntry),
-    /// A newer entry may stand, depending on lock disks that did not answer, or two entries of one generation do.
+    /// A newer entry may stand, depending on lock disks that did not answer.
     Unsettled {
         /// Every entry that may be the truth, newest first.
         candidates: Vec<PoolEntry>,
@@ -196,19 +196,20 @@ impl Survey {
         }
         candidates.retain(|(_, count)| count + silent >= self.majority());
         candidates.sort_by(|(one, _), (other, _)| (other.generation, other).cmp(&(one.generation, one)));
-        let standing = candidates.iter().position(|(_, count)| *count >= self.majority());
-        let Some(standing) = standing else { return Standing::Unknown };
-        candidates.truncate(standing + 1);
-        self.settle(candidates)
-    }
-
-    /// One candidate, or several of which the last one certainly stands.
-    fn settle(&self, candidates: Vec<(PoolEntry, usize)>) -> Standing {
-        let mut entries: Vec<PoolEntry> = candidates.into_iter().map(|(entry, _)| entry).collect();
-        if entries.len() > 1 {
-            return Standing::Unsettled { candidates: entries };
+        if !self.is_readable() || candidates.is_empty() {
+            return Standing::Unknown;
         }
-        entries.pop().map_or(Standing::Unknown, Standing::Known)
+        // Whatever stands, stands on a lock disk that answered, because a majority did: the truth is among the candidates, and nothing
+        // older than the first certain one can be it.
+        let certain = candidates.iter().position(|(_, count)| *count >= self.majority());
+        if let Some(certain) = certain {
+            candidates.truncate(certain + 1);
+        }
+        let mut entries: Vec<PoolEntry> = candidates.into_iter().map(|(entry, _)| entry).collect();
+        match certain {
+            Some(0) => Standing::Known(entries.swap_remove(0)),
+            Some(_) | None => Standing::Unsettled { candidates: entries },
+        }
     }
 
     /// The highest generation any record of any lock disk names, of any pool.

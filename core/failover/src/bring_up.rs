@@ -1,0 +1,193 @@
+//! The repaired node's way: GIVEWAIT, DISKINIT, MBWAIT.
+//!
+//! Not here: what the survivor does meanwhile ([`crate::survivor`]), and the end of the way, which is a claim on the partner's COMMIT
+//! ([`crate::claim`]). The one idea: each step forward is an answer to a word read in the partner's page by RDMA and checked on the
+//! disks themselves; whatever does not fit leads back to GIVEWAIT.
+
+use crate::claim::{Origin, Route};
+use crate::effect::{Alarm, Effect, Effects};
+use crate::machine::{Machine, Membership, State};
+use crate::page::{Page, PoolState, StateWord};
+use crate::survey::Survey;
+use crate::timeline::Step;
+use crate::timers::Timer;
+use crate::watch::Signs;
+use crate::words::{Micros, Op, PoolId};
+
+/// GIVEWAIT.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum GiveWait {
+    /// For RELEASED with this incarnation in the partner's page.
+    Waiting,
+    /// It was read; the disks are asked. Ends with `ReleaseChecked`.
+    Checking {
+        /// Of the order.
+        op: Op,
+    },
+}
+
+/// DISKINIT: disks are initialised and the lock disks joined, side by side.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct DiskInit {
+    /// Ends with `DisksInitialised` or `DiskInitConflicted`; `None` when it is done.
+    pub init: Option<Op>,
+    /// Ends with `LockDisksJoined`; `None` when it is done.
+    pub join: Option<Op>,
+}
+
+impl Machine {
+    /// Whether the partner's page offers its release, or its giveback, to this incarnation.
+    fn is_offered(&self, page: &Page) -> bool {
+        let offers = matches!(page.content.state, StateWord::Released | StateWord::Giveback);
+        offers && page.content.released_to == Some(self.incarnation)
+    }
+
+    pub(crate) fn page_read_give_wait(&mut self, now: Micros, wait: &GiveWait, page: &Page, out: &mut Effects) {
+        self.clear_alarm(Alarm::InterconnectDown, out);
+        if self.is_back_in_records(page) {
+            self.enter(State::Booting);
+            self.decide_boot(now, out);
+        } else if *wait == GiveWait::Waiting && !self.timers.is_set(Timer::Retry) {
+            self.look_for_release(now, out);
+        }
+    }
+
+    /// Asks the disks if the partner's page says RELEASED.
+    pub(crate) fn look_for_release(&mut self, _now: Micros, out: &mut Effects) {
+        let released = self.watch.page().is_some_and(|page| {
+            page.content.state == StateWord::Released && page.content.released_to == Some(self.incarnation)
+        });
+        if released {
+            let (op, pools) = (self.op(), self.homes_away());
+            out.push(Effect::CheckRelease { op, pools });
+            self.enter(State::GiveWait(GiveWait::Checking { op }));
+        }
+    }
+
+    pub(crate) fn release_checked(&mut self, now: Micros, op: Op, open: u32, of: u32, out: &mut Effects) {
+        if self.state != State::GiveWait(GiveWait::Checking { op }) {
+            return;
+        }
+        let offered = self.watch.page().is_some_and(|page| self.is_offered(page));
+        if open < of || of == 0 || !offered {
+            out.push(Effect::Timeline(Step::ReleaseNotFound));
+            return self.back_to_give_wait(now);
+        }
+        out.push(Effect::Timeline(Step::ReleaseVerified { open, of }));
+        // RELEASED for this incarnation is also the leave to register on the lock disks.
+        let join = (self.membership == Membership::Outside).then(|| self.op());
+        if let Some(op) = join {
+            out.push(Effect::JoinLockDisks { op, key: self.lock_key() });
+        }
+        let (init, pools) = (self.op(), self.homes_away());
+        out.push(Effect::InitialiseDisks { op: init, pools });
+        self.enter(State::DiskInit(DiskInit { init: Some(init), join }));
+    }
+
+    fn back_to_give_wait(&mut self, now: Micros) {
+        self.inventory = None;
+        for pool in self.homes_away() {
+            self.set_here(pool, PoolState::Away);
+        }
+        self.enter(State::GiveWait(GiveWait::Waiting));
+        self.retry_after(now, self.config.timing.bring_up_retry);
+    }
+
+    pub(crate) fn page_read_disk_init(&mut self, now: Micros, page: &Page, _out: &mut Effects) {
+        if !self.is_offered(page) {
+            self.back_to_give_wait(now);
+        }
+    }
+
+    pub(crate) fn joined_disk_init(&mut self, now: Micros, op: Op, init: &DiskInit, joined: usize, out: &mut Effects) {
+        if init.join != Some(op) {
+            return;
+        }
+        if joined < self.config.majority() {
+            return self.back_to_give_wait(now);
+        }
+        out.push(Effect::Timeline(Step::LockDisksJoined { joined, of: self.config.lock_disks }));
+        self.become_member(out);
+        self.disk_init_went_on(DiskInit { init: init.init, join: None });
+    }
+
+    pub(crate) fn disks_initialised(
+        &mut self,
+        now: Micros,
+        op: Op,
+        inventory: u64,
+        (found, of): (u32, u32),
+        out: &mut Effects,
+    ) {
+        match self.state.clone() {
+            State::DiskInit(init) if init.init == Some(op) => {
+                out.push(Effect::Timeline(Step::DisksInitialised { found, of }));
+                self.clear_alarm(Alarm::DiskInitFailed, out);
+                self.inventory = Some(inventory);
+                self.disk_init_went_on(DiskInit { init: None, join: init.join });
+            }
+            State::Wanting(wanting) => self.wanted_disks_initialised(now, op, wanting, inventory),
+            // Late: whoever ordered it has gone back since.
+            _ => {}
+        }
+    }
+
+    fn disk_init_went_on(&mut self, init: DiskInit) {
+        if init.init.is_some() || init.join.is_some() {
+            return self.enter(State::DiskInit(init));
+        }
+        for pool in self.homes_away() {
+            self.set_here(pool, PoolState::Warm);
+        }
+        self.enter(State::MailboxWait);
+    }
+
+    pub(crate) fn disk_init_conflicted(&mut self, now: Micros, op: Op, out: &mut Effects) {
+        match self.state.clone() {
+            State::DiskInit(init) if init.init == Some(op) => {
+                self.raise_alarm(Alarm::DiskInitFailed, out);
+                self.back_to_give_wait(now);
+            }
+            State::Wanting(wanting) if wanting.init == Some(op) => self.give_up_wanting(now, &wanting, out),
+            _ => {}
+        }
+    }
+
+    pub(crate) fn page_read_mailbox_wait(&mut self, now: Micros, page: &Page, out: &mut Effects) {
+        let announced = page.content.announcement.filter(|announced| {
+            let newer = self.homes_away().iter().all(|pool| announced.generation > self.generation(*pool));
+            announced.to == self.incarnation && newer
+        });
+        if let Some(announced) = announced {
+            out.push(Effect::Timeline(Step::AnnouncementRead { generation: announced.generation }));
+            let route = Route::Committed { generation: announced.generation };
+            let pools = self.homes_away().into_iter().collect();
+            self.begin_claim(Origin::HandedOver, route, pools, out);
+        } else if self.is_back_in_records(page) {
+            self.enter(State::Booting);
+            self.decide_boot(now, out);
+        } else if !self.is_offered(page) {
+            self.back_to_give_wait(now);
+        }
+    }
+
+    /// The records give every own pool to this node again, and the partner does not offer anything: it committed and restarted.
+    fn is_back_in_records(&self, page: &Page) -> bool {
+        let readable = self.survey.as_ref().is_some_and(Survey::is_readable);
+        readable && self.homes_away().is_empty() && !self.is_offered(page)
+    }
+
+    /// MBWAIT polls the record beside the page: a COMMIT that stands counts, also when its announcement cannot be read any more.
+    pub(crate) fn surveyed_bring_up(&mut self, now: Micros, survey: &Survey, out: &mut Effects) {
+        if self.state != State::MailboxWait || !self.homes_away().is_empty() {
+            return;
+        }
+        let signs = self.watch.signs(now, &self.config);
+        let unreadable = self.watch.page_silence(now) >= self.config.timing.wait_short && signs != Signs::Alive;
+        let homes: std::collections::BTreeSet<PoolId> = self.config.homes_of(self.config.node).collect();
+        let generation = homes.iter().filter_map(|pool| survey.standing(*pool).known().map(|it| it.generation)).min();
+        if let (true, Some(generation)) = (unreadable, generation) {
+            self.begin_claim(Origin::HandedOver, Route::Committed { generation }, homes, out);
+        }
+    }
+}

@@ -1,0 +1,755 @@
+//! Seize, then verify: a node's way from a right to serve some pools to serving them.
+//!
+//! (1) own key on a majority of the lock disks, by joining or by winning a contest; (2) the claim recorded on a majority, unless the
+//! partner's COMMIT is the record; (3) the disks fenced and read back; (4) one more look: own key still there, no other claim. Then,
+//! and only then, the first access that changes anything. Not here: what made the node claim, and the state it rests in afterwards
+//! beyond [`Machine::rest`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::effect::{Alarm, Effect, Effects, Entry, FenceKind, LegsAre, RestartReason, Reply};
+use crate::bring_up::GiveWait;
+use crate::desk::Job;
+use crate::hand_off::HandOff;
+use crate::input::{FenceOutcome, JoinOutcome, OpenOutcome};
+use crate::key::ReservationKey;
+use crate::machine::{Machine, Membership, State};
+use crate::page::{PoolState, Stage, StateWord};
+use crate::record::PoolEntry;
+use crate::survey::{Contest, KeyMajority, Standing, Survey, judge_contest};
+use crate::survivor::{AfterMailboxWait, Exclusive, Released};
+use crate::timeline::Step;
+use crate::timers::Timer;
+use crate::watch::Signs;
+use crate::words::{Generation, Micros, NodeId, Op, PoolId, RequestId};
+
+/// How often a disk operation of one pool is tried before the pool is refused and the others go on.
+const TRIES: u8 = 3;
+
+/// Where a node was when it began to claim, and goes back to if it has to give up.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// Booting.
+    Boot,
+    /// GIVEWAIT, DISKINIT or MBWAIT, with the partner gone.
+    BringUp,
+    /// Serving.
+    Service,
+    /// MBWAIT, with the giveback committed.
+    HandedOver,
+    /// Serving, with a request of the operator's committed.
+    Wanted {
+        /// Whose answer is due.
+        request: RequestId,
+    },
+    /// A hand-off committed, with a receiver that does not act.
+    AfterCommit(Box<HandOff>),
+}
+
+/// Where the right comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Route {
+    /// The records give the pools to this node.
+    HomeAgain,
+    /// This node has to win the lock disks.
+    Contested {
+        /// How it comes to its registration.
+        entry: Entry,
+        /// The key it contests against.
+        victim: Option<ReservationKey>,
+    },
+    /// The partner announced a COMMIT of this generation.
+    Committed {
+        /// Which.
+        generation: Generation,
+    },
+}
+
+/// Something ordered for one pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// Not ordered yet.
+    Due,
+    /// Ordered; ends with the answer of this number.
+    Ordered(Op),
+    /// Seen done.
+    Done,
+    /// Failed; tried again after a while.
+    Failed,
+}
+
+/// How far one pool is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Progress {
+    /// Its fence.
+    pub fence: Part,
+    /// Its metadata.
+    pub open: Part,
+    /// How often something failed.
+    pub failures: u8,
+}
+
+/// How far a claim is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ClaimPhase {
+    /// Registers on the lock disks. Ends with `LockDisksJoined`.
+    Joining {
+        /// Of the order.
+        op: Op,
+    },
+    /// Contests them. Ends with `LockDisksContested`.
+    Contesting {
+        /// Of the order.
+        op: Op,
+    },
+    /// Reads what to go on from. Ends with `Surveyed`.
+    Looking {
+        /// Of the order.
+        op: Op,
+    },
+    /// Its record is on the desk. Ends with `RecordWritten`.
+    Recording,
+    /// Fences, opens, prepares portals. Ends with the answers of every part.
+    Preparing {
+        /// Per pool.
+        pools: BTreeMap<PoolId, Progress>,
+        /// Portals ordered and not yet listening.
+        portals: BTreeMap<Op, NodeId>,
+    },
+    /// Looks once more. Ends with `Surveyed`.
+    Verifying {
+        /// Of the order.
+        op: Op,
+        /// Pools fenced and opened.
+        ready: BTreeSet<PoolId>,
+    },
+    /// Waits before it tries again.
+    Paused(Again),
+}
+
+/// What is tried again.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Again {
+    /// Joining.
+    Join,
+    /// Contesting.
+    Contest,
+    /// Looking.
+    Look,
+    /// Verifying.
+    Verify(BTreeSet<PoolId>),
+}
+
+impl ClaimPhase {
+    /// For the page.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        match self {
+            Self::Joining { .. } | Self::Paused(Again::Join) => Stage::Joining,
+            Self::Contesting { .. } | Self::Paused(Again::Contest) => Stage::Contesting,
+            Self::Looking { .. } | Self::Paused(Again::Look) => Stage::Surveying,
+            Self::Recording => Stage::Recording,
+            Self::Preparing { .. } => Stage::Fencing,
+            Self::Verifying { .. } | Self::Paused(Again::Verify(_)) => Stage::Verifying,
+        }
+    }
+}
+
+/// A claim.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Claim {
+    /// Where it began.
+    pub origin: Origin,
+    /// Where the right comes from.
+    pub route: Route,
+    /// What is claimed; a contest decides it after it is won.
+    pub pools: BTreeSet<PoolId>,
+    /// How far it is.
+    pub phase: ClaimPhase,
+}
+
+impl Machine {
+    /// Begins a claim.
+    pub(crate) fn begin_claim(&mut self, origin: Origin, route: Route, pools: BTreeSet<PoolId>, out: &mut Effects) {
+        let again = match (&route, self.membership) {
+            (Route::HomeAgain, Membership::Outside) => Again::Join,
+            (Route::HomeAgain, Membership::Registered) | (Route::Committed { .. }, _) => Again::Look,
+            (Route::Contested { .. }, _) => Again::Contest,
+        };
+        if again == Again::Contest {
+            out.push(Effect::Timeline(Step::ContestBegun));
+        }
+        self.order_again(Claim { origin, route, pools, phase: ClaimPhase::Paused(again.clone()) }, again, out);
+    }
+
+    /// Contests the lock disks for everything this node does not serve.
+    pub(crate) fn begin_contest(&mut self, origin: Origin, out: &mut Effects) {
+        let entry = match self.membership {
+            Membership::Outside => Entry::Newcomer,
+            Membership::Registered => Entry::Registered,
+        };
+        let route = Route::Contested { entry, victim: self.watch.key() };
+        self.begin_claim(origin, route, BTreeSet::new(), out);
+    }
+
+    fn claim_phase(&mut self, mut claim: Claim, phase: ClaimPhase) {
+        claim.phase = phase;
+        self.enter(State::Claiming(Box::new(claim)));
+    }
+
+    fn pause_claim(&mut self, now: Micros, claim: Claim, again: Again) {
+        let length = match (&claim.route, &again) {
+            (Route::Committed { .. }, _) => self.config.timing.poll_routine,
+            (Route::Contested { .. }, Again::Contest) if self.config.preferred != self.config.node => {
+                self.config.timing.retry.after(self.config.timing.second_node_delay)
+            }
+            _ => self.config.timing.retry,
+        };
+        self.claim_phase(claim, ClaimPhase::Paused(again));
+        self.retry_after(now, length);
+    }
+
+    pub(crate) fn retry_claim(&mut self, now: Micros, claim: Claim, out: &mut Effects) {
+        match claim.phase.clone() {
+            ClaimPhase::Paused(again) => self.order_again(claim, again, out),
+            ClaimPhase::Preparing { .. } => self.order_parts(now, claim, out),
+            // No deadline is set in these: their answers end them.
+            ClaimPhase::Joining { .. }
+            | ClaimPhase::Contesting { .. }
+            | ClaimPhase::Looking { .. }
+            | ClaimPhase::Recording
+            | ClaimPhase::Verifying { .. } => {}
+        }
+    }
+
+    fn order_again(&mut self, claim: Claim, again: Again, out: &mut Effects) {
+        let (op, key) = (self.op(), self.lock_key());
+        match again {
+            Again::Join => {
+                out.push(Effect::JoinLockDisks { op, key });
+                self.claim_phase(claim, ClaimPhase::Joining { op });
+            }
+            Again::Contest => {
+                let Route::Contested { entry, victim } = claim.route else { return };
+                out.push(Effect::ContestLockDisks { op, key, entry, victim });
+                self.claim_phase(claim, ClaimPhase::Contesting { op });
+            }
+            Again::Look => {
+                out.push(Effect::Survey { op });
+                self.claim_phase(claim, ClaimPhase::Looking { op });
+            }
+            Again::Verify(ready) => {
+                out.push(Effect::Survey { op });
+                self.claim_phase(claim, ClaimPhase::Verifying { op, ready });
+            }
+        }
+    }
+
+    /// The registration stands on a majority: from now on its absence there means defeat.
+    pub(crate) fn become_member(&mut self, out: &mut Effects) {
+        if self.membership == Membership::Outside {
+            self.membership = Membership::Registered;
+            out.push(Effect::StartHeartbeat);
+        }
+    }
+
+    pub(crate) fn lock_disks_joined(&mut self, now: Micros, op: Op, disks: &[JoinOutcome], out: &mut Effects) {
+        let joined = disks.iter().filter(|outcome| **outcome == JoinOutcome::Joined).count();
+        let enough = joined >= self.config.majority();
+        match self.state.clone() {
+            State::Claiming(claim) if claim.phase == (ClaimPhase::Joining { op }) => {
+                if enough {
+                    out.push(Effect::Timeline(Step::LockDisksJoined { joined, of: self.config.lock_disks }));
+                    self.become_member(out);
+                    self.order_again(*claim, Again::Look, out);
+                } else {
+                    self.pause_claim(now, *claim, Again::Join);
+                }
+            }
+            State::DiskInit(init) => self.joined_disk_init(now, op, &init, joined, out),
+            // The answer of an order given before this state: whoever asked has gone on without it.
+            _ => {}
+        }
+    }
+
+    pub(crate) fn lock_disks_contested(
+        &mut self,
+        now: Micros,
+        op: Op,
+        disks: &[Option<Vec<ReservationKey>>],
+        out: &mut Effects,
+    ) {
+        let State::Claiming(claim) = self.state.clone() else { return };
+        let (ClaimPhase::Contesting { op: mine }, Route::Contested { victim, .. }) = (&claim.phase, &claim.route) else {
+            return;
+        };
+        if *mine != op {
+            return;
+        }
+        match judge_contest(disks, self.lock_key(), *victim) {
+            Contest::Won { won } => {
+                out.push(Effect::Timeline(Step::ContestWon { won, of: self.config.lock_disks }));
+                self.become_member(out);
+                self.order_again(*claim, Again::Look, out);
+            }
+            Contest::Lost => self.restart(RestartReason::ContestLost, out),
+            Contest::PartnerChanged => {
+                let keys = disks.iter().flatten().flatten();
+                let key = keys.copied().find(|key| key.is_of(self.config.pair, self.config.partner()));
+                self.watch.learn_key(now, key);
+                self.abandon_contest(now, *claim, out);
+            }
+            Contest::Undecided => {
+                out.push(Effect::Timeline(Step::ContestUndecided));
+                self.pause_claim(now, *claim, Again::Contest);
+            }
+        }
+    }
+
+    /// The partner lives after all: back to where this node was.
+    fn abandon_contest(&mut self, now: Micros, claim: Claim, out: &mut Effects) {
+        match claim.origin {
+            Origin::Boot | Origin::HandedOver => self.enter(State::Booting),
+            Origin::BringUp => self.enter(State::GiveWait(GiveWait::Waiting)),
+            Origin::Service | Origin::Wanted { .. } => self.rest(now, out),
+            Origin::AfterCommit(hand_off) => self.wait_for_receiver(now, *hand_off),
+        }
+    }
+
+    /// A page was read while claiming: a contest that has not been won is given up when the partner lives.
+    pub(crate) fn page_read_claiming(&mut self, now: Micros, claim: &Claim, out: &mut Effects) {
+        let waiting = claim.phase == ClaimPhase::Paused(Again::Contest);
+        let forced = matches!(claim.origin, Origin::AfterCommit(_));
+        if waiting && !forced && self.watch.signs(now, &self.config) == Signs::Alive {
+            self.abandon_contest(now, claim.clone(), out);
+        }
+    }
+
+    pub(crate) fn surveyed_claiming(
+        &mut self,
+        now: Micros,
+        op: Option<Op>,
+        claim: Claim,
+        survey: &Survey,
+        out: &mut Effects,
+    ) {
+        match claim.phase.clone() {
+            ClaimPhase::Looking { op: mine } if op == Some(mine) => self.claim_looked(now, claim, survey, out),
+            ClaimPhase::Verifying { op: mine, ready } if op == Some(mine) => {
+                self.claim_verified(now, claim, &ready, survey, out);
+            }
+            // A reading begun before the order proves nothing for it.
+            ClaimPhase::Looking { .. }
+            | ClaimPhase::Verifying { .. }
+            | ClaimPhase::Joining { .. }
+            | ClaimPhase::Contesting { .. }
+            | ClaimPhase::Recording
+            | ClaimPhase::Preparing { .. }
+            | ClaimPhase::Paused(_) => {}
+        }
+    }
+
+    fn claim_looked(&mut self, now: Micros, claim: Claim, survey: &Survey, out: &mut Effects) {
+        match survey.key_majority(self.lock_key()) {
+            KeyMajority::Held => {}
+            KeyMajority::Lost => return self.restart(RestartReason::KeyLost, out),
+            KeyMajority::Unknown => return self.pause_claim(now, claim, Again::Look),
+        }
+        match claim.route {
+            Route::HomeAgain => self.looked_home_again(now, claim, survey, out),
+            Route::Contested { .. } => self.looked_contested(now, claim, survey, out),
+            Route::Committed { generation } => self.looked_committed(now, claim, generation, survey, out),
+        }
+    }
+
+    fn looked_home_again(&mut self, now: Micros, claim: Claim, survey: &Survey, out: &mut Effects) {
+        let known: Vec<PoolEntry> =
+            claim.pools.iter().filter_map(|pool| survey.standing(*pool).known().cloned()).collect();
+        let all_known = self.config.pools.keys().all(|pool| survey.standing(*pool).known().is_some());
+        let taken = known.iter().any(|entry| entry.owner != self.config.node);
+        if known.len() == claim.pools.len() && all_known && !taken {
+            self.desk.ask(Job::Claim(known));
+            self.claim_phase(claim, ClaimPhase::Recording);
+        } else if claim.origin == Origin::Boot {
+            self.enter(State::Booting);
+        } else if taken {
+            self.restart(RestartReason::Overtaken, out);
+        } else {
+            // The records cannot be judged now; the pools stay refused and are tried again.
+            for pool in &claim.pools {
+                self.set_here(*pool, PoolState::Refused);
+            }
+            self.timers.set(Timer::Refused, now.after(self.config.timing.refused_retry));
+            self.rest(now, out);
+        }
+    }
+
+    fn looked_contested(&mut self, now: Micros, mut claim: Claim, survey: &Survey, out: &mut Effects) {
+        if !survey.is_readable() {
+            return self.pause_claim(now, claim, Again::Look);
+        }
+        let mut basis = Vec::new();
+        for pool in self.config.pools.keys().copied().collect::<Vec<_>>() {
+            let mine = self.owner(pool) == Some(self.config.node);
+            if mine && self.is_holding(pool) {
+                continue;
+            }
+            match survey.standing(pool).winner_basis() {
+                Some(entry) => {
+                    self.clear_alarm(Alarm::RecordUnknown(pool), out);
+                    basis.push(entry);
+                }
+                None => self.raise_alarm(Alarm::RecordUnknown(pool), out),
+            }
+        }
+        claim.pools = basis.iter().map(|entry| entry.pool).collect();
+        self.desk.ask(Job::Claim(basis));
+        self.claim_phase(claim, ClaimPhase::Recording);
+    }
+
+    fn looked_committed(
+        &mut self,
+        now: Micros,
+        claim: Claim,
+        generation: Generation,
+        survey: &Survey,
+        out: &mut Effects,
+    ) {
+        let entries: Vec<Standing> = claim.pools.iter().map(|pool| survey.standing(*pool)).collect();
+        let committed = entries.iter().filter_map(Standing::known);
+        let committed: Vec<&PoolEntry> = committed
+            .filter(|entry| entry.owner == self.config.node && entry.generation >= generation)
+            .collect();
+        if committed.len() == claim.pools.len() {
+            self.desk.entries.extend(committed.into_iter().map(|entry| (entry.pool, entry.clone())));
+            out.push(Effect::Timeline(Step::CommitRead { generation }));
+            self.prepare(now, claim, out);
+        } else if entries.iter().filter_map(Standing::known).any(|entry| {
+            entry.owner != self.config.node && entry.generation > generation
+        }) {
+            self.commit_withdrawn(now, claim, out);
+        } else {
+            self.pause_claim(now, claim, Again::Look);
+        }
+    }
+
+    /// The partner took its COMMIT back, or took the pools again.
+    fn commit_withdrawn(&mut self, now: Micros, claim: Claim, out: &mut Effects) {
+        match claim.origin {
+            Origin::Wanted { request } => {
+                out.push(Effect::AnswerOperator { request, reply: Reply::GivenUp });
+                self.rest(now, out);
+            }
+            Origin::Boot | Origin::BringUp | Origin::Service | Origin::HandedOver | Origin::AfterCommit(_) => {
+                self.enter(State::GiveWait(GiveWait::Waiting));
+            }
+        }
+    }
+
+    pub(crate) fn claim_recorded(&mut self, now: Micros, out: &mut Effects) {
+        if let State::Claiming(claim) = self.state.clone()
+            && claim.phase == ClaimPhase::Recording
+        {
+            self.prepare(now, *claim, out);
+        }
+    }
+
+    pub(crate) fn claim_not_recorded(&mut self, now: Micros) {
+        if let State::Claiming(claim) = self.state.clone()
+            && claim.phase == ClaimPhase::Recording
+        {
+            self.pause_claim(now, *claim, Again::Look);
+        }
+    }
+
+    fn prepare(&mut self, now: Micros, claim: Claim, out: &mut Effects) {
+        let mut pools = BTreeMap::new();
+        for pool in claim.pools.clone() {
+            let sound = self.desk.entries.get(&pool).is_some_and(|entry| !entry.legs.iter().any(|legs| legs.is_empty()));
+            if sound {
+                pools.insert(pool, Progress { fence: Part::Due, open: Part::Due, failures: 0 });
+                if !self.is_holding(pool) {
+                    self.set_here(pool, PoolState::Opening);
+                }
+            } else {
+                self.refuse(now, pool, Alarm::RecordUnknown(pool), out);
+            }
+        }
+        let mut claim = claim;
+        claim.phase = ClaimPhase::Preparing { pools, portals: BTreeMap::new() };
+        self.order_parts(now, claim, out);
+    }
+
+    fn refuse(&mut self, now: Micros, pool: PoolId, alarm: Alarm, out: &mut Effects) {
+        self.set_here(pool, PoolState::Refused);
+        self.raise_alarm(alarm, out);
+        self.timers.set(Timer::Refused, now.after(self.config.timing.refused_retry));
+    }
+
+    /// The end state this claim needs on a pool's disks.
+    fn fence_kind(&self, claim: &Claim, pool: PoolId) -> FenceKind {
+        match claim.route {
+            Route::Contested { .. } => FenceKind::Exclusive,
+            Route::Committed { .. } => FenceKind::WriteGuard,
+            Route::HomeAgain if self.home(pool) == Some(self.config.node) => FenceKind::WriteGuard,
+            Route::HomeAgain => FenceKind::Exclusive,
+        }
+    }
+
+    /// Orders every part that is due or failed, or goes on when all are done.
+    fn order_parts(&mut self, now: Micros, mut claim: Claim, out: &mut Effects) {
+        let ClaimPhase::Preparing { mut pools, mut portals } = claim.phase.clone() else { return };
+        let early = matches!(claim.route, Route::Committed { .. });
+        #[cfg(feature = "mutants")]
+        let early = early || crate::mutants::is_on(crate::mutants::Mutant::ServeBeforeFence);
+        for (pool, progress) in &mut pools {
+            if matches!(progress.fence, Part::Due | Part::Failed) {
+                let kind = self.fence_kind(&claim, *pool);
+                progress.fence = Part::Ordered(self.order_fence(*pool, kind, out));
+            }
+            let may_open = early || progress.fence == Part::Done;
+            if may_open && matches!(progress.open, Part::Due | Part::Failed) {
+                progress.open = Part::Ordered(self.order_open(*pool, &claim.route, out));
+            }
+            let identity = self.config.pools[pool].home;
+            let listens = self.listening[identity.index()] || portals.values().any(|other| *other == identity);
+            if may_open && !listens {
+                let op = self.op();
+                portals.insert(op, identity);
+                out.push(Effect::OpenPortals { op, identity });
+            }
+        }
+        claim.phase = ClaimPhase::Preparing { pools, portals };
+        self.go_on_preparing(now, claim, out);
+    }
+
+    fn order_fence(&mut self, pool: PoolId, kind: FenceKind, out: &mut Effects) -> Op {
+        let op = self.op();
+        let entry = &self.desk.entries[&pool];
+        let (generation, legs) = (entry.generation, entry.legs.clone());
+        out.push(Effect::FencePool { op, pool, generation, kind, legs });
+        op
+    }
+
+    fn order_open(&mut self, pool: PoolId, route: &Route, out: &mut Effects) -> Op {
+        let op = self.op();
+        let entry = self.desk.entries[&pool].clone();
+        let legs_are = match route {
+            Route::Committed { .. } => entry.legs_are,
+            Route::HomeAgain | Route::Contested { .. } => LegsAre::PerhapsDifferent,
+        };
+        let (generation, metadata_version, legs) = (entry.generation, entry.metadata_version, entry.legs);
+        out.push(Effect::OpenPool { op, pool, generation, metadata_version, legs_are, legs });
+        op
+    }
+
+    fn go_on_preparing(&mut self, now: Micros, claim: Claim, out: &mut Effects) {
+        let ClaimPhase::Preparing { pools, portals } = &claim.phase else { return };
+        let ready =
+            |progress: &Progress| progress.fence == Part::Done && progress.open == Part::Done;
+        #[cfg(feature = "mutants")]
+        let ready = |progress: &Progress| {
+            ready(progress)
+                || (progress.open == Part::Done && crate::mutants::is_on(crate::mutants::Mutant::ServeBeforeFence))
+        };
+        if pools.values().all(ready) && portals.is_empty() {
+            let ready = pools.keys().copied().collect();
+            self.order_again(claim, Again::Verify(ready), out);
+        } else {
+            let failed = pools.values().any(|progress| progress.fence == Part::Failed || progress.open == Part::Failed);
+            let waiting = self.timers.is_set(Timer::Retry);
+            self.enter(State::Claiming(Box::new(claim)));
+            if failed || waiting {
+                self.retry_after(now, self.config.timing.retry);
+            }
+        }
+    }
+
+    /// Changes the progress of one pool in the claim under way.
+    fn part_answered(
+        &mut self,
+        now: Micros,
+        pool: PoolId,
+        out: &mut Effects,
+        change: impl FnOnce(&mut Progress),
+    ) {
+        let State::Claiming(mut claim) = self.state.clone() else { return };
+        let ClaimPhase::Preparing { pools, .. } = &mut claim.phase else { return };
+        let Some(progress) = pools.get_mut(&pool) else { return };
+        change(progress);
+        let failures = progress.failures;
+        if failures >= TRIES {
+            let alarm =
+                if progress.fence == Part::Failed { Alarm::PoolRefused(pool) } else { Alarm::PoolUnusable(pool) };
+            pools.remove(&pool);
+            self.refuse(now, pool, alarm, out);
+        }
+        let fenced = match &claim.phase {
+            ClaimPhase::Preparing { pools, .. } => pools.get(&pool).is_some_and(|one| one.fence == Part::Done),
+            _ => false,
+        };
+        if fenced {
+            self.order_parts_but_failed(now, *claim, out);
+        } else {
+            self.go_on_preparing(now, *claim, out);
+        }
+    }
+
+    /// What a fence just seen makes possible; what failed waits for its time.
+    fn order_parts_but_failed(&mut self, now: Micros, claim: Claim, out: &mut Effects) {
+        let ClaimPhase::Preparing { pools, .. } = &claim.phase else { return };
+        let failed = pools.values().any(|progress| progress.fence == Part::Failed || progress.open == Part::Failed);
+        if failed {
+            self.go_on_preparing(now, claim, out);
+        } else {
+            self.order_parts(now, claim, out);
+        }
+    }
+
+    /// Whether the claim under way waits for this fence.
+    fn awaits_fence(&self, op: Op, pool: PoolId) -> bool {
+        #[cfg(feature = "mutants")]
+        if crate::mutants::is_on(crate::mutants::Mutant::IgnoreOpNumbers) {
+            return matches!(&self.state, State::Claiming(claim) if matches!(&claim.phase, ClaimPhase::Preparing { pools, .. } if pools.contains_key(&pool)));
+        }
+        let State::Claiming(claim) = &self.state else { return false };
+        let ClaimPhase::Preparing { pools, .. } = &claim.phase else { return false };
+        pools.get(&pool).is_some_and(|progress| progress.fence == Part::Ordered(op))
+    }
+
+    fn awaits_open(&self, op: Op, pool: PoolId) -> bool {
+        let State::Claiming(claim) = &self.state else { return false };
+        let ClaimPhase::Preparing { pools, .. } = &claim.phase else { return false };
+        pools.get(&pool).is_some_and(|progress| progress.open == Part::Ordered(op))
+    }
+
+    pub(crate) fn pool_fenced(&mut self, now: Micros, op: Op, pool: PoolId, outcome: FenceOutcome, out: &mut Effects) {
+        if self.awaits_fence(op, pool) {
+            self.claim_fenced(now, pool, outcome, out);
+        } else if self.doubts.get(&pool) == Some(&Some(op)) {
+            self.doubt_answered(now, pool, outcome, out);
+        } else {
+            self.review_answered(now, op, pool, outcome, out);
+        }
+    }
+
+    fn claim_fenced(&mut self, now: Micros, pool: PoolId, outcome: FenceOutcome, out: &mut Effects) {
+        let State::Claiming(claim) = self.state.clone() else { return };
+        let generation = self.generation(pool);
+        let ended = self.watch.has_ended();
+        match outcome {
+            FenceOutcome::Incomplete { .. } if !ended => {
+                self.part_answered(now, pool, out, |progress| {
+                    progress.fence = Part::Failed;
+                    progress.failures += 1;
+                });
+            }
+            // Known to have ended: what it left on a disk out of reach cannot change any more.
+            FenceOutcome::Fenced | FenceOutcome::Incomplete { .. } => {
+                let kind = self.fence_kind(&claim, pool);
+                if let Some(here) = self.here.get_mut(&pool) {
+                    here.fence = Some(kind);
+                }
+                out.push(Effect::Timeline(Step::PoolFenced { pool, generation }));
+                self.part_answered(now, pool, out, |progress| progress.fence = Part::Done);
+            }
+            FenceOutcome::Lost => self.restart(RestartReason::FenceLost, out),
+            FenceOutcome::NewerKey { generation } => {
+                self.desk.raise_floor(generation);
+                self.pause_claim(now, *claim, Again::Look);
+            }
+        }
+    }
+
+    pub(crate) fn pool_opened(&mut self, now: Micros, op: Op, pool: PoolId, outcome: OpenOutcome, out: &mut Effects) {
+        if !self.awaits_open(op, pool) {
+            return;
+        }
+        let State::Claiming(claim) = self.state.clone() else { return };
+        let recorded = self.desk.entries[&pool].metadata_version;
+        match outcome {
+            OpenOutcome::Opened { metadata_version } if metadata_version >= recorded => {
+                if let Some(here) = self.here.get_mut(&pool) {
+                    here.metadata_version = metadata_version;
+                }
+                self.part_answered(now, pool, out, |progress| progress.open = Part::Done);
+            }
+            OpenOutcome::Opened { .. } | OpenOutcome::Failed => self.part_answered(now, pool, out, |progress| {
+                progress.open = Part::Failed;
+                progress.failures += 1;
+            }),
+            OpenOutcome::NewerGeneration { generation } => {
+                self.desk.raise_floor(generation);
+                self.pause_claim(now, *claim, Again::Look);
+            }
+        }
+    }
+
+    pub(crate) fn portals_opened(&mut self, now: Micros, op: Op, out: &mut Effects) {
+        let State::Claiming(mut claim) = self.state.clone() else { return };
+        let ClaimPhase::Preparing { portals, .. } = &mut claim.phase else { return };
+        let Some(identity) = portals.remove(&op) else { return };
+        self.listening[identity.index()] = true;
+        out.push(Effect::Timeline(Step::PortalsListening { identity }));
+        self.go_on_preparing(now, *claim, out);
+    }
+
+    fn claim_verified(
+        &mut self,
+        now: Micros,
+        claim: Claim,
+        ready: &BTreeSet<PoolId>,
+        survey: &Survey,
+        out: &mut Effects,
+    ) {
+        #[cfg(feature = "mutants")]
+        if crate::mutants::is_on(crate::mutants::Mutant::SkipVerify) {
+            return self.serve_claimed(now, claim, ready, out);
+        }
+        match survey.key_majority(self.lock_key()) {
+            KeyMajority::Held => {}
+            KeyMajority::Lost => return self.restart(RestartReason::KeyLost, out),
+            KeyMajority::Unknown => return self.pause_claim(now, claim, Again::Verify(ready.clone())),
+        }
+        let partner = self.config.partner();
+        if claim.pools.iter().any(|pool| survey.is_claimed_by(partner, *pool, self.generation(*pool))) {
+            return self.restart(RestartReason::NewerGeneration, out);
+        }
+        out.push(Effect::Timeline(Step::Verified));
+        self.serve_claimed(now, claim, ready, out);
+    }
+
+    fn serve_claimed(&mut self, now: Micros, claim: Claim, ready: &BTreeSet<PoolId>, out: &mut Effects) {
+        for pool in ready {
+            self.set_here(*pool, PoolState::Serving);
+            self.doubts.remove(pool);
+            self.clear_alarm(Alarm::PoolRefused(*pool), out);
+            self.clear_alarm(Alarm::PoolUnusable(*pool), out);
+            out.push(Effect::ServePool { pool: *pool });
+            out.push(Effect::Timeline(Step::Serving { pool: *pool, generation: self.generation(*pool) }));
+        }
+        match claim.origin {
+            Origin::Wanted { request } => {
+                out.push(Effect::AnswerOperator { request, reply: Reply::Done });
+                match self.watch.incarnation() {
+                    Some(to) => self.enter(State::Released(Released::new(to, AfterMailboxWait::OnRequest))),
+                    None => self.rest(now, out),
+                }
+            }
+            Origin::Boot | Origin::BringUp | Origin::Service | Origin::HandedOver | Origin::AfterCommit(_) => {
+                self.rest(now, out);
+            }
+        }
+    }
+
+    /// The state a serving node rests in, by what it holds and what it misses.
+    pub(crate) fn rest(&mut self, _now: Micros, _out: &mut Effects) {
+        if self.serving_word() == StateWord::Takeover {
+            self.enter(State::Takeover(Exclusive::Resting));
+        } else if self.homes_away().is_empty() {
+            self.enter(State::Up);
+        } else {
+            self.enter(State::GiveWait(GiveWait::Waiting));
+        }
+    }
+}

@@ -1,0 +1,349 @@
+//! The desk where records are written: one at a time, each with a generation and a sequence number never used before.
+//!
+//! Not here: why one is written; [`crate::claim`], [`crate::hand_off`] and mirror legs each have their own job. The one idea:
+//! entries change in memory only after the record stands on a majority; a write whose outcome is not a majority is followed by a newer
+//! one, never by silence.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::effect::{Alarm, Effect, Effects, LegsAre};
+use crate::input::WriteOutcome;
+use crate::machine::{Machine, Membership, State};
+use crate::record::{PoolEntry, Record, Verdict};
+use crate::timeline::Step;
+use crate::timers::Timer;
+use crate::words::{Generation, LegIndex, MetadataVersion, Micros, MirrorIndex, NodeId, Op, PoolId};
+
+/// What a record is written for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Job {
+    /// This node has these pools, going on from these entries.
+    Claim(Vec<PoolEntry>),
+    /// These pools go to the partner, at these metadata versions and with legs like this.
+    Commit(BTreeMap<PoolId, (MetadataVersion, LegsAre)>),
+    /// They do not.
+    Abort(BTreeSet<PoolId>),
+    /// They are left at rest by their owner.
+    Halt(BTreeMap<PoolId, (MetadataVersion, LegsAre)>),
+    /// Mirror legs failed or are good again.
+    Legs(Vec<LegChange>),
+}
+
+/// One leg.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct LegChange {
+    pub(crate) pool: PoolId,
+    pub(crate) mirror: MirrorIndex,
+    pub(crate) leg: LegIndex,
+    pub(crate) to: LegState,
+}
+
+/// What a leg is to be recorded as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum LegState {
+    Bad,
+    Good,
+}
+
+/// A record whose answer is not in.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Writing {
+    op: Op,
+    job: Job,
+    entries: Vec<PoolEntry>,
+}
+
+/// The desk.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Desk {
+    /// What the records say, as far as this node knows: the truth for pools it holds.
+    pub(crate) entries: BTreeMap<PoolId, PoolEntry>,
+    floor: Generation,
+    sequence: u64,
+    writing: Option<Writing>,
+    next: Option<Job>,
+    legs: BTreeSet<LegChange>,
+    leg_pause: LegPause,
+    halted: Halted,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum LegPause {
+    No,
+    /// The last record of a leg did not get a majority; [`Timer::Leg`] ends it.
+    Yes,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Halted {
+    No,
+    Yes,
+}
+
+impl Default for Desk {
+    fn default() -> Self {
+        Self {
+            entries: BTreeMap::new(),
+            floor: Generation(0),
+            sequence: 0,
+            writing: None,
+            next: None,
+            legs: BTreeSet::new(),
+            leg_pause: LegPause::No,
+            halted: Halted::No,
+        }
+    }
+}
+
+impl Desk {
+    /// The highest generation heard of or used.
+    pub(crate) fn floor(&self) -> Generation {
+        self.floor
+    }
+
+    pub(crate) fn raise_floor(&mut self, seen: Generation) {
+        self.floor = self.floor.max(seen);
+    }
+
+    pub(crate) fn raise_sequence(&mut self, seen: u64) {
+        self.sequence = self.sequence.max(seen);
+    }
+
+    pub(crate) fn is_writing(&self) -> bool {
+        self.writing.is_some()
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.writing.is_none() && self.next.is_none() && self.legs.is_empty()
+    }
+
+    pub(crate) fn is_halted(&self) -> bool {
+        self.halted == Halted::Yes
+    }
+
+    pub(crate) fn set_halted(&mut self) {
+        self.halted = Halted::Yes;
+    }
+
+    pub(crate) fn may_write_legs(&mut self) {
+        self.leg_pause = LegPause::No;
+    }
+
+    /// Puts a job on the desk; it is written as soon as the one before has answered.
+    pub(crate) fn ask(&mut self, job: Job) {
+        self.next = Some(job);
+    }
+
+    fn new_generation(&mut self) -> Generation {
+        self.floor = self.floor.next();
+        self.floor
+    }
+}
+
+fn entries_for(job: &Job, known: &BTreeMap<PoolId, PoolEntry>, own: NodeId, generation: Generation) -> Vec<PoolEntry> {
+    let change = |pool: &PoolId, verdict, owner, (metadata_version, legs_are)| {
+        known.get(pool).map(|entry| PoolEntry {
+            owner,
+            generation,
+            metadata_version,
+            verdict,
+            legs_are,
+            ..entry.clone()
+        })
+    };
+    match job {
+        Job::Claim(basis) => basis.iter().map(|entry| claimed(entry, known, own, generation)).collect(),
+        Job::Commit(held) => {
+            held.iter().filter_map(|(pool, at)| change(pool, Verdict::Commit, own.partner(), *at)).collect()
+        }
+        Job::Halt(held) => held.iter().filter_map(|(pool, at)| change(pool, Verdict::Owned, own, *at)).collect(),
+        Job::Abort(pools) => pools
+            .iter()
+            .filter_map(|pool| known.get(pool))
+            .map(|entry| PoolEntry {
+                owner: own,
+                generation,
+                verdict: Verdict::Abort,
+                legs_are: LegsAre::PerhapsDifferent,
+                ..entry.clone()
+            })
+            .collect(),
+        Job::Legs(changes) => {
+            let mut entries: BTreeMap<PoolId, PoolEntry> = BTreeMap::new();
+            for change in changes {
+                let Some(entry) = known.get(&change.pool) else { continue };
+                let entry = entries.entry(change.pool).or_insert_with(|| entry.clone());
+                entry.generation = generation;
+                if let Some(legs) = entry.legs.get_mut(change.mirror.0 as usize) {
+                    *legs = match change.to {
+                        LegState::Bad => legs.without(change.leg),
+                        LegState::Good => legs.with(change.leg),
+                    };
+                }
+            }
+            entries.into_values().collect()
+        }
+    }
+}
+
+/// The entry of a pool claimed: a leg this node has recorded bad meanwhile stays bad.
+fn claimed(
+    basis: &PoolEntry,
+    known: &BTreeMap<PoolId, PoolEntry>,
+    own: NodeId,
+    generation: Generation,
+) -> PoolEntry {
+    let mut legs = basis.legs.clone();
+    if let Some(mine) = known.get(&basis.pool).filter(|mine| mine.owner == own && mine.generation >= basis.generation) {
+        for (legs, others) in legs.iter_mut().zip(&mine.legs) {
+            *legs = legs.and(*others);
+        }
+    }
+    PoolEntry {
+        owner: own,
+        generation,
+        verdict: Verdict::Owned,
+        legs_are: LegsAre::PerhapsDifferent,
+        legs,
+        ..basis.clone()
+    }
+}
+
+impl Machine {
+    /// Writes the next record if the desk is free. Called at the end of every step.
+    pub(crate) fn write_next(&mut self, _now: Micros, out: &mut Effects) {
+        if self.membership == Membership::Outside || self.desk.is_writing() {
+            return;
+        }
+        let job = match self.desk.next.take() {
+            Some(job) => job,
+            None if self.may_record_legs() => Job::Legs(std::mem::take(&mut self.desk.legs).into_iter().collect()),
+            None => return,
+        };
+        if self.desk.floor >= Generation::LAST {
+            self.raise_alarm(Alarm::GenerationsUsedUp, out);
+            return;
+        }
+        let generation = self.desk.new_generation();
+        let entries = entries_for(&job, &self.desk.entries, self.config.node, generation);
+        let op = self.op();
+        if let Job::Commit(_) = job {
+            out.push(Effect::Timeline(Step::CommitSent { generation }));
+        }
+        let record = self.record_with(&entries);
+        out.push(Effect::WriteRecord { op, record: Box::new(record) });
+        self.desk.writing = Some(Writing { op, job, entries });
+    }
+
+    /// Legs wait while a COMMIT is not settled: no write is in flight then.
+    fn may_record_legs(&self) -> bool {
+        let settling = match &self.state {
+            State::HandingOff(hand_off) => hand_off.is_settling(),
+            _ => false,
+        };
+        !settling && !self.desk.legs.is_empty() && self.desk.leg_pause == LegPause::No
+    }
+
+    fn record_with(&mut self, changed: &[PoolEntry]) -> Record {
+        self.desk.sequence += 1;
+        let mut pools = self.desk.entries.clone();
+        pools.extend(changed.iter().map(|entry| (entry.pool, entry.clone())));
+        Record {
+            pair: self.config.pair,
+            node: self.config.node,
+            incarnation: self.incarnation,
+            sequence: self.desk.sequence,
+            pools: pools.into_values().collect(),
+        }
+    }
+
+    pub(crate) fn record_written(&mut self, now: Micros, op: Op, disks: &[WriteOutcome], out: &mut Effects) {
+        let Some(writing) = self.desk.writing.take_if(|writing| writing.op == op) else { return };
+        let written = disks.iter().filter(|outcome| **outcome == WriteOutcome::Written).count();
+        let stands = written >= self.config.majority();
+        #[cfg(feature = "mutants")]
+        let stands = stands || (written > 0 && crate::mutants::is_on(crate::mutants::Mutant::ServeOnMinorityRecord));
+        if stands {
+            self.record_stands(now, writing, written, out);
+        } else {
+            self.record_failed(now, writing, out);
+        }
+    }
+
+    fn record_stands(&mut self, now: Micros, writing: Writing, written: usize, out: &mut Effects) {
+        let of = self.config.lock_disks;
+        let generation = writing.entries.first().map_or(Generation(0), |entry| entry.generation);
+        self.desk.entries.extend(writing.entries.iter().map(|entry| (entry.pool, entry.clone())));
+        match writing.job {
+            Job::Commit(_) => self.commit_stands(now, generation, written, out),
+            Job::Claim(_) => {
+                out.push(Effect::Timeline(Step::RecordStands { generation, written, of }));
+                self.claim_recorded(now, out);
+            }
+            Job::Abort(_) => {
+                out.push(Effect::Timeline(Step::RecordStands { generation, written, of }));
+                self.abort_stands(now, out);
+            }
+            Job::Halt(_) => self.halt_recorded(out),
+            Job::Legs(changes) => self.legs_recorded(changes, generation, out),
+        }
+    }
+
+    fn record_failed(&mut self, now: Micros, writing: Writing, out: &mut Effects) {
+        match writing.job {
+            Job::Commit(_) => self.commit_unknown(now, writing.entries, out),
+            Job::Claim(_) => self.claim_not_recorded(now),
+            Job::Abort(_) => self.abort_unknown(now),
+            Job::Halt(_) => self.halt_recorded(out),
+            Job::Legs(changes) => {
+                self.desk.legs.extend(changes);
+                self.desk.leg_pause = LegPause::Yes;
+                self.timers.set(Timer::Leg, now.after(self.config.timing.retry));
+            }
+        }
+    }
+
+    fn legs_recorded(&mut self, changes: Vec<LegChange>, generation: Generation, out: &mut Effects) {
+        for LegChange { pool, mirror, leg, to } in changes {
+            match to {
+                LegState::Bad => {
+                    out.push(Effect::Timeline(Step::LegDropped { pool, generation }));
+                    out.push(Effect::LegDropped { pool, mirror, leg });
+                }
+                LegState::Good => out.push(Effect::LegTakenBack { pool, mirror, leg }),
+            }
+        }
+    }
+
+    /// A leg does not take writes: recorded bad before anything is acknowledged without it.
+    pub(crate) fn leg_failed(&mut self, pool: PoolId, mirror: MirrorIndex, leg: LegIndex, out: &mut Effects) {
+        let Some(entry) = self.desk.entries.get(&pool).filter(|_| self.is_holding(pool)) else { return };
+        let Some(legs) = entry.legs.get(mirror.0 as usize).copied() else { return };
+        let waiting = self.desk.legs.iter().filter(|change| {
+            change.pool == pool && change.mirror == mirror && change.to == LegState::Bad
+        });
+        let left = waiting.fold(legs, |legs, change| legs.without(change.leg)).without(leg);
+        if left.is_empty() {
+            // The last good leg: dropping it would leave nothing that holds what was acknowledged. The pool's commands wait for it.
+            self.raise_alarm(Alarm::LastLegFailed(pool), out);
+        } else if !legs.contains(leg) {
+            out.push(Effect::LegDropped { pool, mirror, leg });
+        } else {
+            self.desk.legs.remove(&LegChange { pool, mirror, leg, to: LegState::Good });
+            self.desk.legs.insert(LegChange { pool, mirror, leg, to: LegState::Bad });
+        }
+    }
+
+    /// A dropped leg holds the same again.
+    pub(crate) fn leg_resynced(&mut self, pool: PoolId, mirror: MirrorIndex, leg: LegIndex) {
+        let bad = LegChange { pool, mirror, leg, to: LegState::Bad };
+        if self.is_holding(pool) && !self.desk.legs.contains(&bad) {
+            self.desk.legs.insert(LegChange { to: LegState::Good, ..bad });
+        }
+    }
+
+    /// Nothing of these pools is recorded any more: they are handed over.
+    pub(crate) fn drop_leg_changes(&mut self, pools: &BTreeSet<PoolId>) {
+        self.desk.legs.retain(|change| !pools.contains(&change.pool));
+    }
+}

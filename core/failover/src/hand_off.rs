@@ -1,0 +1,686 @@
+//! The hand-off of pools: giveback and planned takeover are the same thing.
+//!
+//! Prepare while serving; hold, drain, flush; record COMMIT; announce; wait until the receiver serves. Not here: the receiver's side,
+//! which is a claim ([`crate::claim`]).
+//!
+//! The one idea: before the first write of COMMIT was sent any trouble means "resume"; once it was sent this node holds until it
+//! knows. Known to stand: go on. Known to be absent: record ABORT, *and then look at the fence and the lock disks once more*, because a
+//! late write may have completed COMMIT between the reading and the ABORT, and a receiver that saw it has fenced. It looks after its
+//! fence, this node after its ABORT: one of them sees the other. Not to be settled in time: start again, the records will tell.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::claim::Origin;
+use crate::desk::Job;
+use crate::effect::{Alarm, Effect, Effects, FenceKind, LegsAre, Reply, RestartReason, Veto};
+use crate::input::{Earnest, FenceOutcome, HandOffFindings, Health, NotHeld, SoftVetoes};
+use crate::machine::{Machine, State};
+use crate::page::{Announcement, Page, PoolState, Stage, StateWord};
+use crate::record::PoolEntry;
+use crate::survey::{KeyMajority, Survey};
+use crate::survivor::{AfterMailboxWait, Released};
+use crate::timeline::Step;
+use crate::timers::Timer;
+use crate::watch::Signs;
+use crate::words::{Generation, Incarnation, MetadataVersion, Micros, Op, PoolId, RequestId};
+
+/// Why pools are handed over.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Why {
+    /// They go home.
+    Giveback,
+    /// The partner asked for them in its page.
+    Wanted {
+        /// Number of its request.
+        number: u64,
+        /// Whether soft vetoes count.
+        vetoes: SoftVetoes,
+    },
+}
+
+/// An operator who waits for an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Asked {
+    /// Number to echo.
+    pub request: RequestId,
+    /// Whether soft vetoes count.
+    pub vetoes: SoftVetoes,
+    /// Whether it is to be done.
+    pub earnest: Earnest,
+}
+
+/// How one pool of a hand-off is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Hold {
+    /// Ends with `PoolHeld` or `PoolNotHeld`.
+    Ordered(Op),
+    /// Drained and flushed.
+    Held(MetadataVersion, LegsAre),
+}
+
+/// How far a hand-off is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum HandOffPhase {
+    /// Still serving. Ends with `HandOffPrepared`.
+    Preparing {
+        /// Of the order.
+        op: Op,
+    },
+    /// Commands are held. Ends with the answers for every pool, and with an idle desk.
+    Holding {
+        /// Per pool.
+        pools: BTreeMap<PoolId, Hold>,
+    },
+    /// COMMIT is on the desk or sent. Ends with `RecordWritten`.
+    Committing,
+    /// It is not known to stand: read back. Ends with `Surveyed`.
+    ReadingBack {
+        /// Of the order; `None` while it waits to read again.
+        op: Option<Op>,
+        /// What was to stand.
+        entries: Vec<PoolEntry>,
+    },
+    /// Absent: ABORT is on the desk or sent. Ends with `RecordWritten`.
+    Aborting {
+        /// What did not stand.
+        entries: Vec<PoolEntry>,
+    },
+    /// ABORT stands: fence and lock disks are looked at before anything goes on. Ends with `PoolFenced` of each and `Surveyed`.
+    Reviewing {
+        /// Fences not answered yet.
+        fences: BTreeMap<PoolId, Op>,
+        /// The survey, if not answered yet.
+        survey: Option<Op>,
+    },
+    /// COMMIT stands and is announced: the receiver's turn. Ends with its page.
+    Announced {
+        /// Of which generation.
+        generation: Generation,
+    },
+}
+
+impl HandOffPhase {
+    /// For the page.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        match self {
+            Self::Preparing { .. } => Stage::Preparing,
+            Self::Holding { .. } => Stage::Holding,
+            Self::Committing => Stage::Committing,
+            Self::ReadingBack { .. } | Self::Aborting { .. } | Self::Reviewing { .. } => Stage::Settling,
+            Self::Announced { .. } => Stage::WaitingForReceiver,
+        }
+    }
+}
+
+/// A hand-off.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct HandOff {
+    /// To which incarnation of the partner.
+    pub to: Incarnation,
+    /// Which pools.
+    pub pools: BTreeSet<PoolId>,
+    /// Why.
+    pub why: Why,
+    /// Who waits for an answer here.
+    pub asked: Option<Asked>,
+    /// What follows MBWAIT if it comes to nothing.
+    pub then: AfterMailboxWait,
+    /// How far it is.
+    pub phase: HandOffPhase,
+}
+
+impl HandOff {
+    /// The incarnation RELEASED stays valid for: the partner goes on reading while it is handed its pools.
+    #[must_use]
+    pub fn released_to(&self) -> Option<Incarnation> {
+        match self.why {
+            Why::Giveback => Some(self.to),
+            Why::Wanted { .. } => None,
+        }
+    }
+
+    /// Whether this pool's commands are held for it.
+    #[must_use]
+    pub fn is_holding(&self, pool: PoolId) -> bool {
+        !matches!(self.phase, HandOffPhase::Preparing { .. }) && self.pools.contains(&pool)
+    }
+
+    /// Whether COMMIT was asked for and it is not known what became of it.
+    #[must_use]
+    pub fn is_settling(&self) -> bool {
+        match self.phase {
+            HandOffPhase::Preparing { .. } | HandOffPhase::Holding { .. } => false,
+            HandOffPhase::Committing
+            | HandOffPhase::ReadingBack { .. }
+            | HandOffPhase::Aborting { .. }
+            | HandOffPhase::Reviewing { .. }
+            | HandOffPhase::Announced { .. } => true,
+        }
+    }
+}
+
+impl Machine {
+    pub(crate) fn begin_hand_off(
+        &mut self,
+        to: Incarnation,
+        pools: BTreeSet<PoolId>,
+        why: Why,
+        asked: Option<Asked>,
+        out: &mut Effects,
+    ) {
+        let then = match &self.state {
+            State::Released(released) => released.then,
+            _ => AfterMailboxWait::Configured,
+        };
+        let op = self.op();
+        out.push(Effect::PrepareHandOff { op, pools: pools.iter().copied().collect() });
+        let phase = HandOffPhase::Preparing { op };
+        self.enter(State::HandingOff(Box::new(HandOff { to, pools, why, asked, then, phase })));
+    }
+
+    fn hand_off_phase(&mut self, mut hand_off: HandOff, phase: HandOffPhase) {
+        let limit = self.timers.limit();
+        hand_off.phase = phase;
+        self.enter(State::HandingOff(Box::new(hand_off)));
+        if let Some(at) = limit {
+            self.timers.set(Timer::Limit, at);
+        }
+    }
+
+    // ---- vetoes
+
+    pub(crate) fn hand_off_prepared(&mut self, now: Micros, op: Op, findings: HandOffFindings, out: &mut Effects) {
+        let State::HandingOff(hand_off) = self.state.clone() else { return };
+        if hand_off.phase != (HandOffPhase::Preparing { op }) {
+            return;
+        }
+        let vetoes = self.vetoes_against(now, &hand_off, &findings);
+        let overridden = match (&hand_off.why, hand_off.asked) {
+            (_, Some(asked)) => asked.vetoes,
+            (Why::Wanted { vetoes, .. }, None) => *vetoes,
+            (Why::Giveback, None) => SoftVetoes::Count,
+        };
+        let (soft, hard): (BTreeSet<Veto>, BTreeSet<Veto>) = vetoes.iter().copied().partition(|veto| veto.is_soft());
+        let counting = match overridden {
+            SoftVetoes::Count => vetoes,
+            SoftVetoes::Overridden => hard,
+        };
+        if !counting.is_empty() {
+            return self.vetoed(now, *hand_off, counting, out);
+        }
+        if let Some(asked) = hand_off.asked.filter(|asked| asked.earnest == Earnest::DryRun) {
+            let pools = hand_off.pools.iter().copied().collect();
+            let reply = Reply::WouldDo { overridden: soft, pause: findings.predicted_pause, pools };
+            out.push(Effect::AnswerOperator { request: asked.request, reply });
+            return self.back_from_hand_off(now, *hand_off);
+        }
+        self.inventory = Some(findings.inventory);
+        self.hold(now, *hand_off, out);
+    }
+
+    fn vetoes_against(&mut self, now: Micros, hand_off: &HandOff, findings: &HandOffFindings) -> BTreeSet<Veto> {
+        let mut vetoes = findings.vetoes.clone();
+        let mut add = |veto: Veto, holds: bool| {
+            if holds {
+                vetoes.insert(veto);
+            }
+        };
+        let page = self.watch.page();
+        let receiver = page.filter(|page| page.incarnation == hand_off.to);
+        let ready = receiver.is_some_and(|page| match hand_off.why {
+            Why::Giveback => page.content.state == StateWord::MailboxWait,
+            Why::Wanted { number, .. } => page.content.want.is_some_and(|want| want.number == number),
+        });
+        let mismatch = receiver.is_some_and(|page| page.content.inventory != Some(findings.inventory));
+        let records = self.survey.as_ref().is_some_and(|survey| {
+            let known = |pool: &PoolId| survey.standing(*pool).known().is_some();
+            survey.key_majority(self.lock_key()) == KeyMajority::Held && self.config.pools.keys().all(known)
+        });
+        add(Veto::PartnerNotReady, !ready || hand_off.pools.is_empty());
+        add(Veto::InventoryMismatch, mismatch);
+        add(Veto::PartnerUnhealthy, receiver.is_some_and(|page| page.content.health == Health::Unfit));
+        add(Veto::VersionMismatch, self.watch.is_rejected());
+        add(Veto::NoRecordMajority, !records);
+        let automatic = hand_off.why == Why::Giveback && hand_off.asked.is_none();
+        if automatic && self.is_ping_pong(now) {
+            vetoes.insert(Veto::PingPong);
+        }
+        vetoes
+    }
+
+    fn vetoed(&mut self, now: Micros, hand_off: HandOff, vetoes: BTreeSet<Veto>, out: &mut Effects) {
+        let known = std::mem::replace(&mut self.vetoes, vetoes.clone());
+        if known != vetoes {
+            out.push(Effect::Timeline(Step::Vetoed(vetoes.clone())));
+        }
+        self.raise_alarm(Alarm::HandOffVetoed, out);
+        if let Some(asked) = hand_off.asked {
+            out.push(Effect::AnswerOperator { request: asked.request, reply: Reply::Vetoed { vetoes } });
+        }
+        if let Why::Wanted { number, .. } = hand_off.why {
+            self.want_refused = Some(number);
+        }
+        self.back_from_hand_off(now, hand_off);
+    }
+
+    /// The state a hand-off came from; it is judged again after a while.
+    fn back_from_hand_off(&mut self, now: Micros, hand_off: HandOff) {
+        match hand_off.why {
+            Why::Giveback => {
+                self.enter(State::Released(Released::new(hand_off.to, hand_off.then)));
+                self.retry_after(now, self.config.timing.veto_retry);
+            }
+            Why::Wanted { .. } => self.enter(State::Up),
+        }
+    }
+
+    // ---- hold
+
+    fn hold(&mut self, now: Micros, hand_off: HandOff, out: &mut Effects) {
+        self.vetoes.clear();
+        self.clear_alarm(Alarm::HandOffVetoed, out);
+        self.announcement = None;
+        out.push(Effect::Timeline(Step::Holding { to: self.config.partner() }));
+        let mut pools = BTreeMap::new();
+        for pool in hand_off.pools.clone() {
+            let op = self.op();
+            pools.insert(pool, Hold::Ordered(op));
+            self.set_here(pool, PoolState::Held);
+            out.push(Effect::HoldPool { op, pool });
+        }
+        self.hand_off_phase(hand_off, HandOffPhase::Holding { pools });
+        self.timers.set(Timer::Limit, now.after(self.config.timing.hold_limit));
+    }
+
+    pub(crate) fn pool_held(
+        &mut self,
+        now: Micros,
+        op: Op,
+        pool: PoolId,
+        at: (MetadataVersion, LegsAre),
+        out: &mut Effects,
+    ) {
+        match self.state.clone() {
+            State::HandingOff(mut hand_off) => {
+                let HandOffPhase::Holding { pools } = &mut hand_off.phase else { return };
+                if pools.get(&pool) != Some(&Hold::Ordered(op)) {
+                    return;
+                }
+                pools.insert(pool, Hold::Held(at.0, at.1));
+                if let Some(here) = self.here.get_mut(&pool) {
+                    here.metadata_version = at.0;
+                }
+                self.commit_if_held(now, *hand_off, out);
+            }
+            State::Halting(halting) => self.halting_held(now, halting, op, pool, at, out),
+            // Resumed since.
+            _ => {}
+        }
+    }
+
+    /// COMMIT is asked for when every pool is held and no other record is on its way.
+    fn commit_if_held(&mut self, now: Micros, hand_off: HandOff, out: &mut Effects) {
+        let HandOffPhase::Holding { pools } = &hand_off.phase else { return };
+        let held: BTreeMap<PoolId, (MetadataVersion, LegsAre)> = pools
+            .iter()
+            .filter_map(|(pool, hold)| match hold {
+                Hold::Held(version, legs_are) => Some((*pool, (*version, *legs_are))),
+                Hold::Ordered(_) => None,
+            })
+            .collect();
+        if held.len() < pools.len() {
+            return self.enter_keeping_limit(hand_off);
+        }
+        if !self.desk.is_idle() {
+            self.enter_keeping_limit(hand_off);
+            return self.retry_after(now, self.config.timing.poll_brisk);
+        }
+        out.push(Effect::Timeline(Step::Held));
+        #[cfg(feature = "mutants")]
+        if crate::mutants::is_on(crate::mutants::Mutant::AnnounceBeforeCommit) {
+            let generation = self.desk.floor().next();
+            self.announcement = Some(Announcement { generation, to: hand_off.to });
+        }
+        self.desk.ask(Job::Commit(held));
+        self.hand_off_phase(hand_off, HandOffPhase::Committing);
+        self.timers.set(Timer::Limit, now.after(self.config.timing.settle_limit));
+    }
+
+    fn enter_keeping_limit(&mut self, hand_off: HandOff) {
+        let phase = hand_off.phase.clone();
+        self.hand_off_phase(hand_off, phase);
+    }
+
+    pub(crate) fn pool_not_held(&mut self, now: Micros, op: Op, pool: PoolId, reason: NotHeld, out: &mut Effects) {
+        match self.state.clone() {
+            State::HandingOff(hand_off) => {
+                let HandOffPhase::Holding { pools } = &hand_off.phase else { return };
+                if pools.get(&pool) == Some(&Hold::Ordered(op)) {
+                    let veto = match reason {
+                        NotHeld::OutcomeUnknown => Veto::WriteOutcomeUnknown,
+                        NotHeld::DrainTimedOut | NotHeld::FlushFailed => Veto::DrainFailed,
+                    };
+                    self.resume(&hand_off, out);
+                    self.vetoed(now, *hand_off, BTreeSet::from([veto]), out);
+                }
+            }
+            State::Halting(halting) => self.halt_limit(now, &halting, out),
+            _ => {}
+        }
+    }
+
+    /// Carries on what was held.
+    fn resume(&mut self, hand_off: &HandOff, out: &mut Effects) {
+        for pool in &hand_off.pools {
+            self.set_here(*pool, PoolState::Serving);
+            if self.doubts.contains_key(pool) {
+                self.set_here(*pool, PoolState::Held);
+            } else {
+                out.push(Effect::ResumePool { pool: *pool });
+            }
+        }
+        out.push(Effect::Timeline(Step::Resumed));
+    }
+
+    fn give_up_hand_off(&mut self, now: Micros, hand_off: HandOff, out: &mut Effects) {
+        if !matches!(hand_off.phase, HandOffPhase::Preparing { .. }) {
+            self.resume(&hand_off, out);
+        }
+        if let Some(asked) = hand_off.asked {
+            out.push(Effect::AnswerOperator { request: asked.request, reply: Reply::GivenUp });
+        }
+        if let Why::Wanted { number, .. } = hand_off.why {
+            self.want_refused = Some(number);
+        }
+        self.back_from_hand_off(now, hand_off);
+    }
+
+    // ---- commit
+
+    pub(crate) fn commit_stands(&mut self, now: Micros, generation: Generation, written: usize, out: &mut Effects) {
+        let State::HandingOff(hand_off) = self.state.clone() else { return };
+        let of = self.config.lock_disks;
+        out.push(Effect::Timeline(Step::CommitStands { generation, written, of }));
+        self.announcement = Some(Announcement { generation, to: hand_off.to });
+        out.push(Effect::Timeline(Step::Announced { generation }));
+        self.drop_leg_changes(&hand_off.pools);
+        if hand_off.why == Why::Giveback && hand_off.asked.is_none() {
+            self.givebacks.push(now);
+        }
+        self.hand_off_phase(*hand_off, HandOffPhase::Announced { generation });
+        self.timers.set(Timer::Limit, now.after(self.config.timing.receiver_limit));
+    }
+
+    pub(crate) fn commit_unknown(&mut self, _now: Micros, entries: Vec<PoolEntry>, out: &mut Effects) {
+        let State::HandingOff(hand_off) = self.state.clone() else { return };
+        #[cfg(feature = "mutants")]
+        if crate::mutants::is_on(crate::mutants::Mutant::ResumeAfterCommitSent) {
+            return self.give_up_hand_off(_now, *hand_off, out);
+        }
+        self.read_back(*hand_off, entries, out);
+    }
+
+    fn read_back(&mut self, hand_off: HandOff, entries: Vec<PoolEntry>, out: &mut Effects) {
+        let op = self.op();
+        out.push(Effect::Survey { op });
+        self.hand_off_phase(hand_off, HandOffPhase::ReadingBack { op: Some(op), entries });
+    }
+
+    pub(crate) fn retry_hand_off(&mut self, now: Micros, hand_off: HandOff, out: &mut Effects) {
+        match hand_off.phase.clone() {
+            HandOffPhase::Holding { .. } => self.commit_if_held(now, hand_off, out),
+            HandOffPhase::ReadingBack { entries, .. } => self.read_back(hand_off, entries, out),
+            HandOffPhase::Reviewing { .. } => self.review(hand_off, out),
+            // Their answers end them.
+            HandOffPhase::Preparing { .. }
+            | HandOffPhase::Committing
+            | HandOffPhase::Aborting { .. }
+            | HandOffPhase::Announced { .. } => {}
+        }
+    }
+
+    pub(crate) fn surveyed_handing_off(
+        &mut self,
+        now: Micros,
+        op: Option<Op>,
+        hand_off: HandOff,
+        survey: &Survey,
+        out: &mut Effects,
+    ) {
+        match hand_off.phase.clone() {
+            HandOffPhase::ReadingBack { op: mine, entries } if op.is_some() && op == mine => {
+                self.commit_read_back(now, hand_off, entries, survey, out);
+            }
+            HandOffPhase::Reviewing { fences, survey: mine } if op.is_some() && op == mine => {
+                self.review_surveyed(now, hand_off, fences, survey, out);
+            }
+            // Read for something else, or before the order.
+            HandOffPhase::Preparing { .. }
+            | HandOffPhase::Holding { .. }
+            | HandOffPhase::Committing
+            | HandOffPhase::ReadingBack { .. }
+            | HandOffPhase::Aborting { .. }
+            | HandOffPhase::Reviewing { .. }
+            | HandOffPhase::Announced { .. } => {}
+        }
+    }
+
+    fn commit_read_back(
+        &mut self,
+        now: Micros,
+        hand_off: HandOff,
+        entries: Vec<PoolEntry>,
+        survey: &Survey,
+        out: &mut Effects,
+    ) {
+        let majority = self.config.majority();
+        let silent = survey.disks.iter().filter(|disk| disk.is_none()).count();
+        let counts = entries.iter().map(|entry| survey.count_of(self.config.node, entry));
+        let found = counts.min().unwrap_or(0);
+        if found >= majority {
+            let generation = entries.first().map_or(Generation(0), |entry| entry.generation);
+            self.desk.entries.extend(entries.into_iter().map(|entry| (entry.pool, entry)));
+            self.commit_stands(now, generation, found, out);
+        } else if found + silent < majority {
+            self.desk.ask(Job::Abort(hand_off.pools.clone()));
+            self.hand_off_phase(hand_off, HandOffPhase::Aborting { entries });
+        } else {
+            self.hand_off_phase(hand_off, HandOffPhase::ReadingBack { op: None, entries });
+            self.retry_after(now, self.config.timing.heartbeat);
+        }
+    }
+
+    pub(crate) fn abort_unknown(&mut self, now: Micros) {
+        let State::HandingOff(hand_off) = self.state.clone() else { return };
+        if let HandOffPhase::Aborting { entries } = hand_off.phase.clone() {
+            self.hand_off_phase(*hand_off, HandOffPhase::ReadingBack { op: None, entries });
+            self.retry_after(now, self.config.timing.heartbeat);
+        }
+    }
+
+    pub(crate) fn abort_stands(&mut self, _now: Micros, out: &mut Effects) {
+        let State::HandingOff(hand_off) = self.state.clone() else { return };
+        if matches!(hand_off.phase, HandOffPhase::Aborting { .. }) {
+            self.review(*hand_off, out);
+        }
+    }
+
+    /// ABORT stands; a receiver that saw COMMIT before has fenced, and is seen now.
+    fn review(&mut self, hand_off: HandOff, out: &mut Effects) {
+        let mut fences = BTreeMap::new();
+        for pool in &hand_off.pools {
+            fences.insert(*pool, self.order_look(*pool, out));
+        }
+        let op = self.op();
+        out.push(Effect::Survey { op });
+        self.hand_off_phase(hand_off, HandOffPhase::Reviewing { fences, survey: Some(op) });
+    }
+
+    pub(crate) fn order_look(&mut self, pool: PoolId, out: &mut Effects) -> Op {
+        let op = self.op();
+        let generation = self.generation(pool);
+        let legs = self.desk.entries.get(&pool).map(|entry| entry.legs.clone()).unwrap_or_default();
+        out.push(Effect::FencePool { op, pool, generation, kind: FenceKind::Look, legs });
+        op
+    }
+
+    pub(crate) fn review_answered(
+        &mut self,
+        now: Micros,
+        op: Op,
+        pool: PoolId,
+        outcome: FenceOutcome,
+        out: &mut Effects,
+    ) {
+        let State::HandingOff(hand_off) = self.state.clone() else { return };
+        let HandOffPhase::Reviewing { mut fences, survey } = hand_off.phase.clone() else { return };
+        if fences.get(&pool) != Some(&op) {
+            return;
+        }
+        match outcome {
+            FenceOutcome::Fenced => {
+                fences.remove(&pool);
+                self.hand_off_phase(*hand_off, HandOffPhase::Reviewing { fences, survey });
+                self.reviewed(now, out);
+            }
+            FenceOutcome::Incomplete { .. } => self.retry_after(now, self.config.timing.heartbeat),
+            FenceOutcome::Lost | FenceOutcome::NewerKey { .. } => self.restart(RestartReason::FenceLost, out),
+        }
+    }
+
+    fn review_surveyed(
+        &mut self,
+        now: Micros,
+        hand_off: HandOff,
+        fences: BTreeMap<PoolId, Op>,
+        survey: &Survey,
+        out: &mut Effects,
+    ) {
+        // Its own defeat was looked for before; here only whether the key is seen at all.
+        if survey.key_majority(self.lock_key()) != KeyMajority::Held {
+            return self.retry_after(now, self.config.timing.heartbeat);
+        }
+        self.hand_off_phase(hand_off, HandOffPhase::Reviewing { fences, survey: None });
+        self.reviewed(now, out);
+    }
+
+    fn reviewed(&mut self, now: Micros, out: &mut Effects) {
+        let State::HandingOff(hand_off) = self.state.clone() else { return };
+        let HandOffPhase::Reviewing { fences, survey: None } = &hand_off.phase else { return };
+        if fences.is_empty() {
+            out.push(Effect::Timeline(Step::CommitAborted));
+            self.give_up_hand_off(now, *hand_off, out);
+        }
+    }
+
+    // ---- the receiver's turn
+
+    pub(crate) fn page_read_handing_off(&mut self, now: Micros, hand_off: HandOff, page: &Page, out: &mut Effects) {
+        match &hand_off.phase {
+            HandOffPhase::Announced { generation } => self.receiver_read(now, &hand_off, *generation, page, out),
+            HandOffPhase::Preparing { .. } | HandOffPhase::Holding { .. } if page.incarnation != hand_off.to => {
+                self.give_up_hand_off(now, hand_off, out);
+            }
+            HandOffPhase::Preparing { .. }
+            | HandOffPhase::Holding { .. }
+            | HandOffPhase::Committing
+            | HandOffPhase::ReadingBack { .. }
+            | HandOffPhase::Aborting { .. }
+            | HandOffPhase::Reviewing { .. } => {}
+        }
+    }
+
+    fn receiver_read(&mut self, now: Micros, hand_off: &HandOff, generation: Generation, page: &Page, out: &mut Effects) {
+        for identity in crate::words::NodeId::BOTH {
+            let homes_go = hand_off.pools.iter().any(|pool| self.home(*pool) == Some(identity));
+            if homes_go && page.content.portals_listening[identity.index()] && self.listening[identity.index()] {
+                self.close_service(identity, out);
+            }
+        }
+        let serves = |pool: &PoolId| {
+            page.content.pool(*pool).is_some_and(|pool| {
+                pool.generation >= generation && matches!(pool.state, PoolState::Serving | PoolState::Refused)
+            })
+        };
+        if hand_off.pools.iter().all(serves) {
+            self.hand_off_done(now, hand_off, out);
+        }
+    }
+
+    fn close_service(&mut self, identity: crate::words::NodeId, out: &mut Effects) {
+        self.listening[identity.index()] = false;
+        out.push(Effect::ClosePortals { identity });
+        out.push(Effect::Timeline(Step::ServiceClosed { identity }));
+    }
+
+    fn hand_off_done(&mut self, _now: Micros, hand_off: &HandOff, out: &mut Effects) {
+        for identity in crate::words::NodeId::BOTH {
+            let went = hand_off.pools.iter().any(|pool| self.home(*pool) == Some(identity));
+            if went && self.listening[identity.index()] {
+                self.close_service(identity, out);
+            }
+        }
+        for pool in &hand_off.pools {
+            out.push(Effect::ClosePool { pool: *pool });
+            self.set_here(*pool, PoolState::Away);
+            self.doubts.remove(pool);
+            if let Some(here) = self.here.get_mut(pool) {
+                here.fence = None;
+            }
+        }
+        self.announcement = None;
+        if let Some(asked) = hand_off.asked {
+            out.push(Effect::AnswerOperator { request: asked.request, reply: Reply::Done });
+        }
+        match hand_off.why {
+            Why::Giveback => self.enter(State::Up),
+            Why::Wanted { .. } => {
+                for pool in &hand_off.pools {
+                    self.set_here(*pool, PoolState::Warm);
+                }
+                self.enter(State::MailboxWait);
+            }
+        }
+    }
+
+    /// The partner is silent: before COMMIT the pools stay; after it they are contested.
+    pub(crate) fn receiver_lost(&mut self, now: Micros, hand_off: HandOff, out: &mut Effects) {
+        match hand_off.phase {
+            HandOffPhase::Preparing { .. } | HandOffPhase::Holding { .. } => self.give_up_hand_off(now, hand_off, out),
+            HandOffPhase::Announced { .. } => {
+                out.push(Effect::Timeline(Step::PartnerLost));
+                self.begin_contest(Origin::AfterCommit(Box::new(hand_off)), out);
+            }
+            HandOffPhase::Committing
+            | HandOffPhase::ReadingBack { .. }
+            | HandOffPhase::Aborting { .. }
+            | HandOffPhase::Reviewing { .. } => {}
+        }
+    }
+
+    /// Back to waiting for a receiver that turned out to live.
+    pub(crate) fn wait_for_receiver(&mut self, now: Micros, hand_off: HandOff) {
+        self.enter(State::HandingOff(Box::new(hand_off)));
+        self.timers.set(Timer::Limit, now.after(self.config.timing.receiver_limit));
+    }
+
+    pub(crate) fn hand_off_limit(&mut self, now: Micros, hand_off: HandOff, out: &mut Effects) {
+        match hand_off.phase {
+            HandOffPhase::Preparing { .. } | HandOffPhase::Holding { .. } => self.give_up_hand_off(now, hand_off, out),
+            HandOffPhase::Committing
+            | HandOffPhase::ReadingBack { .. }
+            | HandOffPhase::Aborting { .. }
+            | HandOffPhase::Reviewing { .. } => self.restart(RestartReason::CommitUnsettled, out),
+            // A receiver whose restart is on its way up again is given its time; one that hangs is contested.
+            HandOffPhase::Announced { .. } if self.is_receiver_new(&hand_off, now) => {
+                self.wait_for_receiver(now, hand_off);
+            }
+            HandOffPhase::Announced { .. } => self.begin_contest(Origin::AfterCommit(Box::new(hand_off)), out),
+        }
+    }
+
+    fn is_receiver_new(&self, hand_off: &HandOff, now: Micros) -> bool {
+        self.watch.incarnation() != Some(hand_off.to) && self.watch.signs(now, &self.config) == Signs::Alive
+    }
+}

@@ -1,0 +1,284 @@
+//! What an operator may ask: planned and forced takeover, giveback, an orderly stop.
+//!
+//! Not here: how any of it is carried out beyond its beginning. The one idea: a request is answered exactly once, also when it comes to
+//! nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::claim::{Origin, Route};
+use crate::desk::Job;
+use crate::effect::{Effect, Effects, LegsAre, Reply, Veto};
+use crate::hand_off::{Asked, Hold};
+use crate::input::{Earnest, Health, Request, SoftVetoes, TakeoverKind};
+use crate::machine::{Machine, State};
+use crate::page::{Page, PoolState, StateWord};
+use crate::survivor::Exclusive;
+use crate::timeline::Step;
+use crate::timers::Timer;
+use crate::watch::Signs;
+use crate::words::{MetadataVersion, Micros, Op, PoolId, RequestId};
+
+/// A planned takeover asked for here.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Wanting {
+    /// Whose answer is due.
+    pub request: RequestId,
+    /// Which pools.
+    pub pools: BTreeSet<PoolId>,
+    /// Whether soft vetoes count.
+    pub vetoes: SoftVetoes,
+    /// Their disks are being initialised. Ends with `DisksInitialised` or `DiskInitConflicted`; `None` when it is done.
+    pub init: Option<Op>,
+    /// The request in the page, from then on. Ends with the partner's announcement, its refusal, or the limit.
+    pub number: Option<u64>,
+}
+
+/// An orderly stop.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Halting {
+    /// Whose answer is due.
+    pub request: RequestId,
+    /// Pools being held. Ends with `PoolHeld` or `PoolNotHeld` of each.
+    pub pools: BTreeMap<PoolId, Hold>,
+}
+
+impl Machine {
+    pub(crate) fn operator_asked(&mut self, now: Micros, request: RequestId, what: Request, out: &mut Effects) {
+        match what {
+            Request::Takeover { kind: TakeoverKind::Planned, vetoes, earnest } => {
+                self.asked_planned_takeover(now, Asked { request, vetoes, earnest }, out);
+            }
+            Request::Takeover { kind: TakeoverKind::Forced, earnest, .. } => {
+                self.asked_forced_takeover(request, earnest, out);
+            }
+            Request::Giveback { vetoes, earnest } => self.asked_giveback(Asked { request, vetoes, earnest }, out),
+            Request::Halt => self.asked_halt(now, request, out),
+        }
+    }
+
+    fn answer(&self, request: RequestId, reply: Reply, out: &mut Effects) {
+        out.push(Effect::AnswerOperator { request, reply });
+    }
+
+    fn not_now(&self, request: RequestId, out: &mut Effects) {
+        self.answer(request, Reply::NotNow { state: self.state_word() }, out);
+    }
+
+    fn asked_planned_takeover(&mut self, now: Micros, asked: Asked, out: &mut Effects) {
+        let request = asked.request;
+        if self.state != State::Up {
+            return self.not_now(request, out);
+        }
+        let mut vetoes = BTreeSet::new();
+        let alive = self.watch.signs(now, &self.config) == Signs::Alive;
+        let up = self.watch.page().is_some_and(|page| page.content.state == StateWord::Up);
+        if !alive || !up {
+            vetoes.insert(Veto::PartnerNotReady);
+        }
+        if self.health == Health::Unfit {
+            vetoes.insert(Veto::PartnerUnhealthy);
+        }
+        let homes = self.config.homes_of(self.config.partner());
+        let pools: BTreeSet<PoolId> =
+            homes.filter(|pool| self.owner(*pool) == Some(self.config.partner())).collect();
+        if !vetoes.is_empty() {
+            self.answer(request, Reply::Vetoed { vetoes }, out);
+        } else if asked.earnest == Earnest::DryRun {
+            let pools = pools.into_iter().collect();
+            // The partner knows its own drain; what is known here is that it would be asked.
+            self.answer(request, Reply::WouldDo { overridden: BTreeSet::new(), pause: Micros(0), pools }, out);
+        } else {
+            let op = self.op();
+            out.push(Effect::InitialiseDisks { op, pools: pools.iter().copied().collect() });
+            let wanting = Wanting { request, pools, vetoes: asked.vetoes, init: Some(op), number: None };
+            self.enter(State::Wanting(wanting));
+            self.timers.set(Timer::Limit, now.after(self.config.timing.want_limit));
+        }
+    }
+
+    pub(crate) fn wanted_disks_initialised(&mut self, now: Micros, op: Op, wanting: Wanting, inventory: u64) {
+        if wanting.init != Some(op) {
+            return;
+        }
+        self.inventory = Some(inventory);
+        // The order's number is new in this incarnation, which is all a request's number has to be.
+        let wanting = Wanting { init: None, number: Some(op.0), ..wanting };
+        self.enter(State::Wanting(wanting));
+        self.timers.set(Timer::Limit, now.after(self.config.timing.want_limit));
+    }
+
+    pub(crate) fn page_read_wanting(&mut self, now: Micros, wanting: &Wanting, page: &Page, out: &mut Effects) {
+        let announced = page.content.announcement.filter(|announced| {
+            let newer = wanting.pools.iter().all(|pool| announced.generation > self.generation(*pool));
+            announced.to == self.incarnation && newer
+        });
+        if let Some(announced) = announced {
+            let generation = announced.generation;
+            out.push(Effect::Timeline(Step::AnnouncementRead { generation }));
+            let origin = Origin::Wanted { request: wanting.request };
+            self.begin_claim(origin, Route::Committed { generation }, wanting.pools.clone(), out);
+        } else if wanting.number.is_some() && page.content.want_refused == wanting.number {
+            let vetoes = Veto::ALL.into_iter().filter(|veto| page.content.vetoes & veto.bit() != 0).collect();
+            self.answer(wanting.request, Reply::Vetoed { vetoes }, out);
+            self.enter(State::Up);
+        } else if !matches!(page.content.state, StateWord::Up | StateWord::Giveback) {
+            self.give_up_wanting(now, wanting, out);
+        }
+    }
+
+    pub(crate) fn give_up_wanting(&mut self, _now: Micros, wanting: &Wanting, out: &mut Effects) {
+        self.answer(wanting.request, Reply::GivenUp, out);
+        self.enter(State::Up);
+    }
+
+    fn asked_forced_takeover(&mut self, request: RequestId, earnest: Earnest, out: &mut Effects) {
+        let origin = match self.state {
+            State::Up => Origin::Service,
+            State::Booting => Origin::Boot,
+            State::GiveWait(_) | State::DiskInit(_) | State::MailboxWait => Origin::BringUp,
+            State::Off
+            | State::Claiming(_)
+            | State::Takeover(_)
+            | State::Released(_)
+            | State::HandingOff(_)
+            | State::Wanting(_)
+            | State::Halting(_)
+            | State::Ended => return self.not_now(request, out),
+        };
+        if earnest == Earnest::DryRun {
+            let pools = self.config.homes_of(self.config.partner()).collect();
+            return self.answer(
+                request,
+                Reply::WouldDo { overridden: BTreeSet::new(), pause: Micros(0), pools },
+                out,
+            );
+        }
+        // Whatever key the partner has: the operator knows that it is to be stopped. Done means begun; the timeline shows the rest.
+        self.watch.forget_key();
+        self.answer(request, Reply::Done, out);
+        self.begin_contest(origin, out);
+    }
+
+    fn asked_giveback(&mut self, asked: Asked, out: &mut Effects) {
+        match self.state.clone() {
+            State::Released(released) if self.is_partner_waiting(released.to) => {
+                self.giveback_asked(released.to, asked, out);
+            }
+            State::Released(_) | State::Takeover(Exclusive::Resting | Exclusive::Releasing { .. }) => {
+                let vetoes = BTreeSet::from([Veto::PartnerNotReady]);
+                self.answer(asked.request, Reply::Vetoed { vetoes }, out);
+            }
+            State::Off
+            | State::Booting
+            | State::Claiming(_)
+            | State::GiveWait(_)
+            | State::DiskInit(_)
+            | State::MailboxWait
+            | State::Up
+            | State::Takeover(Exclusive::Restoring { .. })
+            | State::HandingOff(_)
+            | State::Wanting(_)
+            | State::Halting(_)
+            | State::Ended => self.not_now(asked.request, out),
+        }
+    }
+
+    // ---- orderly stop
+
+    fn asked_halt(&mut self, now: Micros, request: RequestId, out: &mut Effects) {
+        match self.state {
+            State::Up | State::Takeover(_) | State::Released(_) => self.halt(now, request, out),
+            // Nothing is served and nothing is half done.
+            State::Booting | State::GiveWait(_) | State::DiskInit(_) | State::MailboxWait => {
+                self.halt(now, request, out);
+            }
+            State::Off
+            | State::Claiming(_)
+            | State::HandingOff(_)
+            | State::Wanting(_)
+            | State::Halting(_)
+            | State::Ended => self.not_now(request, out),
+        }
+    }
+
+    fn halt(&mut self, now: Micros, request: RequestId, out: &mut Effects) {
+        let mut pools = BTreeMap::new();
+        for pool in self.held_pools().collect::<Vec<_>>() {
+            let op = self.op();
+            pools.insert(pool, Hold::Ordered(op));
+            self.set_here(pool, PoolState::Held);
+            out.push(Effect::HoldPool { op, pool });
+        }
+        let halting = Halting { request, pools };
+        self.enter(State::Halting(halting.clone()));
+        self.timers.set(Timer::Limit, now.after(self.config.timing.hold_limit));
+        self.record_halt_if_held(now, halting, out);
+    }
+
+    pub(crate) fn halting_held(
+        &mut self,
+        now: Micros,
+        mut halting: Halting,
+        op: Op,
+        pool: PoolId,
+        at: (MetadataVersion, LegsAre),
+        out: &mut Effects,
+    ) {
+        if halting.pools.get(&pool) != Some(&Hold::Ordered(op)) {
+            return;
+        }
+        halting.pools.insert(pool, Hold::Held(at.0, at.1));
+        let limit = self.timers.limit();
+        self.enter(State::Halting(halting.clone()));
+        if let Some(limit) = limit {
+            self.timers.set(Timer::Limit, limit);
+        }
+        self.record_halt_if_held(now, halting, out);
+    }
+
+    fn record_halt_if_held(&mut self, now: Micros, halting: Halting, out: &mut Effects) {
+        let held: BTreeMap<PoolId, (MetadataVersion, LegsAre)> = halting
+            .pools
+            .iter()
+            .filter_map(|(pool, hold)| match hold {
+                Hold::Held(version, legs_are) => Some((*pool, (*version, *legs_are))),
+                Hold::Ordered(_) => None,
+            })
+            .collect();
+        if held.len() < halting.pools.len() {
+            return;
+        }
+        if held.is_empty() {
+            return self.halt_recorded(out);
+        }
+        if self.desk.is_idle() {
+            self.desk.ask(Job::Halt(held));
+        } else {
+            self.retry_after(now, self.config.timing.poll_brisk);
+        }
+    }
+
+    pub(crate) fn retry_halt(&mut self, now: Micros, halting: Halting, out: &mut Effects) {
+        self.record_halt_if_held(now, halting, out);
+    }
+
+    /// Recorded or not, everything is flushed: at worst the next owner resyncs.
+    pub(crate) fn halt_recorded(&mut self, out: &mut Effects) {
+        let State::Halting(halting) = self.state.clone() else { return };
+        self.answer(halting.request, Reply::Done, out);
+        self.desk.set_halted();
+        self.enter(State::Ended);
+        self.publish(out);
+        out.push(Effect::Halt);
+    }
+
+    /// It does not come to rest: go on serving.
+    pub(crate) fn halt_limit(&mut self, now: Micros, halting: &Halting, out: &mut Effects) {
+        for pool in halting.pools.keys() {
+            self.set_here(*pool, PoolState::Serving);
+            out.push(Effect::ResumePool { pool: *pool });
+        }
+        self.answer(halting.request, Reply::GivenUp, out);
+        self.rest(now, out);
+    }
+}

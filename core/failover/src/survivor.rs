@@ -1,0 +1,293 @@
+//! The serving node: UP, TAKEOVER, RELEASED, and what it makes of the partner's signs.
+//!
+//! Not here: the hand-off itself ([`crate::hand_off`]). The one idea: the survivor goes on serving in all of these; what changes is only
+//! what the partner may see of the disks.
+
+use std::collections::BTreeSet;
+
+use crate::claim::{Origin, Route};
+use crate::config::AutomaticGiveback;
+use crate::effect::{Alarm, Effect, Effects, FenceKind};
+use crate::hand_off::{Asked, Why};
+use crate::machine::{Machine, State};
+use crate::page::{Page, PoolState, StateWord};
+use crate::timeline::Step;
+use crate::timers::Timer;
+use crate::watch::Signs;
+use crate::words::{Incarnation, Micros, Op, PoolId};
+
+/// TAKEOVER.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Exclusive {
+    /// Nothing to do but serve.
+    Resting,
+    /// GIVEWAIT was read: the exclusive reservations are released. Ends with `ReservationsReleased`.
+    Releasing {
+        /// Of the order.
+        op: Op,
+        /// For whom.
+        to: Incarnation,
+    },
+    /// The repaired incarnation is gone: back to exclusive. Ends with `ReservationsRestored`.
+    Restoring {
+        /// Of the order.
+        op: Op,
+    },
+}
+
+/// What follows when the partner reaches MBWAIT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AfterMailboxWait {
+    /// The giveback, as the configuration says.
+    Configured,
+    /// The giveback when the operator asks: these pools were taken on request.
+    OnRequest,
+}
+
+/// RELEASED.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Released {
+    /// The incarnation that may read the disks and register on the lock disks.
+    pub to: Incarnation,
+    /// What follows.
+    pub then: AfterMailboxWait,
+}
+
+impl Released {
+    /// Released to an incarnation.
+    #[must_use]
+    pub fn new(to: Incarnation, then: AfterMailboxWait) -> Self {
+        Self { to, then }
+    }
+}
+
+impl Machine {
+    /// What silence, or its end, means in the state this node is in. Called at the end of every step.
+    pub(crate) fn judge_partner(&mut self, now: Micros, out: &mut Effects) {
+        if self.watch.is_rejected() {
+            self.raise_alarm(Alarm::PageRejected, out);
+        }
+        match self.watch.signs(now, &self.config) {
+            Signs::Alive => {
+                self.clear_alarm(Alarm::InterconnectDown, out);
+                self.clear_alarm(Alarm::PartnerDown, out);
+            }
+            Signs::HeartbeatOnly => {
+                if self.watch.page_silence(now) >= self.config.timing.interconnect_alarm {
+                    self.raise_alarm(Alarm::InterconnectDown, out);
+                }
+            }
+            Signs::Silent => self.partner_silent(now, out),
+            Signs::NotKnown => {}
+        }
+    }
+
+    fn partner_silent(&mut self, now: Micros, out: &mut Effects) {
+        match self.state.clone() {
+            State::Booting => self.begin_contest(Origin::Boot, out),
+            State::GiveWait(_) | State::DiskInit(_) | State::MailboxWait => {
+                out.push(Effect::Timeline(Step::PartnerLost));
+                self.begin_contest(Origin::BringUp, out);
+            }
+            State::Up => self.partner_died(now, out),
+            State::Takeover(Exclusive::Resting) => self.raise_alarm(Alarm::PartnerDown, out),
+            State::Takeover(Exclusive::Releasing { .. }) | State::Released(_) => {
+                out.push(Effect::Timeline(Step::PartnerLost));
+                self.raise_alarm(Alarm::PartnerDown, out);
+                self.take_release_back(now, out);
+            }
+            State::HandingOff(hand_off) => self.receiver_lost(now, *hand_off, out),
+            State::Wanting(wanting) => self.give_up_wanting(now, &wanting, out),
+            // A restoration goes on; a claim is paced by itself and verified at its end; a stop is a stop.
+            State::Takeover(Exclusive::Restoring { .. })
+            | State::Claiming(_)
+            | State::Halting(_)
+            | State::Off
+            | State::Ended => {}
+        }
+    }
+
+    fn partner_died(&mut self, _now: Micros, out: &mut Effects) {
+        self.raise_alarm(Alarm::PartnerDown, out);
+        let theirs = |pool: &PoolId| self.owner(*pool) != Some(self.config.node);
+        if self.config.pools.keys().any(theirs) {
+            out.push(Effect::Timeline(Step::PartnerLost));
+            self.begin_contest(Origin::Service, out);
+        }
+    }
+
+    pub(crate) fn page_read_up(&mut self, _now: Micros, page: &Page, out: &mut Effects) {
+        // BOOTING or GIVEWAIT of a partner that the records still give its pools is acknowledged by the page itself and serves itself.
+        let Some(want) = page.content.want else { return };
+        if self.wants_answered == Some((page.incarnation, want.number)) {
+            return;
+        }
+        self.wants_answered = Some((page.incarnation, want.number));
+        let wanted = page.content.pools.iter().filter(|pool| pool.wanted).map(|pool| pool.id);
+        let pools: BTreeSet<PoolId> = wanted.filter(|pool| self.is_serving(*pool)).collect();
+        out.push(Effect::Timeline(Step::WantRead { request: want.number }));
+        let why = Why::Wanted { number: want.number, vetoes: want.vetoes };
+        self.begin_hand_off(page.incarnation, pools, why, None, out);
+    }
+
+    pub(crate) fn is_serving(&self, pool: PoolId) -> bool {
+        self.here.get(&pool).is_some_and(|here| here.state == PoolState::Serving)
+    }
+
+    pub(crate) fn page_read_takeover(&mut self, now: Micros, exclusive: &Exclusive, page: &Page, out: &mut Effects) {
+        match exclusive {
+            Exclusive::Resting if page.content.state == StateWord::GiveWait && !self.timers.is_set(Timer::Retry) => {
+                self.release(page.incarnation, out);
+            }
+            Exclusive::Resting => {}
+            Exclusive::Releasing { to, .. } if *to != page.incarnation => self.take_release_back(now, out),
+            // Answers are on their way.
+            Exclusive::Releasing { .. } | Exclusive::Restoring { .. } => {}
+        }
+    }
+
+    fn exclusive_pools(&self) -> Vec<PoolId> {
+        let fenced = |pool: &PoolId| self.here[pool].fence == Some(FenceKind::Exclusive);
+        self.held_pools().filter(fenced).collect()
+    }
+
+    fn release(&mut self, to: Incarnation, out: &mut Effects) {
+        let (op, pools) = (self.op(), self.exclusive_pools());
+        out.push(Effect::ReleaseReservations { op, pools });
+        self.enter(State::Takeover(Exclusive::Releasing { op, to }));
+    }
+
+    pub(crate) fn reservations_released(&mut self, now: Micros, op: Op, released: u32, of: u32, out: &mut Effects) {
+        let State::Takeover(Exclusive::Releasing { op: mine, to }) = self.state else { return };
+        if mine != op {
+            return;
+        }
+        if released < of {
+            self.raise_alarm(Alarm::ReleaseIncomplete, out);
+            self.enter(State::Takeover(Exclusive::Resting));
+            return self.retry_after(now, self.config.timing.bring_up_retry);
+        }
+        self.clear_alarm(Alarm::ReleaseIncomplete, out);
+        self.set_fences(FenceKind::WriteGuard);
+        out.push(Effect::Timeline(Step::Released { released, of, incarnation: to }));
+        self.vetoes.clear();
+        self.enter(State::Released(Released::new(to, AfterMailboxWait::Configured)));
+    }
+
+    fn set_fences(&mut self, kind: FenceKind) {
+        for pool in self.held_pools().collect::<Vec<_>>() {
+            if let Some(here) = self.here.get_mut(&pool) {
+                here.fence = Some(kind);
+            }
+        }
+    }
+
+    /// The repaired incarnation is gone or another: nobody may read the disks any more.
+    pub(crate) fn take_release_back(&mut self, _now: Micros, out: &mut Effects) {
+        let (op, pools) = (self.op(), self.guests());
+        out.push(Effect::RestoreReservations { op, pools });
+        self.enter(State::Takeover(Exclusive::Restoring { op }));
+    }
+
+    pub(crate) fn reservations_restored(&mut self, now: Micros, op: Op, restored: u32, of: u32, out: &mut Effects) {
+        if self.state != State::Takeover(Exclusive::Restoring { op }) {
+            return;
+        }
+        out.push(Effect::Timeline(Step::Restored { restored, of }));
+        for pool in self.guests() {
+            if let Some(here) = self.here.get_mut(&pool) {
+                here.fence = Some(FenceKind::Exclusive);
+            }
+        }
+        self.enter(State::Takeover(Exclusive::Resting));
+        if restored < of {
+            self.retry_after(now, self.config.timing.bring_up_retry);
+        }
+    }
+
+    /// A release that did not reach every disk is tried when GIVEWAIT is read next; a restoration at once.
+    pub(crate) fn retry_exclusive(&mut self, now: Micros, exclusive: &Exclusive, out: &mut Effects) {
+        let page = self.watch.page().cloned();
+        let waiting = page.filter(|page| page.content.state == StateWord::GiveWait);
+        match (exclusive, waiting) {
+            (Exclusive::Resting, Some(page)) if self.watch.signs(now, &self.config) == Signs::Alive => {
+                self.release(page.incarnation, out);
+            }
+            (Exclusive::Resting, _) => self.take_release_back(now, out),
+            (Exclusive::Releasing { .. } | Exclusive::Restoring { .. }, _) => {}
+        }
+    }
+
+    pub(crate) fn page_read_released(&mut self, now: Micros, released: &Released, page: &Page, out: &mut Effects) {
+        let on_the_way = match page.content.state {
+            StateWord::GiveWait | StateWord::DiskInit | StateWord::MailboxWait => true,
+            // It finishes what a planned takeover began.
+            StateWord::Giveback => released.then == AfterMailboxWait::OnRequest,
+            StateWord::Booting
+            | StateWord::Resuming
+            | StateWord::Up
+            | StateWord::Takeover
+            | StateWord::Released
+            | StateWord::Halted
+            | StateWord::Panicked => false,
+        };
+        if page.incarnation != released.to || !on_the_way {
+            self.take_release_back(now, out);
+        } else if !self.timers.is_set(Timer::Retry) {
+            self.consider_giveback(now, released, out);
+        }
+    }
+
+    /// Starts the giveback if the partner is in MBWAIT and nobody has to be asked.
+    pub(crate) fn consider_giveback(&mut self, _now: Micros, released: &Released, out: &mut Effects) {
+        let automatic = match (released.then, self.config.giveback) {
+            (AfterMailboxWait::Configured, AutomaticGiveback::Within { .. }) => true,
+            (AfterMailboxWait::Configured | AfterMailboxWait::OnRequest, _) => false,
+        };
+        if automatic && self.is_partner_waiting(released.to) {
+            let pools = self.guests().into_iter().collect();
+            self.begin_hand_off(released.to, pools, Why::Giveback, None, out);
+        }
+    }
+
+    pub(crate) fn is_partner_waiting(&self, to: Incarnation) -> bool {
+        self.watch
+            .page()
+            .is_some_and(|page| page.incarnation == to && page.content.state == StateWord::MailboxWait)
+    }
+
+    /// Pools this node owns and could not serve are tried again.
+    pub(crate) fn try_refused(&mut self, now: Micros, out: &mut Effects) {
+        let refused = |pool: &PoolId| {
+            self.here[pool].state == PoolState::Refused && self.owner(*pool) == Some(self.config.node)
+        };
+        let pools: BTreeSet<PoolId> = self.here.keys().copied().filter(refused).collect();
+        let resting = matches!(self.state, State::Up | State::Takeover(Exclusive::Resting));
+        if pools.is_empty() {
+            return;
+        }
+        if resting {
+            self.begin_claim(Origin::Service, Route::HomeAgain, pools, out);
+        } else {
+            self.timers.set(Timer::Refused, now.after(self.config.timing.refused_retry));
+        }
+    }
+
+    /// How many automatic givebacks fit the limit now.
+    pub(crate) fn is_ping_pong(&mut self, now: Micros) -> bool {
+        let AutomaticGiveback::Within { limit, window } = self.config.giveback else { return false };
+        self.givebacks.retain(|at| now.since(*at) < window);
+        self.givebacks.len() >= limit as usize
+    }
+
+    /// A dry run, or the real thing, asked for by the operator in RELEASED.
+    pub(crate) fn giveback_asked(
+        &mut self,
+        to: Incarnation,
+        asked: Asked,
+        out: &mut Effects,
+    ) {
+        let pools = self.guests().into_iter().collect();
+        self.begin_hand_off(to, pools, Why::Giveback, Some(asked), out);
+    }
+}

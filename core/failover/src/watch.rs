@@ -1,0 +1,209 @@
+//! What a node knows of its partner's life.
+//!
+//! Not here: what follows from silence. The one idea: a sign of life is a counter that moves, in the page or on a lock disk, never a read
+//! that succeeds; and a node that was itself stopped knows nothing until it has looked again.
+
+use crate::config::Config;
+use crate::input::Unreadable;
+use crate::key::ReservationKey;
+use crate::page::{Page, StateWord};
+use crate::record::Heartbeat;
+use crate::survey::Survey;
+use crate::words::{Incarnation, Micros};
+
+/// What the partner's two signs say now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Signs {
+    /// The page moves.
+    Alive,
+    /// The page stands still, the heartbeat goes on.
+    HeartbeatOnly,
+    /// Both stand still, for long enough to contest.
+    Silent,
+    /// Not long enough in silence, or this node cannot see the heartbeats itself.
+    NotKnown,
+}
+
+/// How the last reads of the page went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Link {
+    /// Pages come, or nothing is known yet.
+    Usual,
+    /// Closed or refused by the partner's machine since the last page: its process is gone.
+    Gone,
+    /// What comes is not a page of this pair's partner.
+    Rejected,
+}
+
+/// The watch kept on the partner.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Watch {
+    page: Option<Page>,
+    page_moved: Micros,
+    beats: Vec<Option<Heartbeat>>,
+    beat_moved: Micros,
+    /// When a heartbeat was really seen to move; `beat_moved` may also be the start of counting.
+    beat_seen: Option<Micros>,
+    last_readable: Option<Micros>,
+    link: Link,
+    /// The partner's key on the lock disks, as far as it is known.
+    key: Option<ReservationKey>,
+}
+
+impl Watch {
+    /// Nothing seen yet.
+    #[must_use]
+    pub fn new(lock_disks: usize) -> Self {
+        Self {
+            page: None,
+            page_moved: Micros(0),
+            beats: vec![None; lock_disks],
+            beat_moved: Micros(0),
+            beat_seen: None,
+            last_readable: None,
+            link: Link::Usual,
+            key: None,
+        }
+    }
+
+    /// The page last read in this life.
+    #[must_use]
+    pub fn page(&self) -> Option<&Page> {
+        self.page.as_ref()
+    }
+
+    /// The incarnation of the page last read.
+    #[must_use]
+    pub fn incarnation(&self) -> Option<Incarnation> {
+        self.page.as_ref().map(|page| page.incarnation)
+    }
+
+    /// The partner's key a contest is against.
+    #[must_use]
+    pub fn key(&self) -> Option<ReservationKey> {
+        self.key
+    }
+
+    /// The partner's key turned out to be another one.
+    pub fn learn_key(&mut self, now: Micros, key: Option<ReservationKey>) {
+        self.key = key;
+        self.start_over(now);
+    }
+
+    /// The next contest is against whatever key the partner has.
+    pub fn forget_key(&mut self) {
+        self.key = None;
+    }
+
+    /// Whether what answers for the partner is not it.
+    #[must_use]
+    pub fn is_rejected(&self) -> bool {
+        self.link == Link::Rejected
+    }
+
+    /// Whether the incarnation last seen is known to have ended in an orderly way or by its own assertion.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.page.as_ref().is_some_and(|page| matches!(page.content.state, StateWord::Halted | StateWord::Panicked))
+    }
+
+    /// Counts every silence from now: this node was stopped, or begins.
+    pub fn start_over(&mut self, now: Micros) {
+        self.page_moved = now;
+        self.beat_moved = now;
+        self.last_readable = None;
+    }
+
+    /// A page was read.
+    pub fn page_read(&mut self, now: Micros, page: Page, config: &Config) {
+        let moved = self.page.as_ref().is_none_or(|last| {
+            last.incarnation != page.incarnation
+                || last.live.heartbeat != page.live.heartbeat
+                || last.live.progress != page.live.progress
+        });
+        if moved {
+            self.page_moved = now;
+            self.link = Link::Usual;
+        }
+        if self.incarnation() != Some(page.incarnation) {
+            self.key = Some(ReservationKey::on_lock_disk(config.pair, config.partner(), page.incarnation));
+        }
+        self.page = Some(page);
+    }
+
+    /// A read gave no page.
+    pub fn page_unreadable(&mut self, why: Unreadable) {
+        match why {
+            Unreadable::Closed | Unreadable::Refused => self.link = Link::Gone,
+            Unreadable::Rejected => self.link = Link::Rejected,
+            // These say nothing beyond the silence that is counted anyway.
+            Unreadable::TimedOut | Unreadable::Fabric | Unreadable::Torn => {}
+        }
+    }
+
+    /// The lock disks were read.
+    pub fn surveyed(&mut self, now: Micros, survey: &Survey, config: &Config) {
+        let beats = survey.heartbeats(config.partner());
+        for (last, beat) in self.beats.iter_mut().zip(beats) {
+            let Some(beat) = beat else { continue };
+            if last.is_some_and(|last| last != beat) {
+                self.beat_moved = now;
+                self.beat_seen = Some(now);
+            }
+            *last = Some(beat);
+        }
+        if survey.is_readable() {
+            self.last_readable = Some(now);
+        }
+    }
+
+    /// How long a silence has to last.
+    fn wait(&self, config: &Config) -> Micros {
+        let timing = &config.timing;
+        let base = match (&self.page, self.link) {
+            (None, _) => timing.boot_wait,
+            (Some(_), Link::Gone) => timing.wait_short,
+            (Some(_), _) if self.has_ended() => timing.wait_short,
+            (Some(_), Link::Usual | Link::Rejected) => timing.wait_long,
+        };
+        if config.preferred == config.node { base } else { base.after(timing.second_node_delay) }
+    }
+
+    /// What the signs say.
+    #[must_use]
+    pub fn signs(&self, now: Micros, config: &Config) -> Signs {
+        let wait = self.wait(config);
+        let still = |moved: Micros| now.since(moved) >= wait;
+        // A moving page of a process whose link has closed is the last one it wrote.
+        if self.page.is_some() && !still(self.page_moved) && self.link == Link::Usual && !self.has_ended() {
+            return Signs::Alive;
+        }
+        let blind = self.last_readable.is_none_or(|at| now.since(at) > config.timing.own_gap);
+        match (still(self.page_moved), still(self.beat_moved)) {
+            (true, true) if blind => Signs::NotKnown,
+            (true, true) => Signs::Silent,
+            (_, false) if self.beat_seen.is_some_and(|seen| now.since(seen) < wait) => Signs::HeartbeatOnly,
+            (_, false) | (false, true) => Signs::NotKnown,
+        }
+    }
+
+    /// For how long the page has stood still.
+    #[must_use]
+    pub fn page_silence(&self, now: Micros) -> Micros {
+        now.since(self.page_moved)
+    }
+
+    /// When to judge again.
+    #[must_use]
+    pub fn next_judgement(&self, now: Micros, config: &Config) -> Micros {
+        let due = self.page_moved.max(self.beat_moved).after(self.wait(config));
+        if due > now { due } else { now.after(config.timing.heartbeat) }
+    }
+
+    pub(crate) fn shift_back(&mut self, by: Micros) {
+        self.page_moved = self.page_moved.since(by);
+        self.beat_moved = self.beat_moved.since(by);
+        self.beat_seen = self.beat_seen.map(|at| at.since(by));
+        self.last_readable = self.last_readable.map(|at| at.since(by));
+    }
+}
