@@ -56,6 +56,15 @@ impl Line {
         up.expect("the line outlives its users").clone().expect("a session is up")
     }
 
+    /// Waits until `session` is of no more use. Whoever has a command on it stops waiting for an answer then, so that the
+    /// session is really dropped, and with it everything it might still send.
+    pub(crate) async fn replaced(&self, session: &Session) {
+        let mut changes = self.current.subscribe();
+        let other = |current: &Option<Session>| current.as_ref().is_none_or(|up| up.number != session.number);
+        // PANIC: the sender lives as long as `self`, so waiting cannot fail.
+        changes.wait_for(other).await.map(drop).expect("the line outlives its users");
+    }
+
     /// Longest time a command may take.
     pub(crate) fn command_deadline(&self) -> Duration {
         self.deadlines.command

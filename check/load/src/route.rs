@@ -6,6 +6,10 @@ use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
 use understudy_disk::disk::{Disk, DiskError};
+use understudy_disk::lun::IscsiLun;
+use understudy_disk::session::{Nexus, Options, Place, Reconnect};
+use understudy_disk::url::LunUrl;
+use understudy_iscsi::serial::Isid;
 
 /// Where a LUN is, and as whom to log in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +41,9 @@ pub(crate) struct Deadlines {
     pub(crate) command: Duration,
 }
 
+/// The same for every session, so that a new one pushes the old one out.
+const CLIENT_ISID: Isid = Isid::random(0x75_736c, 1);
+
 /// One iSCSI session per connect, with the same initiator name and ISID every time.
 pub(crate) struct IscsiRoute {
     address: LunAddress,
@@ -51,7 +58,40 @@ impl IscsiRoute {
 
 impl Route for IscsiRoute {
     fn connect(&self) -> LocalBoxFuture<'_, Result<Rc<dyn Disk>, DiskError>> {
-        let (target, command) = (&self.address.target, self.deadlines.command);
-        Box::pin(async move { Err(DiskError::Unreachable(format!("{target}: no initiator yet ({command:?})"))) })
+        Box::pin(async move {
+            let lun = IscsiLun::open(&self.url(), self.nexus(), self.options());
+            lun.session().connected().await?;
+            let login = lun.session().link();
+            // The LUN is ready once its size is known; the session may be lost before that.
+            tokio::select! {
+                ready = lun.ready(self.deadlines.login) => ready?,
+                _ = lun.session().link_changed(login) => {
+                    return Err(DiskError::Unreachable(lun.session().last_trouble()));
+                }
+            }
+            lun.geometry()?;
+            Ok(lun as Rc<dyn Disk>)
+        })
+    }
+}
+
+impl IscsiRoute {
+    fn url(&self) -> LunUrl {
+        let place = Place { portal: self.address.portal.to_string(), target: self.address.target.clone() };
+        LunUrl { place, lun: self.address.lun }
+    }
+
+    fn nexus(&self) -> Nexus {
+        Nexus { initiator_name: self.address.initiator.clone(), isid: CLIENT_ISID }
+    }
+
+    /// One session per connect: trying again is the caller's, so that it can be counted.
+    fn options(&self) -> Options {
+        Options {
+            command_deadline: self.deadlines.command,
+            login_deadline: self.deadlines.login,
+            reconnect: Reconnect::Never,
+            ..Options::default()
+        }
     }
 }

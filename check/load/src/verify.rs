@@ -366,7 +366,11 @@ impl Client {
         F: Future<Output = Result<T, DiskError>>,
     {
         let session = self.line.session().await;
-        let answer = timeout(self.line.command_deadline(), issue(session.clone())).await;
+        let answer = tokio::select! {
+            biased;
+            answer = timeout(self.line.command_deadline(), issue(session.clone())) => answer,
+            () = self.line.replaced(&session) => return Try::Again,
+        };
         let failure = match answer {
             Ok(Ok(answer)) => return Try::Answered(answer),
             Ok(Err(error)) => Failure::from(error),
