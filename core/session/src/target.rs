@@ -105,6 +105,8 @@ pub struct CommandArrived {
     pub attribute: TaskAttribute,
     /// First 16 bytes of the CDB.
     pub cdb: [u8; 16],
+    /// Bytes of data-out the initiator has; 0 if the command is no write.
+    pub data_out_offered: u32,
 }
 
 /// Something the shell has to do.

@@ -84,11 +84,15 @@ impl LogicalUnit {
         if let Err(sense) = self.writable() {
             return Work::Done(self.check(&sense));
         }
-        // An initiator that offered less data than the CDB names gets the whole blocks it sent written; its transport
-        // reports the difference as a residual (RFC 7143 §11.4.5.1).
-        let arrived = data_out.len() as u64 / u64::from(self.geometry.block_bytes);
-        let span = Span { blocks: span.blocks.min(arrived), ..span };
+        let span = self.arrived(span, data_out);
         if span.blocks == 0 { Work::Done(Completion::good()) } else { Work::Write(span, self.durability(force)) }
+    }
+
+    /// An initiator that offered less data than the CDB names gets the whole blocks it sent written; its transport
+    /// reports the difference as a residual (RFC 7143 §11.4.5.1).
+    fn arrived(&self, span: Span, data_out: &Bytes) -> Span {
+        let arrived = data_out.len() as u64 / u64::from(self.geometry.block_bytes);
+        Span { blocks: span.blocks.min(arrived), ..span }
     }
 
     fn durability(&self, force: Force) -> Durability {
@@ -115,8 +119,8 @@ impl LogicalUnit {
             Command::Read { .. } | Command::Write { .. } => unreachable!("the caller answers these"),
             Command::WriteAndVerify { span, compare } => {
                 self.writable()?;
-                self.need(data_out, span.blocks)?;
-                nothing_or(*span, Work::WriteAndVerify(*span, *compare))
+                let span = self.arrived(*span, data_out);
+                nothing_or(span, Work::WriteAndVerify(span, *compare))
             }
             Command::Verify { span, compare } => self.verify(*span, *compare, data_out)?,
             Command::WriteSame { span, pattern, deallocate } => self.write_same(*span, *pattern, *deallocate, data_out)?,

@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use understudy_scsi::cdb::{Command, Span};
+use understudy_scsi::sense::{Asc, Sense};
 use understudy_unit::unit::{Begun, Plan, Work};
 use understudy_unit::{Admission, Completion, NexusId, TaskId};
 
@@ -101,6 +102,24 @@ impl Task {
     #[must_use]
     pub fn data_out_bytes(&self) -> u32 {
         self.data_out_bytes
+    }
+
+    /// The initiator has this many bytes of data-out for the command (0 if it is no write for the transport).
+    ///
+    /// More than the CDB asks for is harmless to a write: its transport reports a residual. COMPARE AND WRITE and WRITE
+    /// SAME are refused, because the initiator plainly means another command than the CDB says: there the length
+    /// counts in pairs, or not at all (SBC-3 r36 §5.2, §5.42).
+    pub fn offer(&mut self, bytes: u32) {
+        if bytes <= self.data_out_bytes {
+            return;
+        }
+        let Place::Unit(on_unit) = &mut self.place else { return };
+        if let Plan::Command(Command::CompareAndWrite { .. } | Command::WriteSame { .. }) = on_unit.plan {
+            let sense = Sense::illegal(Asc::INVALID_FIELD_IN_CDB);
+            let refused = on_unit.listed.unit.core.borrow().check(&sense);
+            on_unit.plan = Plan::Refused(refused);
+            self.data_out_bytes = 0;
+        }
     }
 
     /// Waits until the command is aborted; for whoever still collects its data.

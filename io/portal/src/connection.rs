@@ -263,7 +263,8 @@ impl Connection {
             return Ok(());
         };
         let tag = arrived.tag;
-        let task = nexus.begin(arrived.lun, tag.0, attribute(arrived.attribute), arrived.cdb);
+        let mut task = nexus.begin(arrived.lun, tag.0, attribute(arrived.attribute), arrived.cdb);
+        task.offer(arrived.data_out_offered);
         let wanted = task.data_out_bytes();
         match self.machine.begun(tag, wanted) {
             Begun::Execute(data) => {

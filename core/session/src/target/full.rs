@@ -227,6 +227,7 @@ impl FullFeature {
             lun: pdu.lun,
             attribute: pdu.attribute,
             cdb: pdu.cdb,
+            data_out_offered: offered,
         }));
     }
 
