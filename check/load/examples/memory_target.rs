@@ -1,0 +1,43 @@
+//! Our iSCSI target on a LUN in memory, for `cargo xtask bench target` and for trying clients.
+//!
+//! Prints one line, `ADDRESS TARGET LUN`, and serves until its input closes, so that it never outlives who started it.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use anyhow::{Context, Result, bail};
+use tokio::io::AsyncReadExt;
+use tokio::task::LocalSet;
+use understudy_device::memory::MemoryMedium;
+use understudy_device::{Target, UnitIdentity, UnitOnMedium, UnitOptions};
+use understudy_portal::{LoginGate, Portal, PortalOptions};
+
+const TARGET: &str = "iqn.2026-01.io.understudy:memory";
+
+/// Bytes of a logical block; 512 is what most clients expect.
+const BLOCK_BYTES: u32 = 512;
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mebibytes: u64 = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        [] => 64,
+        ["--mebibytes", number] => number.parse().context("--mebibytes")?,
+        _ => bail!("usage: memory_target [--mebibytes N]"),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(LocalSet::new().run_until(serve(mebibytes << 20)))
+}
+
+async fn serve(bytes: u64) -> Result<()> {
+    let identity = UnitIdentity { uuid: [7; 16], product: "MEMORY".to_owned() };
+    let medium = MemoryMedium::new(BLOCK_BYTES, bytes / u64::from(BLOCK_BYTES));
+    let unit = UnitOnMedium::new(UnitOptions::new(identity), medium, None).context("cannot make the logical unit")?;
+    let target = Target::new(TARGET);
+    target.add(0, unit).context("cannot add the logical unit")?;
+    let portal = Portal::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), PortalOptions::default())?;
+    portal.add_target(target, LoginGate::opened());
+    println!("{} {TARGET} 0", portal.address());
+    let mut input = Vec::new();
+    tokio::io::stdin().read_to_end(&mut input).await.context("cannot wait for the end of input")?;
+    portal.close().await;
+    Ok(())
+}
