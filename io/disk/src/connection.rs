@@ -28,8 +28,10 @@ const RECEIVE_ROOM: usize = 128 * 1024;
 /// Reads in one poll before other tasks get their turn.
 const READS_PER_TURN: u32 = 8;
 
-/// First and longest pause between two attempts to connect. The first attempt after a loss is made at once; then the
-/// pause doubles. The longest is small against every outage that a client would notice.
+/// First and longest pause between two attempts to connect. After a connection that lasted at least the longest pause
+/// the next attempt is made at once; otherwise the pause doubles, so that a target which closes every session, or a
+/// second initiator with the same ISID, does not make this one spin. The longest is small against every outage that a
+/// client would notice.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(250));
 
 /// Why a connection is over.
@@ -55,11 +57,11 @@ impl End {
 pub(crate) async fn run(shared: Rc<Shared>) {
     let mut pause = Duration::ZERO;
     let mut next = Attempt { config: shared.config.clone(), portal: shared.place.portal.clone() };
-    // BOUND: as long as the session lives; between two turns lies a pause or a session that was logged in.
+    // BOUND: as long as the session lives; between two turns lies a pause, a connection that lasted, or one redirection.
     loop {
-        let logins = shared.logins.get();
+        let began = Instant::now();
         let end = serve(&shared, &next).await;
-        let had_session = shared.logins.get() != logins;
+        let has_lasted = began.elapsed() >= PAUSE.1;
         tracing::debug!(target = %shared.place.target, portal = %next.portal, "session ended: {}", end.text());
         give_up(&shared, &end);
         if shared.is_closing.get() || shared.options.reconnect == Reconnect::Never {
@@ -68,12 +70,14 @@ pub(crate) async fn run(shared: Rc<Shared>) {
             return;
         }
         let is_redirected = next.learn(&shared, &end);
-        if had_session || is_redirected {
-            pause = Duration::ZERO;
-        } else {
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).clamp(PAUSE.0, PAUSE.1);
+        if is_redirected {
+            continue;
         }
+        if has_lasted {
+            pause = Duration::ZERO;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).clamp(PAUSE.0, PAUSE.1);
     }
 }
 

@@ -1,6 +1,8 @@
 //! What the disk tests share: a private tgtd, local sets, benches.
 #![allow(dead_code, reason = "each test file uses its part of it")]
 
+pub mod mini;
+
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};

@@ -1,0 +1,290 @@
+//! What the iSCSI back end makes of a target's answers, bad ones above all; the target is scripted.
+
+mod support;
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use support::mini::{BLOCKS, Mini, Reply};
+use support::{nexus, options, run};
+use understudy_disk::disk::{Disk, DiskError, Durability, Extent, Geometry, Link};
+use understudy_disk::lun::IscsiLun;
+use understudy_disk::reservation::{Key, ReservationType};
+use understudy_disk::session::{Options, Session};
+use understudy_iscsi::login::{LoginStatus, Stage};
+use understudy_scsi::operations::opcode;
+use understudy_scsi::{Asc, Sense, Status};
+
+const GEOMETRY: Geometry = Geometry { block_bytes: 512, blocks: BLOCKS };
+const POWER_ON: u16 = 0x2900;
+const RESERVATIONS_PREEMPTED: u16 = 0x2a03;
+
+fn extent() -> Extent {
+    Extent::within(GEOMETRY, 8, 8).expect("inside")
+}
+
+async fn write(lun: &IscsiLun) -> Result<(), DiskError> {
+    lun.write(extent(), Bytes::from(vec![1; 4096]), Durability::Cached).await
+}
+
+async fn open(mini: &Mini) -> Rc<IscsiLun> {
+    open_with(mini, options()).await
+}
+
+async fn open_with(mini: &Mini, options: Options) -> Rc<IscsiLun> {
+    let lun = IscsiLun::open(&mini.url(), nexus(3), options);
+    lun.ready(Duration::from_secs(10)).await.expect("the mini target is there");
+    lun
+}
+
+fn epoch(lun: &IscsiLun) -> u64 {
+    match lun.link() {
+        Link::Connected { epoch } => epoch,
+        Link::Down => panic!("the link is down"),
+    }
+}
+
+#[test]
+fn a_write_answered_by_a_reset_is_handed_back_and_not_repeated() {
+    run(async {
+        let mini = Mini::start().await;
+        let lun = open(&mini).await;
+        let before = epoch(&lun);
+        lun.trust(before);
+        mini.answer_once_each(opcode::WRITE_16, vec![Reply::attention(POWER_ON)]);
+        assert_eq!(write(&lun).await, Err(DiskError::CheckCondition { key: 6, asc: POWER_ON }));
+        assert_eq!(mini.count(opcode::WRITE_16), 1);
+        assert_eq!(epoch(&lun), before + 1);
+        assert!(matches!(write(&lun).await, Err(DiskError::Unreachable(_))), "the fence is not proved any more");
+        assert_eq!(mini.count(opcode::WRITE_16), 1, "so nothing was sent");
+        lun.trust(epoch(&lun));
+        assert_eq!(write(&lun).await, Ok(()));
+    });
+}
+
+#[test]
+fn a_flush_answered_by_a_reset_is_handed_back() {
+    run(async {
+        let mini = Mini::start().await;
+        let lun = open(&mini).await;
+        mini.answer(|command| (command.cdb[0] == 0x91).then(|| Reply::attention(POWER_ON)));
+        assert_eq!(lun.flush().await, Err(DiskError::CheckCondition { key: 6, asc: POWER_ON }));
+        assert_eq!(mini.count(0x91), 1);
+    });
+}
+
+#[test]
+fn other_attentions_are_swallowed_by_repeating() {
+    run(async {
+        let mini = Mini::start().await;
+        let lun = open(&mini).await;
+        let before = epoch(&lun);
+        let attentions = || vec![Reply::attention(RESERVATIONS_PREEMPTED), Reply::attention(0x3f0e)];
+        mini.answer_once_each(opcode::WRITE_16, attentions());
+        assert_eq!(write(&lun).await, Ok(()));
+        assert_eq!(mini.count(opcode::WRITE_16), 3);
+        assert_eq!(epoch(&lun), before);
+        mini.answer_once_each(opcode::READ_16, vec![Reply::attention(POWER_ON)]);
+        assert_eq!(lun.read(extent()).await.map(|bytes| bytes.len()), Ok(4096), "a read changes nothing");
+        assert_eq!(epoch(&lun), before + 1, "but the reset is noticed");
+    });
+}
+
+#[test]
+fn attentions_without_end_are_handed_back() {
+    run(async {
+        let mini = Mini::start().await;
+        let lun = open(&mini).await;
+        mini.answer(|_| Some(Reply::attention(RESERVATIONS_PREEMPTED)));
+        let answer = lun.read(extent()).await;
+        assert_eq!(answer, Err(DiskError::CheckCondition { key: 6, asc: RESERVATIONS_PREEMPTED }));
+        assert!(mini.count(opcode::READ_16) <= 20);
+    });
+}
+
+#[test]
+fn a_conflict_is_never_repeated() {
+    run(async {
+        let mini = Mini::start().await;
+        let lun = open(&mini).await;
+        mini.answer(|_| Some(Reply::Status(Status::ReservationConflict)));
+        assert_eq!(write(&lun).await, Err(DiskError::Conflict));
+        assert_eq!(lun.read(extent()).await, Err(DiskError::Conflict));
+        assert_eq!((mini.count(opcode::WRITE_16), mini.count(opcode::READ_16)), (1, 1));
+    });
+}
+
+#[test]
+fn a_busy_disk_is_asked_again_within_a_bound() {
+    run(async {
+        let mini = Mini::start().await;
+        let lun = open(&mini).await;
+        let busy = vec![Reply::Status(Status::TaskSetFull), Reply::Status(Status::Busy)];
+        mini.answer_once_each(opcode::WRITE_16, busy);
+        assert_eq!(write(&lun).await, Ok(()));
+        assert_eq!(mini.count(opcode::WRITE_16), 3);
+        mini.answer(|_| Some(Reply::Status(Status::Busy)));
+        assert_eq!(write(&lun).await, Err(DiskError::Status(0x08)));
+        assert!(mini.count(opcode::WRITE_16) <= 20);
+    });
+}
+
+#[test]
+fn errors_of_the_medium_and_short_answers_are_told_as_they_are() {
+    run(async {
+        let mini = Mini::start().await;
+        let lun = open(&mini).await;
+        mini.answer(|_| Some(Reply::Sense(Sense::illegal(Asc(0x2100)))));
+        assert_eq!(lun.read(extent()).await, Err(DiskError::CheckCondition { key: 5, asc: 0x2100 }));
+        mini.answer(|_| Some(Reply::Data(Bytes::from_static(&[0; 100]))));
+        assert!(matches!(lun.read(extent()).await, Err(DiskError::Protocol(_))));
+        mini.answer(|_| Some(Reply::Status(Status::CheckCondition)));
+        assert!(matches!(write(&lun).await, Err(DiskError::Protocol(_))), "CHECK CONDITION without sense");
+        mini.answer(|_| Some(Reply::Status(Status::TaskAborted)));
+        assert_eq!(write(&lun).await, Err(DiskError::Status(0x40)));
+    });
+}
+
+#[test]
+fn a_session_lost_under_writes_leaves_them_unknown_and_sends_none_again() {
+    run(async {
+        let mini = Mini::start().await;
+        let lun = open(&mini).await;
+        mini.answer(|command| (command.cdb[0] == opcode::WRITE_16).then_some(Reply::Close));
+        let outcomes = futures_util::future::join_all((0..8).map(|_| write(&lun))).await;
+        for outcome in outcomes {
+            assert!(matches!(outcome, Err(DiskError::OutcomeUnknown(_))), "{outcome:?}");
+        }
+        mini.answer(|_| None);
+        lun.ready(Duration::from_secs(10)).await.expect("the session is made anew");
+        assert_eq!(mini.count(opcode::WRITE_16), 1, "the one that made the target close");
+        let isids: Vec<_> = mini.logins.borrow().clone();
+        assert_eq!(isids, [nexus(3).isid, nexus(3).isid]);
+    });
+}
+
+#[test]
+fn a_silent_target_costs_the_deadline_and_a_new_session_with_the_same_isid() {
+    run(async {
+        let mini = Mini::start().await;
+        let lun = open_with(&mini, Options { command_deadline: Duration::from_millis(100), ..options() }).await;
+        mini.answer(|command| (command.cdb[0] == opcode::WRITE_16).then_some(Reply::Silence));
+        let before = epoch(&lun);
+        assert!(matches!(write(&lun).await, Err(DiskError::OutcomeUnknown(_))));
+        let Link::Connected { epoch: after } = lun.link_changed(Link::Down).await else { panic!("connected again") };
+        assert!(after > before);
+        assert_eq!(*mini.logins.borrow(), [nexus(3).isid, nexus(3).isid]);
+        assert_eq!(mini.count(opcode::WRITE_16), 1);
+    });
+}
+
+#[test]
+fn a_disk_reserved_by_another_is_connected_without_a_size() {
+    run(async {
+        let mini = Mini::start().await;
+        mini.answer(|command| (command.cdb[0] == 0x9e).then_some(Reply::Status(Status::ReservationConflict)));
+        let lun = open(&mini).await;
+        assert!(matches!(lun.geometry(), Err(DiskError::Unreachable(_))));
+        assert!(matches!(write(&lun).await, Err(DiskError::Unreachable(_))));
+        assert_eq!(lun.probe().await, Err(DiskError::Conflict));
+        mini.answer(|_| None);
+        assert_eq!(lun.probe().await, Ok(GEOMETRY));
+        assert_eq!(write(&lun).await, Ok(()));
+    });
+}
+
+#[test]
+fn a_redirected_login_is_followed_once() {
+    run(async {
+        let (old, new) = (Mini::start().await, Mini::start().await);
+        let there = format!("{},1", new.address);
+        old.answer_logins(move |_| Err((LoginStatus::MOVED_TEMPORARILY, Some(there.clone()))));
+        let lun = open(&old).await;
+        assert_eq!(lun.geometry(), Ok(GEOMETRY));
+        assert_eq!((old.logins.borrow().len(), new.logins.borrow().len()), (0, 1));
+        // The redirection is forgotten with the session.
+        old.answer_logins(|_| Ok(()));
+        let seen = lun.link();
+        new.drop_connections();
+        assert_eq!(lun.link_changed(seen).await, Link::Down);
+        lun.ready(Duration::from_secs(10)).await.expect("connected at the configured portal");
+        assert_eq!((old.logins.borrow().len(), new.logins.borrow().len()), (1, 1));
+    });
+}
+
+#[test]
+fn a_target_that_insists_on_the_security_stage_gets_it() {
+    run(async {
+        let mini = Mini::start().await;
+        let introduced = std::cell::Cell::new(false);
+        mini.answer_logins(move |request| {
+            introduced.set(introduced.get() || request.stage == Stage::Security);
+            if introduced.get() { Ok(()) } else { Err((LoginStatus::AUTHENTICATION_FAILURE, None)) }
+        });
+        open(&mini).await;
+    });
+}
+
+#[test]
+fn closing_a_session_logs_out() {
+    run(async {
+        let mini = Mini::start().await;
+        let session = Session::start(mini.url().place, nexus(0), options());
+        session.connected().await.expect("the mini target is there");
+        session.close().await;
+        assert_eq!(mini.logouts.get(), 1);
+        assert!(matches!(session.connected().await, Err(DiskError::Unreachable(_))));
+    });
+}
+
+#[test]
+fn nobody_there_is_unreachable_with_a_reason() {
+    run(async {
+        let mini = Mini::start().await;
+        mini.answer_logins(|_| Err((LoginStatus::NOT_FOUND, None)));
+        let lun = IscsiLun::open(&mini.url(), nexus(0), options());
+        let Err(DiskError::Unreachable(why)) = lun.ready(Duration::from_millis(50)).await else { panic!("not there") };
+        assert!(why.contains("0x0203"), "{why}");
+    });
+}
+
+#[test]
+fn preempt_and_abort_falls_back_where_the_disk_lacks_it() {
+    run(async {
+        let mini = Mini::start().await;
+        let lun = open(&mini).await;
+        let pr = lun.reservations().expect("iSCSI disks have reservations");
+        assert!(pr.aborts_exactly());
+        mini.answer(|command| {
+            let is_lacking = command.cdb[0] == 0x5f && command.cdb[1] & 0x1f == 5;
+            is_lacking.then(|| Reply::Sense(Sense::illegal(Asc::INVALID_FIELD_IN_CDB)))
+        });
+        let before = epoch(&lun);
+        pr.preempt_and_abort(Key(1), Key(2), ReservationType::WriteExclusiveRegistrantsOnly)
+            .await
+            .expect("substituted");
+        assert!(!pr.aborts_exactly());
+        let actions: Vec<u8> =
+            mini.commands.borrow().iter().filter(|one| one.cdb[0] == 0x5f).map(|one| one.cdb[1] & 0x1f).collect();
+        assert_eq!(actions, [5, 4], "PREEMPT AND ABORT was tried, then PREEMPT");
+        assert_eq!(epoch(&lun), before, "this target raises no unit attention after a reset");
+    });
+}
+
+#[test]
+fn registration_asks_for_persistence_and_does_without_where_refused() {
+    run(async {
+        let mini = Mini::start().await;
+        let lun = open(&mini).await;
+        let pr = lun.reservations().expect("iSCSI disks have reservations");
+        pr.register(Key(1)).await.expect("accepted");
+        assert!(pr.keeps_through_power_loss());
+        mini.answer(|command| {
+            let asks_aptpl = command.cdb[0] == 0x5f && command.data[20] & 1 != 0;
+            asks_aptpl.then(|| Reply::Sense(Sense::illegal(Asc::INVALID_FIELD_IN_PARAMETER_LIST)))
+        });
+        pr.register(Key(2)).await.expect("accepted without");
+        assert!(!pr.keeps_through_power_loss());
+    });
+}
