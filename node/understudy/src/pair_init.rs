@@ -17,9 +17,10 @@ use understudy_disk::reservation::{Key, Reservations};
 use understudy_disk::session::{Nexus, Options};
 use understudy_failover::record::Record;
 use understudy_failover::words::{LegSet, MetadataVersion, NodeId, PairId, PoolId};
-use understudy_iscsi::Isid;
-use understudy_layout::DiskShape;
+use understudy_iscsi::serial::Isid;
 use understudy_layout::lock::{LockPlaces, RecordSlot};
+use understudy_layout::metadata::DEFAULT_CHUNK_BYTES;
+use understudy_layout::{DiskShape, Uuid};
 use understudy_pool::{
     Existing, Expected, Finding, InSync, LegPlace, Overseer, Pool, PoolDisk, PoolOptions, PoolPlan, Proof, Reason,
     discover, initialise_lock_disk, initialise_pool,
@@ -30,9 +31,6 @@ use crate::config::{Config, DiskSource, NodeName, PoolLayout};
 
 /// How long a disk may take to log in.
 const LOGIN: Duration = Duration::from_secs(10);
-
-/// Bytes of one chunk of a pool: the unit volumes are made of.
-const CHUNK_BYTES: u32 = 1 << 20;
 
 /// Block size of new volumes: what every client accepts.
 const VOLUME_BLOCK_BYTES: u32 = 512;
@@ -286,9 +284,9 @@ async fn check_unused(all: &AllReached) -> Result<(), InitError> {
     let inventory = discover(disks, AT_ONCE, |_| {}).await;
     for (disk, found) in all.iter().zip(&inventory.disks) {
         let what = match &found.finding {
-            Finding::Blank(_) => continue,
-            Finding::Ours { label, .. } => format!("a disk of pair {:04x}", label.pair),
-            Finding::Foreign { what, .. } => what.to_string(),
+            Finding::Blank => continue,
+            Finding::Ours(label) => format!("a disk of pair {:04x}", label.pair),
+            Finding::Foreign(what) => (*what).to_owned(),
             Finding::Damaged(error) => format!("a damaged label of ours ({error})"),
             Finding::Conflict => return Err(disk.failed(DiskError::Conflict)),
             Finding::Failed(error) => return Err(disk.failed(error.clone())),
@@ -311,7 +309,8 @@ async fn clear(disk: &Reached, key: Key) -> Result<(), InitError> {
 
 async fn initialise_locks(config: &Config, locks: &[Reached], existing: Existing) -> Result<(), InitError> {
     for (index, lock) in locks.iter().enumerate() {
-        let made = initialise_lock_disk(lock.disk.as_ref(), config.pair.id, index as u8, existing).await;
+        let made =
+            initialise_lock_disk(Rc::clone(&lock.disk) as Rc<dyn Disk>, config.pair.id, index as u8, existing).await;
         made.map_err(|error| InitError::Initialise {
             what: format!("lock disk `{}`", lock.name),
             reason: error.to_string(),
@@ -340,18 +339,18 @@ async fn one_pool(
         pair: config.pair.id,
         home: layout.home.index() as u8,
         name: layout.name.clone(),
-        chunk_bytes: CHUNK_BYTES,
+        chunk_bytes: DEFAULT_CHUNK_BYTES,
         mirrors,
     };
-    initialise_pool(plan, existing(wish)).await.map_err(|error| failed(error.to_string()))?;
-    let pool = open(all).await.map_err(failed)?;
+    let made = initialise_pool(plan, existing(wish)).await.map_err(|error| failed(error.to_string()))?;
+    let pool = open(made.pool, all).await.map_err(failed)?;
     let names: Vec<String> = layout.mirrors.iter().map(|legs| names_of(legs, disks)).collect();
     said.push(format!("pool {} of node {} on {}", layout.name, layout.home, names.join(", ")));
     for volume in wish.volumes.iter().filter(|volume| volume.pool == layout.name) {
         let made = make_volume(&pool, volume).await?;
         said.push(format!("volume {} of {} in {}, logical unit {}", volume.name, volume.size, layout.name, made));
     }
-    pool.flush().await;
+    pool.flush().await.map_err(|error| failed(error.to_string()))?;
     pool.stop();
     let legs = layout.mirrors.iter().map(|legs| LegSet::first(legs.len() as u8)).collect();
     let home = match layout.home {
@@ -367,17 +366,14 @@ fn names_of(legs: &[usize], disks: &[Reached]) -> String {
 }
 
 /// Loads the pool just made, as a node does.
-async fn open(disks: Vec<Rc<dyn Disk>>) -> Result<Rc<Pool>, String> {
+async fn open(uuid: Uuid, disks: Vec<Rc<dyn Disk>>) -> Result<Rc<Pool>, String> {
     let inventory = discover(disks, AT_ONCE, |_| {}).await;
-    let pools = inventory.pools();
-    let [(uuid, _)] = &pools[..] else {
-        return Err(format!("{} pools were found on its disks after it was made", pools.len()));
-    };
-    let found: Vec<PoolDisk> = inventory.pool_disks(*uuid);
-    let expected = Expected { at_least: understudy_layout::MetadataVersion(0), legs_good: None, in_sync: InSync::Yes };
+    let found: Vec<PoolDisk> = inventory.pool_disks(uuid);
+    let at_least = understudy_layout::MetadataVersion(0);
+    let expected = Expected { pool: uuid, at_least, legs_good: Vec::new(), in_sync: InSync::Yes };
     let pool = Pool::load(found, expected, Rc::new(Unfenced), PoolOptions::default()).await;
     let pool = pool.map_err(|error| error.to_string())?;
-    pool.start(FIRST_GENERATION).await;
+    pool.start(FIRST_GENERATION, &[]).await.map_err(|error| error.to_string())?;
     Ok(pool)
 }
 

@@ -118,7 +118,7 @@ fn report(answer: Response) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn forecast(vetoes: &[crate::admin::Veto], pause_micros: Option<u64>) -> String {
+pub(super) fn forecast(vetoes: &[crate::admin::Veto], pause_micros: Option<u64>) -> String {
     let verdict = if vetoes.is_empty() {
         "nothing speaks against a giveback now\n".to_owned()
     } else {
@@ -190,7 +190,7 @@ fn volume_list(config: &Config, json: bool) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn volume_table(volumes: &[VolumeStatus]) -> String {
+pub(super) fn volume_table(volumes: &[VolumeStatus]) -> String {
     let mut out = String::new();
     for volume in volumes {
         let size = Size(volume.bytes).to_string();

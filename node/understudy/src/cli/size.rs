@@ -40,7 +40,9 @@ impl fmt::Display for Size {
         let fits = |factor: u64| self.0 >= factor;
         let (unit, factor) = UNITS.into_iter().find(|(_, factor)| fits(*factor)).unwrap_or(("", 1));
         let unit = if unit.is_empty() { "B" } else { unit };
-        let text = match (self.0 * 10 / factor % 10, factor) {
+        // u64::MAX bytes are sixteen million TiB, times ten: no product of two u64 here.
+        let tenths = u128::from(self.0) * 10 / u128::from(factor) % 10;
+        let text = match (tenths, factor) {
             (0, _) | (_, 1) => format!("{} {unit}", self.0 / factor),
             (tenth, _) => format!("{}.{tenth} {unit}", self.0 / factor),
         };

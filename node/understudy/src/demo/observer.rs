@@ -11,7 +11,7 @@ use understudy_disk::reservation::{Key, ReservationType};
 use understudy_disk::session::{Nexus, Options};
 use understudy_failover::key::ReservationKey;
 use understudy_failover::words::{NodeId, PairId};
-use understudy_iscsi::Isid;
+use understudy_iscsi::serial::Isid;
 
 use crate::config::{Config, DiskSource, NodeName};
 

@@ -166,7 +166,7 @@ impl Play {
                 verdict.acknowledged_writes,
                 verdict.lost_writes,
                 verdict.failed_commands,
-                verdict.unverified_blocks,
+                verdict.unverified_slots,
                 verdict.connection_losses
             );
             self.screen.line("client", &text);
