@@ -11,8 +11,11 @@ const EMPTY_ENDINGS: [&str; 6] = ["Manager", "Handler", "Helper", "Helpers", "Ut
 /// Names of modules that collect what belongs elsewhere.
 const EMPTY_MODULES: [&str; 7] = ["util", "utils", "common", "helper", "helpers", "misc", "prelude"];
 
-/// Layers in which every input is answered by name.
-const DECIDING: [&str; 1] = ["core/failover/src/"];
+/// What decides: here every input is answered by name.
+const DECIDING: &str = "core/failover/src/";
+
+/// What only checks what decides.
+const CHECKING: [&str; 2] = ["core/failover/src/sim/", "core/failover/src/tests/"];
 
 /// Checks the workspace.
 pub(crate) fn run() -> Result<()> {
@@ -24,13 +27,19 @@ pub(crate) fn run() -> Result<()> {
 fn complaints(path: &str, text: &str) -> Vec<String> {
     let tokens = tokens(text);
     let mut complaints: Vec<String> = empty_names(path, &tokens).collect();
-    if !text.starts_with("//!") {
+    if !opens_with_heading(text) {
         complaints.push(format!("{path}: does not open with `//!`: what it is, what it is not, the one idea"));
     }
-    if DECIDING.iter().any(|folder| path.starts_with(folder)) {
+    if path.starts_with(DECIDING) && !CHECKING.iter().any(|folder| path.starts_with(folder)) {
         complaints.extend(silent_arms(path, &tokens));
     }
     complaints
+}
+
+/// Attributes of the crate may stand before the heading.
+fn opens_with_heading(text: &str) -> bool {
+    let mut lines = text.lines().skip_while(|line| line.starts_with("#!") || line.is_empty());
+    lines.next().is_some_and(|line| line.starts_with("//!"))
 }
 
 /// Types and modules *defined* here; names of other people's crates are theirs.
@@ -69,6 +78,8 @@ mod tests {
     #[test]
     fn a_file_without_a_heading_fails() {
         assert_eq!(complaints(PATH, "fn f() {}\n").len(), 1);
+        assert_eq!(complaints(PATH, "#![forbid(unsafe_code)]\nfn f() {}\n").len(), 1);
+        assert!(complaints(PATH, "#![forbid(unsafe_code)]\n\n//! T\nfn f() {}\n").is_empty());
     }
 
     #[test]
