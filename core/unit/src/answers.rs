@@ -259,7 +259,8 @@ mod tests {
         let all = supported_operations(OperationQuery::All, Timeouts::Omitted, Provisioning::Thin).unwrap();
         for row in all[4..].chunks(8) {
             let (code, action) = (row[0], u16::from(row[3]));
-            let query = if row[5] & 1 == 0 { OperationQuery::Code(code) } else { OperationQuery::CodeAndAction(code, action) };
+            let query =
+                if row[5] & 1 == 0 { OperationQuery::Code(code) } else { OperationQuery::CodeAndAction(code, action) };
             let one = supported_operations(query, Timeouts::Reported, Provisioning::Thin).unwrap();
             assert_eq!(one[1], 0x83, "{code:02x}");
             assert_eq!(one[4], code);

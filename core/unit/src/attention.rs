@@ -23,7 +23,8 @@ impl Attentions {
     pub fn establish(&mut self, asc: Asc) {
         if is_reset(asc) {
             // The conditions are ordered by how much they say: a pending power-on is not weakened to a nexus loss.
-            let strongest = self.pending.first().copied().filter(|first| is_reset(*first)).map_or(asc, |old| old.min(asc));
+            let strongest =
+                self.pending.first().copied().filter(|first| is_reset(*first)).map_or(asc, |old| old.min(asc));
             self.pending.clear();
             self.pending.push(strongest);
         } else if !self.pending.contains(&asc) {

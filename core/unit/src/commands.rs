@@ -76,7 +76,9 @@ impl LogicalUnit {
             Command::Read { span, .. } if span.blocks == 0 => Work::Done(Completion::good()),
             Command::Read { span, .. } => Work::Read(*span),
             Command::Write { span, force } => self.write(*span, *force, data_out),
-            _ => self.colder_work(nexus, command, data_out, target_name).unwrap_or_else(|sense| Work::Done(self.check(&sense))),
+            _ => self
+                .colder_work(nexus, command, data_out, target_name)
+                .unwrap_or_else(|sense| Work::Done(self.check(&sense))),
         }
     }
 
@@ -114,7 +116,13 @@ impl LogicalUnit {
         self.options.access == Access::WriteProtected || self.pages.software_write_protected()
     }
 
-    fn colder_work(&mut self, nexus: NexusId, command: &Command, data_out: &Bytes, target_name: &str) -> Result<Work, Sense> {
+    fn colder_work(
+        &mut self,
+        nexus: NexusId,
+        command: &Command,
+        data_out: &Bytes,
+        target_name: &str,
+    ) -> Result<Work, Sense> {
         Ok(match command {
             Command::Read { .. } | Command::Write { .. } => unreachable!("the caller answers these"),
             Command::WriteAndVerify { span, compare } => {
@@ -123,7 +131,9 @@ impl LogicalUnit {
                 nothing_or(span, Work::WriteAndVerify(span, *compare))
             }
             Command::Verify { span, compare } => self.verify(*span, *compare, data_out)?,
-            Command::WriteSame { span, pattern, deallocate } => self.write_same(*span, *pattern, *deallocate, data_out)?,
+            Command::WriteSame { span, pattern, deallocate } => {
+                self.write_same(*span, *pattern, *deallocate, data_out)?
+            }
             Command::Unmap { .. } => self.unmap(data_out)?,
             Command::CompareAndWrite { span, force } => {
                 self.writable()?;
@@ -183,7 +193,13 @@ impl LogicalUnit {
     }
 
     /// SBC-3 r36 §5.42, §5.43: zero blocks mean up to the end (WSNZ is zero).
-    fn write_same(&self, span: Span, pattern: Pattern, deallocate: Deallocate, data_out: &Bytes) -> Result<Work, Sense> {
+    fn write_same(
+        &self,
+        span: Span,
+        pattern: Pattern,
+        deallocate: Deallocate,
+        data_out: &Bytes,
+    ) -> Result<Work, Sense> {
         self.writable()?;
         if deallocate == Deallocate::Allowed && self.options.provisioning == Provisioning::Full {
             return Err(Sense::cdb_field(1, Some(3)));

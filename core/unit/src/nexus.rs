@@ -1,9 +1,9 @@
 //! Small words used everywhere: I_T nexus, geometry, task attribute, completion.
 
 use bytes::Bytes;
+use understudy_scsi::Status;
 use understudy_scsi::sense::{Sense, SenseFormat};
 use understudy_scsi::transport::InitiatorPort;
-use understudy_scsi::Status;
 
 /// An I_T nexus as persistent reservations know it (SPC-4 r37 §5.13.1): it outlives sessions.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

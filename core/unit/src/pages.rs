@@ -91,7 +91,11 @@ impl ModePages {
     }
 
     pub(crate) fn sense_format(&self) -> SenseFormat {
-        if self.current[mode::CONTROL][0] & mode::DESCRIPTOR_SENSE == 0 { SenseFormat::Fixed } else { SenseFormat::Descriptor }
+        if self.current[mode::CONTROL][0] & mode::DESCRIPTOR_SENSE == 0 {
+            SenseFormat::Fixed
+        } else {
+            SenseFormat::Descriptor
+        }
     }
 
     pub(crate) fn software_write_protected(&self) -> bool {

@@ -342,9 +342,7 @@ impl Reservations {
         planned.aborts = self
             .registrations
             .iter()
-            .filter(|(registrant, key)| {
-                if everybody_else { *registrant != nexus } else { **key == list.action_key }
-            })
+            .filter(|(registrant, key)| if everybody_else { *registrant != nexus } else { **key == list.action_key })
             .map(|(registrant, _)| registrant.clone())
             .collect();
         Ok(planned)

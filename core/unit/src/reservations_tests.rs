@@ -83,14 +83,8 @@ fn named_ports_are_registered_together_or_not_at_all() {
 fn reserve_of_another_type_by_the_holder_conflicts() {
     let state = reserved(2, WriteExclusive);
     assert!(state.plan(&nexus(1), &plain(OutAction::Reserve, Some(WriteExclusive), 16, 0)).is_ok());
-    assert_eq!(
-        state.plan(&nexus(1), &plain(OutAction::Reserve, Some(ExclusiveAccess), 16, 0)),
-        Err(Refusal::Conflict)
-    );
-    assert_eq!(
-        state.plan(&nexus(2), &plain(OutAction::Reserve, Some(WriteExclusive), 32, 0)),
-        Err(Refusal::Conflict)
-    );
+    assert_eq!(state.plan(&nexus(1), &plain(OutAction::Reserve, Some(ExclusiveAccess), 16, 0)), Err(Refusal::Conflict));
+    assert_eq!(state.plan(&nexus(2), &plain(OutAction::Reserve, Some(WriteExclusive), 32, 0)), Err(Refusal::Conflict));
     let wrong_scope = Request::Plain(OutAction::Reserve, 0x11, list(16, 0));
     assert!(matches!(after(&registered(1)).plan(&nexus(1), &wrong_scope), Err(Refusal::Check(_))));
 }
@@ -107,8 +101,7 @@ fn standing_follows_the_table_for_every_type() {
             _ => Standing::Admitted,
         };
         assert_eq!(state.standing(&nexus(2)), registrant, "{kind:?}: registrant");
-        let outsider =
-            if kind.lets_outsiders_read() { Standing::BarredFromWriting } else { Standing::Barred };
+        let outsider = if kind.lets_outsiders_read() { Standing::BarredFromWriting } else { Standing::Barred };
         assert_eq!(state.standing(&nexus(9)), outsider, "{kind:?}: outsider");
     }
 }
@@ -117,11 +110,13 @@ fn standing_follows_the_table_for_every_type() {
 #[test]
 fn release_needs_the_holder_and_the_right_type_and_tells_registrants() {
     let state = reserved(2, WriteExclusiveRegistrantsOnly);
-    let by_other = state.plan(&nexus(2), &plain(OutAction::Release, Some(WriteExclusiveRegistrantsOnly), 32, 0)).unwrap();
+    let by_other =
+        state.plan(&nexus(2), &plain(OutAction::Release, Some(WriteExclusiveRegistrantsOnly), 32, 0)).unwrap();
     assert_eq!(by_other.next, state);
     let wrong = state.plan(&nexus(1), &plain(OutAction::Release, Some(WriteExclusive), 16, 0));
     assert_eq!(wrong, Err(Refusal::Check(Sense::illegal(Asc::INVALID_RELEASE_OF_PERSISTENT_RESERVATION))));
-    let released = state.plan(&nexus(1), &plain(OutAction::Release, Some(WriteExclusiveRegistrantsOnly), 16, 0)).unwrap();
+    let released =
+        state.plan(&nexus(1), &plain(OutAction::Release, Some(WriteExclusiveRegistrantsOnly), 16, 0)).unwrap();
     assert_eq!(released.attentions, vec![(nexus(2), Asc::RESERVATIONS_RELEASED)]);
     assert_eq!((released.next.held(), released.next.generation()), (None, state.generation()));
     let exclusive = reserved(2, ExclusiveAccess);
@@ -261,12 +256,21 @@ fn any_request() -> impl Strategy<Value = (u8, Request)> {
         3 => Just(OutAction::PreemptAndAbort),
     ];
     let kind = proptest::sample::select(ReservationType::ALL.to_vec());
-    let moved = (1..5u8, kind.clone(), 0..4u64, 0..4u64, any::<bool>(), 1..5u8).prop_map(|(who, kind, key, action_key, keep, to)| {
-        let own_registration = if keep { OwnRegistration::Kept } else { OwnRegistration::Removed };
-        let port = TransportId::Port(nexus(to).initiator);
-        let list = MoveList { key, action_key, own_registration, persistence: Persistence::Volatile, target_port: 1, port };
-        (who, Request::Move(kind as u8, list))
-    });
+    let moved = (1..5u8, kind.clone(), 0..4u64, 0..4u64, any::<bool>(), 1..5u8).prop_map(
+        |(who, kind, key, action_key, keep, to)| {
+            let own_registration = if keep { OwnRegistration::Kept } else { OwnRegistration::Removed };
+            let port = TransportId::Port(nexus(to).initiator);
+            let list = MoveList {
+                key,
+                action_key,
+                own_registration,
+                persistence: Persistence::Volatile,
+                target_port: 1,
+                port,
+            };
+            (who, Request::Move(kind as u8, list))
+        },
+    );
     let usual = (1..5u8, action, kind, 0..4u64, 0..4u64)
         .prop_map(|(who, action, kind, key, action_key)| (who, plain(action, Some(kind), key, action_key)));
     prop_oneof![8 => usual, 1 => moved]

@@ -75,7 +75,13 @@ pub(crate) struct TaskSet {
 
 impl TaskSet {
     /// Enters a task.
-    pub(crate) fn enter(&mut self, counts: &mut TaskCounts, nexus: NexusId, tag: u32, attribute: TaskAttribute) -> TaskId {
+    pub(crate) fn enter(
+        &mut self,
+        counts: &mut TaskCounts,
+        nexus: NexusId,
+        tag: u32,
+        attribute: TaskAttribute,
+    ) -> TaskId {
         self.next_sequence += 1;
         counts.all += 1;
         counts.rigid += u32::from(attribute != TaskAttribute::Simple);

@@ -366,7 +366,10 @@ impl LogicalUnit {
             | Command::PersistentReserveIn { .. } => 0,
         };
         // Parameter lists have limits of their own; none needs more than 64 KiB (SPEC_I_PT with 255 long names).
-        u32::try_from(bytes).ok().filter(|bytes| u64::from(*bytes) <= MOST_TRANSFER_BYTES).ok_or(Sense::cdb_field(5, None))
+        u32::try_from(bytes)
+            .ok()
+            .filter(|bytes| u64::from(*bytes) <= MOST_TRANSFER_BYTES)
+            .ok_or(Sense::cdb_field(5, None))
     }
 
     pub(crate) fn check_span(&self, lba: u64, blocks: u64) -> Result<(), Sense> {
@@ -430,7 +433,12 @@ impl LogicalUnit {
     }
 
     fn abort_where(&mut self, chosen: impl FnMut(TaskId, NexusId) -> Option<AbortedBy>) -> Vec<TaskId> {
-        self.tasks.abort(chosen).into_iter().filter(|aborting| aborting.at_medium).map(|aborting| aborting.task).collect()
+        self.tasks
+            .abort(chosen)
+            .into_iter()
+            .filter(|aborting| aborting.at_medium)
+            .map(|aborting| aborting.task)
+            .collect()
     }
 
     /// ABORT TASK (SAM-5 r21 §7.2); `None` if there is no such task.
@@ -485,8 +493,7 @@ impl LogicalUnit {
     pub fn bytes_to_keep(&self, change: &Change) -> Option<Vec<u8>> {
         let reservations = change.reservations.as_ref().map_or(&self.reservations, |planned| &planned.next);
         let pages = change.pages.as_ref().unwrap_or(&self.pages);
-        let volatile =
-            self.options.keep == Keep::AsAskedByAptpl && reservations.persistence() == Persistence::Volatile;
+        let volatile = self.options.keep == Keep::AsAskedByAptpl && reservations.persistence() == Persistence::Volatile;
         let bytes =
             if volatile { state::encode(&Reservations::default(), pages) } else { state::encode(reservations, pages) };
         (bytes != self.kept).then_some(bytes)
@@ -516,7 +523,11 @@ impl LogicalUnit {
                 state.attentions.establish(*asc);
             }
         }
-        if planned.aborts.is_empty() { Vec::new() } else { self.abort_preempted(&planned.aborts, change.asked_by, change.task) }
+        if planned.aborts.is_empty() {
+            Vec::new()
+        } else {
+            self.abort_preempted(&planned.aborts, change.asked_by, change.task)
+        }
     }
 
     /// SPC-4 r37 §5.13.11.2.6: everything of the preempted nexuses except the command that preempts; whoever lost a
@@ -577,6 +588,8 @@ fn reach(command: &Command) -> Reach {
         | Command::Verify { .. }
         | Command::PreFetch { .. }
         | Command::GetLbaStatus { .. }
+        | Command::ReportSupportedOperationCodes { .. }
+        | Command::ReportSupportedTaskManagement { .. }
         | Command::ModeSense { .. } => Reach::Reads,
         Command::Write { .. }
         | Command::WriteAndVerify { .. }
@@ -593,8 +606,6 @@ fn reach(command: &Command) -> Reach {
         | Command::ReportLuns { .. }
         | Command::ReadCapacity10
         | Command::ReadCapacity16 { .. }
-        | Command::ReportSupportedOperationCodes { .. }
-        | Command::ReportSupportedTaskManagement { .. }
         | Command::StartStopUnit(StartStop::Start)
         | Command::Reserve6
         | Command::Release6

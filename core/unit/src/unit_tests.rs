@@ -144,7 +144,12 @@ fn outsiders_of_a_write_exclusive_reservation_read_and_do_not_write() {
     for cdb in passing {
         assert_eq!(bench.status(other, &cdb), Status::Good, "{:02x}", cdb[0]);
     }
-    let refused = [write(), encode::synchronize_cache_16(), encode::unmap(0), encode::compare_and_write(0, 1, Force::CacheAllowed)];
+    let refused = [
+        write(),
+        encode::synchronize_cache_16(),
+        encode::unmap(0),
+        encode::compare_and_write(0, 1, Force::CacheAllowed),
+    ];
     for cdb in refused {
         assert_eq!(bench.status(other, &cdb), Status::ReservationConflict, "{:02x}", cdb[0]);
         assert_ne!(bench.status(holder, &cdb), Status::ReservationConflict, "{:02x}", cdb[0]);

@@ -172,7 +172,11 @@ impl Target {
             .units
             .borrow()
             .iter()
-            .map(|(lun, unit)| Place { lun: *lun, unit: Rc::clone(unit), id: unit.core.borrow_mut().attach(nexus.clone()) })
+            .map(|(lun, unit)| Place {
+                lun: *lun,
+                unit: Rc::clone(unit),
+                id: unit.core.borrow_mut().attach(nexus.clone()),
+            })
             .collect();
         let attached = Rc::new(Attached { nexus, places: RefCell::new(places) });
         let mut all = self.attached.borrow_mut();

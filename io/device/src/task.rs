@@ -257,7 +257,14 @@ impl Listed {
             .await
     }
 
-    async fn perform(self, nexus: NexusId, command: &Command, work: Work, holding: Holding, data_out: Bytes) -> Outcome {
+    async fn perform(
+        self,
+        nexus: NexusId,
+        command: &Command,
+        work: Work,
+        holding: Holding,
+        data_out: Bytes,
+    ) -> Outcome {
         match work {
             Work::Done(completion) => self.settle(Ok(completion)).await,
             Work::Read(span) => {

@@ -61,7 +61,12 @@ fn of_two_compare_and_writes_on_one_block_only_one_succeeds() {
         medium.be_late();
         let swap = |to: u8| {
             let data = Bytes::from([block(0), block(to)].concat());
-            let task = host.begin(0, u32::from(to), TaskAttribute::Simple, encode::compare_and_write(5, 1, Force::CacheAllowed));
+            let task = host.begin(
+                0,
+                u32::from(to),
+                TaskAttribute::Simple,
+                encode::compare_and_write(5, 1, Force::CacheAllowed),
+            );
             spawn_local(task.execute(data))
         };
         let (first, second) = (swap(1), swap(2));
@@ -113,7 +118,11 @@ fn verify_write_same_and_unmap_work_across_chunks() {
             isid: [0; 6],
             target_portal_group: 1,
         });
-        let go = async |cdb: [u8; 16], data: Bytes| match handle.begin(lun, 1, TaskAttribute::Simple, cdb).execute(data).await {
+        let go = async |cdb: [u8; 16], data: Bytes| match handle
+            .begin(lun, 1, TaskAttribute::Simple, cdb)
+            .execute(data)
+            .await
+        {
             Outcome::Completed(completion) => completion,
             other => panic!("{other:?}"),
         };

@@ -42,7 +42,8 @@ fn preempt_and_abort_waits_for_the_write_at_the_medium_and_drops_the_one_before_
         let collecting = victim.begin(0, 2, TaskAttribute::Simple, write(2));
         settle().await;
         let preempting = Rc::clone(&taker);
-        let preempt = spawn_local(async move { reserve_out(&preempting, OutAction::PreemptAndAbort, KIND, 2, 1).await });
+        let preempt =
+            spawn_local(async move { reserve_out(&preempting, OutAction::PreemptAndAbort, KIND, 2, 1).await });
         settle().await;
         assert!(!preempt.is_finished(), "GOOD before the victim's write was over");
         assert_eq!(command(&victim, write(3), block(0xcc)).await.status, Status::ReservationConflict);
@@ -128,8 +129,7 @@ fn logical_unit_reset_waits_for_the_medium_and_keeps_reservations() {
         let pending = spawn_local(victim.begin(0, 5, TaskAttribute::Simple, write(1)).execute(block(0xaa)));
         settle().await;
         let resetting = Rc::clone(&taker);
-        let reset =
-            spawn_local(async move { resetting.task_management(TaskManagement::LogicalUnitReset, 0, 0).await });
+        let reset = spawn_local(async move { resetting.task_management(TaskManagement::LogicalUnitReset, 0, 0).await });
         settle().await;
         assert!(!reset.is_finished());
         medium.land_one();

@@ -149,31 +149,97 @@ pub enum TaskManagementReport {
 #[allow(missing_docs, reason = "variants and fields carry the standard's names; the functions below say where from")]
 pub enum Command {
     TestUnitReady,
-    RequestSense { format: SenseFormat, allocation: u32 },
-    Inquiry { allocation: u32 },
-    VitalProductData { page: u8, allocation: u32 },
-    ReportLuns { select: u8, allocation: u32 },
+    RequestSense {
+        format: SenseFormat,
+        allocation: u32,
+    },
+    Inquiry {
+        allocation: u32,
+    },
+    VitalProductData {
+        page: u8,
+        allocation: u32,
+    },
+    ReportLuns {
+        select: u8,
+        allocation: u32,
+    },
     ReadCapacity10,
-    ReadCapacity16 { allocation: u32 },
-    GetLbaStatus { lba: u64, allocation: u32 },
-    Read { span: Span, force: Force },
-    Write { span: Span, force: Force },
-    WriteAndVerify { span: Span, compare: Compare },
-    Verify { span: Span, compare: Compare },
-    WriteSame { span: Span, pattern: Pattern, deallocate: Deallocate },
-    Unmap { parameter_bytes: u32 },
-    CompareAndWrite { span: Span, force: Force },
-    SynchronizeCache { span: Span },
-    PreFetch { span: Span },
-    ModeSense { form: ModeForm, control: PageControl, page: u8, subpage: u8, descriptors: BlockDescriptors, allocation: u32 },
-    ModeSelect { form: ModeForm, save: SavePages, parameter_bytes: u32 },
-    ReportSupportedOperationCodes { query: OperationQuery, timeouts: Timeouts, allocation: u32 },
-    ReportSupportedTaskManagement { report: TaskManagementReport, allocation: u32 },
+    ReadCapacity16 {
+        allocation: u32,
+    },
+    GetLbaStatus {
+        lba: u64,
+        allocation: u32,
+    },
+    Read {
+        span: Span,
+        force: Force,
+    },
+    Write {
+        span: Span,
+        force: Force,
+    },
+    WriteAndVerify {
+        span: Span,
+        compare: Compare,
+    },
+    Verify {
+        span: Span,
+        compare: Compare,
+    },
+    WriteSame {
+        span: Span,
+        pattern: Pattern,
+        deallocate: Deallocate,
+    },
+    Unmap {
+        parameter_bytes: u32,
+    },
+    CompareAndWrite {
+        span: Span,
+        force: Force,
+    },
+    SynchronizeCache {
+        span: Span,
+    },
+    PreFetch {
+        span: Span,
+    },
+    ModeSense {
+        form: ModeForm,
+        control: PageControl,
+        page: u8,
+        subpage: u8,
+        descriptors: BlockDescriptors,
+        allocation: u32,
+    },
+    ModeSelect {
+        form: ModeForm,
+        save: SavePages,
+        parameter_bytes: u32,
+    },
+    ReportSupportedOperationCodes {
+        query: OperationQuery,
+        timeouts: Timeouts,
+        allocation: u32,
+    },
+    ReportSupportedTaskManagement {
+        report: TaskManagementReport,
+        allocation: u32,
+    },
     StartStopUnit(StartStop),
     Reserve6,
     Release6,
-    PersistentReserveIn { action: InAction, allocation: u32 },
-    PersistentReserveOut { action: OutAction, scope_and_type: u8, parameter_bytes: u32 },
+    PersistentReserveIn {
+        action: InAction,
+        allocation: u32,
+    },
+    PersistentReserveOut {
+        action: OutAction,
+        scope_and_type: u8,
+        parameter_bytes: u32,
+    },
 }
 
 /// SP bit of MODE SELECT.
@@ -288,10 +354,9 @@ impl Command {
     fn parse_16(cdb: &[u8; 16]) -> Result<Self, CdbFault> {
         let span = Span { lba: u64_at(cdb, 2), blocks: u64::from(u32_at(cdb, 10)) };
         Ok(match cdb[0] {
-            opcode::COMPARE_AND_WRITE => Self::CompareAndWrite {
-                span: Span { lba: span.lba, blocks: u64::from(cdb[13]) },
-                force: force(cdb[1]),
-            },
+            opcode::COMPARE_AND_WRITE => {
+                Self::CompareAndWrite { span: Span { lba: span.lba, blocks: u64::from(cdb[13]) }, force: force(cdb[1]) }
+            }
             opcode::SERVICE_ACTION_IN_16 if cdb[1] & 0x1f == action::READ_CAPACITY_16 => {
                 Self::ReadCapacity16 { allocation: u32_at(cdb, 10) }
             }

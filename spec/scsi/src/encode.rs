@@ -163,7 +163,10 @@ mod tests {
     #[test]
     fn what_is_built_is_parsed_back() {
         let span = Span { lba: 1 << 40, blocks: 77 };
-        assert_eq!(Command::parse(&read_16(span, Force::UnitAccess)), Ok(Command::Read { span, force: Force::UnitAccess }));
+        assert_eq!(
+            Command::parse(&read_16(span, Force::UnitAccess)),
+            Ok(Command::Read { span, force: Force::UnitAccess })
+        );
         assert_eq!(
             Command::parse(&write_16(span, Force::CacheAllowed)),
             Ok(Command::Write { span, force: Force::CacheAllowed })

@@ -148,8 +148,7 @@ impl Designator {
             DesignatorName::Other { kind, bytes } => (1, *kind, bytes.clone()),
         };
         // Protocol identifier 5 (iSCSI) with PIV for whatever belongs to a port or the target device.
-        let (protocol, valid) =
-            if self.association == Association::LogicalUnit { (0x00, 0x00) } else { (0x50, 0x80) };
+        let (protocol, valid) = if self.association == Association::LogicalUnit { (0x00, 0x00) } else { (0x50, 0x80) };
         let mut out = vec![protocol | code_set, valid | ((self.association as u8) << 4) | kind, 0, body.len() as u8];
         out.extend_from_slice(&body);
         out
@@ -291,7 +290,8 @@ mod tests {
 
     #[test]
     fn standard_data_is_padded_and_read_back() {
-        let identity = Identity { vendor: "UNDRSTDY".into(), product: "A name too long to fit".into(), revision: "1".into() };
+        let identity =
+            Identity { vendor: "UNDRSTDY".into(), product: "A name too long to fit".into(), revision: "1".into() };
         let bytes = encode_standard(Peripheral::Disk, &identity);
         assert_eq!(bytes.len(), 96);
         assert_eq!(usize::from(bytes[4]) + 5, 96);
@@ -303,10 +303,16 @@ mod tests {
     #[test]
     fn designators_are_read_back_as_written() {
         let all = vec![
-            Designator { association: Association::LogicalUnit, name: DesignatorName::Naa(vec![0x30, 1, 2, 3, 4, 5, 6, 7]) },
+            Designator {
+                association: Association::LogicalUnit,
+                name: DesignatorName::Naa(vec![0x30, 1, 2, 3, 4, 5, 6, 7]),
+            },
             Designator { association: Association::LogicalUnit, name: DesignatorName::T10("UNDRSTDYabc".into()) },
             Designator { association: Association::TargetPort, name: DesignatorName::RelativeTargetPort(7) },
-            Designator { association: Association::TargetPort, name: DesignatorName::ScsiName("iqn.a,t,0x0001".into()) },
+            Designator {
+                association: Association::TargetPort,
+                name: DesignatorName::ScsiName("iqn.a,t,0x0001".into()),
+            },
         ];
         let page = encode_page(page::DEVICE_IDENTIFICATION, &encode_designators(&all));
         assert_eq!(parse_designators(parse_page(&page, 0x83).unwrap()), all);
@@ -316,7 +322,8 @@ mod tests {
 
     #[test]
     fn block_limits_are_read_back_as_written() {
-        let limits = BlockLimits { compare_and_write: 9, transfer: 1 << 15, write_same: 1 << 40, ..BlockLimits::default() };
+        let limits =
+            BlockLimits { compare_and_write: 9, transfer: 1 << 15, write_same: 1 << 40, ..BlockLimits::default() };
         assert_eq!(BlockLimits::parse(&limits.encode()), limits);
         assert_eq!(BlockLimits::parse(&[]), BlockLimits::default());
     }

@@ -89,7 +89,12 @@ pub struct Header {
 
 /// MODE SENSE parameter data: header, block descriptor and pages (each a layout's index with its bytes).
 #[must_use]
-pub fn encode_sense(form: ModeForm, descriptors: BlockDescriptors, header: Header, pages: &[(usize, Vec<u8>)]) -> Vec<u8> {
+pub fn encode_sense(
+    form: ModeForm,
+    descriptors: BlockDescriptors,
+    header: Header,
+    pages: &[(usize, Vec<u8>)],
+) -> Vec<u8> {
     let descriptor = encode_descriptor(form, descriptors, header);
     // DPOFUA is always one: DPO is accepted and FUA obeyed (SBC-3 r36 §6.5.2).
     let specific = 0x10 | if header.write_protected { 0x80 } else { 0 };
@@ -241,7 +246,8 @@ mod tests {
     #[test]
     fn every_cut_inside_a_list_is_refused() {
         let data = encode_sense(ModeForm::Ten, BlockDescriptors::Short, HEADER, &everything());
-        let whole: Vec<usize> = parse_select(ModeForm::Ten, &data, HEADER).unwrap().iter().map(|page| page.at + page.body.len()).collect();
+        let whole: Vec<usize> =
+            parse_select(ModeForm::Ten, &data, HEADER).unwrap().iter().map(|page| page.at + page.body.len()).collect();
         for cut in 1..data.len() {
             let result = parse_select(ModeForm::Ten, &data[..cut], HEADER);
             assert_eq!(result.is_ok(), cut == 16 || whole.contains(&cut), "cut at {cut}");

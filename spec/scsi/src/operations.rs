@@ -104,10 +104,7 @@ const fn read_write_12(code: u8, flags: u8) -> Operation {
 }
 
 const fn read_write_16(code: u8, flags: u8, timeout_s: u32) -> Operation {
-    plain(
-        &[code, flags, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f, 0],
-        timeout_s,
-    )
+    plain(&[code, flags, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f, 0], timeout_s)
 }
 
 const fn reserve_in(action: u8) -> Operation {
@@ -136,10 +133,7 @@ pub static OPERATIONS: [Operation; 50] = [
     read_write_10(opcode::WRITE_AND_VERIFY_10, 0x12),
     read_write_10(opcode::VERIFY_10, 0x16),
     read_write_10(opcode::PRE_FETCH_10, 0x02),
-    plain(
-        &[opcode::SYNCHRONIZE_CACHE_10, 0x06, 0xff, 0xff, 0xff, 0xff, 0x3f, 0xff, 0xff, 0],
-        LONG_TIMEOUT_S,
-    ),
+    plain(&[opcode::SYNCHRONIZE_CACHE_10, 0x06, 0xff, 0xff, 0xff, 0xff, 0x3f, 0xff, 0xff, 0], LONG_TIMEOUT_S),
     plain(&[opcode::WRITE_SAME_10, 0x18, 0xff, 0xff, 0xff, 0xff, 0x3f, 0xff, 0xff, 0], LONG_TIMEOUT_S),
     plain(&[opcode::UNMAP, 0x01, 0, 0, 0, 0, 0x3f, 0xff, 0xff, 0], LONG_TIMEOUT_S),
     plain(&[opcode::MODE_SELECT_10, 0x11, 0, 0, 0, 0, 0, 0xff, 0xff, 0], MEDIUM_TIMEOUT_S),
@@ -292,10 +286,7 @@ pub fn find(cdb: &[u8; 16]) -> Found {
         return Found::Operation(operation);
     }
     let asked = u8_at(cdb, 1) & 0x1f;
-    rows(cdb[0])
-        .iter()
-        .find(|operation| operation.action == Some(asked))
-        .map_or(Found::UnknownAction, Found::Operation)
+    rows(cdb[0]).iter().find(|operation| operation.action == Some(asked)).map_or(Found::UnknownAction, Found::Operation)
 }
 
 /// The first byte and bit set in `cdb` that no field of `operation` owns. Bits 7 and 6 of the control byte are vendor
@@ -303,7 +294,7 @@ pub fn find(cdb: &[u8; 16]) -> Found {
 #[must_use]
 pub fn stray_bit(operation: &Operation, cdb: &[u8; 16]) -> Option<(u16, u8)> {
     let length = usize::from(operation.cdb_bytes);
-    for at in 1..length {
+    for (at, byte) in cdb.iter().enumerate().take(length).skip(1) {
         let mut owned = operation.usage[at];
         if at == 1 && operation.action.is_some() {
             owned |= 0x1f;
@@ -311,7 +302,7 @@ pub fn stray_bit(operation: &Operation, cdb: &[u8; 16]) -> Option<(u16, u8)> {
         if at == length - 1 {
             owned |= 0xc0;
         }
-        let stray = cdb[at] & !owned;
+        let stray = byte & !owned;
         if stray != 0 {
             return Some((at as u16, 7 - stray.leading_zeros() as u8));
         }

@@ -125,10 +125,7 @@ impl ReservationType {
     /// Whether those it keeps out may still read.
     #[must_use]
     pub fn lets_outsiders_read(self) -> bool {
-        matches!(
-            self,
-            Self::WriteExclusive | Self::WriteExclusiveRegistrantsOnly | Self::WriteExclusiveAllRegistrants
-        )
+        matches!(self, Self::WriteExclusive | Self::WriteExclusiveRegistrantsOnly | Self::WriteExclusiveAllRegistrants)
     }
 }
 
@@ -281,8 +278,7 @@ impl MoveList {
         if list.len() < OUT_LIST_BYTES + 24 || list.len() - OUT_LIST_BYTES != length {
             return Err(Sense::illegal(Asc::PARAMETER_LIST_LENGTH_ERROR));
         }
-        let (port, taken) =
-            TransportId::parse(&list[OUT_LIST_BYTES..]).ok_or(Sense::parameter_field(24, None))?;
+        let (port, taken) = TransportId::parse(&list[OUT_LIST_BYTES..]).ok_or(Sense::parameter_field(24, None))?;
         if taken != length {
             return Err(Sense::illegal(Asc::PARAMETER_LIST_LENGTH_ERROR));
         }
