@@ -85,7 +85,7 @@ mod tests {
     const LOOPBACK: &str = "127.0.0.1:0";
     const PATIENCE: Duration = Duration::from_secs(10);
 
-    async fn accepted_by<'a>(listener: &'a Listener, other: &Listener) -> SocketAddr {
+    async fn accepted_by(listener: &Listener, other: &Listener) -> SocketAddr {
         tokio::select! {
             accepted = listener.accept() => accepted.unwrap().1,
             _ = other.accept() => panic!("the other listener got the connection"),
