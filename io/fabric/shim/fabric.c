@@ -1,11 +1,15 @@
 /*
  * The calls of libfabric that the interconnect needs, as ordinary functions.
  *
- * libfabric's fi_* calls are static inline, so Rust cannot link to them. Nothing is decided here: each function is one
- * call, or one call and its error record. Every answer is 0 or a negative fi_errno value. Compiles with libfabric 1.17
+ * libfabric's fi_* calls are static inline, so Rust cannot link to them. Most go through tables of the objects; the six
+ * real functions are looked up when the library is loaded, at the first use of the interconnect: merely linking to
+ * Debian's libfabric makes every program start 0.2 s later, because libpsm measures the processor's clock as it loads.
+ * Nothing is decided here: each function is one call, or one call and its error record. Every answer is 0 or a negative fi_errno value. Compiles with libfabric 1.17
  * and 2.x: the API asked for is 1.17, and no field that moved between the two is touched.
  */
+#include <dlfcn.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,10 +44,54 @@ struct uf_completion {
 	int32_t error; /* 0, or positive fi_errno value */
 };
 
+#ifndef UF_LIBRARY
+#define UF_LIBRARY "libfabric.so.1"
+#endif
+
+/* The functions that are not static inline. Filled once, by uf_load, before any other call. */
+static struct {
+	int (*getinfo)(uint32_t version, const char *node, const char *service, uint64_t flags,
+		       const struct fi_info *hints, struct fi_info **info);
+	void (*freeinfo)(struct fi_info *info);
+	struct fi_info *(*dupinfo)(const struct fi_info *info);
+	int (*fabric)(struct fi_fabric_attr *attr, struct fid_fabric **fabric, void *context);
+	const char *(*strerror)(int error);
+	uint32_t (*version)(void);
+} library;
+
+/* 0, or -1 with the reason as text. Called once. */
+int uf_load(char *why, size_t room)
+{
+	static const char *const names[] = { "fi_getinfo", "fi_freeinfo", "fi_dupinfo",
+					     "fi_fabric",  "fi_strerror", "fi_version" };
+	void **slots[] = { (void **)&library.getinfo, (void **)&library.freeinfo, (void **)&library.dupinfo,
+			   (void **)&library.fabric,  (void **)&library.strerror, (void **)&library.version };
+	void *handle = dlopen(UF_LIBRARY, RTLD_NOW | RTLD_LOCAL);
+	size_t i;
+
+	if (!handle) {
+		snprintf(why, room, "%s", dlerror());
+		return -1;
+	}
+	for (i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		*slots[i] = dlsym(handle, names[i]);
+		if (!*slots[i]) {
+			snprintf(why, room, "%s has no %s", UF_LIBRARY, names[i]);
+			return -1;
+		}
+	}
+	if (FI_VERSION_LT(library.version(), FI_VERSION(1, 17))) {
+		snprintf(why, room, "it is version %u.%u, and 1.17 or newer is needed", FI_MAJOR(library.version()),
+			 FI_MINOR(library.version()));
+		return -1;
+	}
+	return 0;
+}
+
 /* passive 1: an address of this node to listen at; 0: the partner's to connect to. */
 int uf_getinfo(const char *provider, const char *node, const char *service, int passive, struct fi_info **out)
 {
-	struct fi_info *hints = fi_allocinfo();
+	struct fi_info *hints = library.dupinfo(NULL);
 	int status;
 
 	if (!hints)
@@ -56,28 +104,28 @@ int uf_getinfo(const char *provider, const char *node, const char *service, int 
 	hints->domain_attr->threading = FI_THREAD_SAFE;
 	hints->fabric_attr->prov_name = strdup(provider);
 	if (!hints->fabric_attr->prov_name) {
-		fi_freeinfo(hints);
+		library.freeinfo(hints);
 		return -FI_ENOMEM;
 	}
-	status = fi_getinfo(FI_VERSION(1, 17), node, service, passive ? FI_SOURCE : 0, hints, out);
-	fi_freeinfo(hints);
+	status = library.getinfo(FI_VERSION(1, 17), node, service, passive ? FI_SOURCE : 0, hints, out);
+	library.freeinfo(hints);
 	return status;
 }
 
 void uf_freeinfo(struct fi_info *info)
 {
-	fi_freeinfo(info);
+	library.freeinfo(info);
 }
 
 /* 1 if remote addresses are the registrar's virtual addresses, 0 if they count from the start of the region. */
 int uf_uses_virtual_addresses(const struct fi_info *info)
 {
-	return (info->domain_attr->mr_mode & (FI_MR_VIRT_ADDR | FI_MR_BASIC)) != 0;
+	return (info->domain_attr->mr_mode & FI_MR_VIRT_ADDR) != 0;
 }
 
 int uf_fabric(struct fi_info *info, struct fid_fabric **out)
 {
-	return fi_fabric(info->fabric_attr, out, NULL);
+	return library.fabric(info->fabric_attr, out, NULL);
 }
 
 int uf_domain(struct fid_fabric *fabric, struct fi_info *info, struct fid_domain **out)
@@ -323,18 +371,12 @@ int uf_close(void *object)
 
 const char *uf_strerror(int error)
 {
-	return fi_strerror(error);
-}
-
-/* The version of the library loaded: major in the high, minor in the low 16 bits. */
-uint32_t uf_version(void)
-{
-	return fi_version();
+	return library.strerror ? library.strerror(error) : "libfabric is not loaded";
 }
 
 /*
- * Names the providers worth loading, unless the operator named some: without it libfabric starts every provider it was
- * built with, which takes 150 ms and, for psm, leaves files behind after a crash.
+ * Names the providers worth using, unless the operator named some: of the others, psm may leave files behind after a
+ * crash.
  */
 int uf_prefer_providers(const char *names)
 {

@@ -7,7 +7,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{BorrowedFd, RawFd};
 use std::ptr::{self, NonNull};
-use std::sync::{Arc, Once};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::region::Region;
@@ -43,6 +43,7 @@ type Out = *mut *mut c_void;
 // SAFETY: the signatures are those of shim/fabric.c; every object is an opaque pointer to a struct that begins with
 // libfabric's `struct fid`.
 unsafe extern "C" {
+    fn uf_load(why: *mut c_char, room: usize) -> c_int;
     fn uf_getinfo(
         provider: *const c_char,
         node: *const c_char,
@@ -102,7 +103,7 @@ unsafe extern "C" {
 
 /// libfabric's text for a positive `fi_errno` value.
 pub(crate) fn error_text(code: i32) -> String {
-    // SAFETY: fi_strerror returns a static string for any number.
+    // SAFETY: the shim, like fi_strerror, returns a static string for any number.
     let text = unsafe { CStr::from_ptr(uf_strerror(code)) };
     text.to_string_lossy().into_owned()
 }
@@ -164,7 +165,7 @@ impl Info {
     }
 
     fn find(provider: Provider, address: SocketAddr, passive: c_int) -> Result<Self, FabricError> {
-        prefer_our_providers();
+        load_library()?;
         let text = |text: String| CString::new(text).expect("addresses and names have no zero byte");
         let name = text(provider.name().to_owned());
         let node = text(address.ip().to_string());
@@ -192,17 +193,23 @@ impl Drop for Info {
     }
 }
 
-/// Has libfabric load our three providers only, unless `FI_PROVIDER` is set: once a process, before its first call.
-fn prefer_our_providers() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
+/// Loads libfabric, once a process, and has it offer our providers only, unless `FI_PROVIDER` is set.
+fn load_library() -> Result<(), FabricError> {
+    static LOADED: OnceLock<Result<(), String>> = OnceLock::new();
+    let loaded = LOADED.get_or_init(|| {
         // SAFETY: a static string. setenv races only with getenv in foreign code of other threads: a node starts its
         // interconnect first thing, before it has any, and Rust's own environment calls lock.
         let status = unsafe { uf_prefer_providers(c"tcp,shm,verbs".as_ptr()) };
         if status != 0 {
-            tracing::debug!("FI_PROVIDER could not be set; libfabric loads every provider it has");
+            tracing::debug!("FI_PROVIDER could not be set; libfabric offers every provider it has");
         }
+        let mut why = [0u8; 256];
+        // SAFETY: a buffer and its length; the shim ends the text within it. Called once, before any other call.
+        let status = unsafe { uf_load(why.as_mut_ptr().cast(), why.len()) };
+        let text = CStr::from_bytes_until_nul(&why).unwrap_or_default();
+        if status == 0 { Ok(()) } else { Err(text.to_string_lossy().into_owned()) }
     });
+    loaded.clone().map_err(FabricError::Missing)
 }
 
 /// A fabric: what endpoints and event queues of one provider and network hang on.

@@ -54,6 +54,9 @@ pub struct Identity {
 /// The fabric could not be set up on this side.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum FabricError {
+    /// The library is not there, or too old.
+    #[error("libfabric cannot be loaded ({0}): install Debian's package libfabric1")]
+    Missing(String),
     /// A call of libfabric failed.
     #[error("libfabric's {call} failed: {text} (error {code})")]
     Call {
