@@ -6,9 +6,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::{LocalBoxFuture, join, poll_immediate};
 use support::{IscsiBench, nexus, options, run};
+use tokio::sync::Semaphore;
+use understudy_device::medium::{self, MediumError};
 use understudy_device::memory::MemoryMedium;
-use understudy_device::{Target, UnitIdentity, UnitOnMedium, UnitOptions};
+use understudy_device::{Medium, Target, UnitIdentity, UnitOnMedium, UnitOptions};
 use understudy_disk::conformance;
 use understudy_disk::discover::discover;
 use understudy_disk::disk::{Disk, DiskError, Durability, Extent, Link};
@@ -25,9 +28,54 @@ struct Shelf {
     portal: Portal,
 }
 
+/// A medium whose writes wait until the test lets them through.
+struct SlowMedium {
+    inner: Rc<MemoryMedium>,
+    arrived: Semaphore,
+    may_pass: Semaphore,
+}
+
+impl Medium for SlowMedium {
+    fn geometry(&self) -> medium::Geometry {
+        self.inner.geometry()
+    }
+
+    fn read(&self, lba: u64, blocks: u32) -> LocalBoxFuture<'_, Result<Bytes, MediumError>> {
+        self.inner.read(lba, blocks)
+    }
+
+    fn write(
+        &self,
+        lba: u64,
+        bytes: Bytes,
+        durability: medium::Durability,
+    ) -> LocalBoxFuture<'_, Result<(), MediumError>> {
+        Box::pin(async move {
+            self.arrived.add_permits(1);
+            self.may_pass.acquire().await.expect("never closed").forget();
+            self.inner.write(lba, bytes, durability).await
+        })
+    }
+
+    fn flush(&self) -> LocalBoxFuture<'_, Result<(), MediumError>> {
+        self.inner.flush()
+    }
+
+    fn zero(&self, lba: u64, blocks: u64) -> LocalBoxFuture<'_, Result<(), MediumError>> {
+        self.inner.zero(lba, blocks)
+    }
+
+    fn keep_state(&self, state: Vec<u8>) -> LocalBoxFuture<'_, Result<(), MediumError>> {
+        self.inner.keep_state(state)
+    }
+}
+
 impl Shelf {
     fn start(block_bytes: u32) -> Self {
-        let medium = MemoryMedium::new(block_bytes, 32 * 1024 * 1024 / u64::from(block_bytes));
+        Self::on(MemoryMedium::new(block_bytes, 32 * 1024 * 1024 / u64::from(block_bytes)))
+    }
+
+    fn on(medium: Rc<dyn Medium>) -> Self {
         let identity = UnitIdentity { uuid: [7; 16], product: "SHELF DISK".to_owned() };
         let unit = UnitOnMedium::new(UnitOptions::new(identity), medium, None).expect("a fresh unit");
         let target = Target::new(TARGET);
@@ -152,5 +200,49 @@ fn a_held_login_waits_and_is_answered_when_the_gate_opens() {
         assert_eq!(lun.link(), Link::Down);
         gate.open();
         lun.ready(Duration::from_secs(10)).await.expect("the gate is open");
+    });
+}
+
+/// SPC-4 r37 §5.13.11.2, and design rule 3: a write in flight at PREEMPT AND ABORT is on the disk when that is answered,
+/// or never will be.
+#[test]
+fn preempt_and_abort_is_not_answered_while_the_victims_write_is_at_the_medium() {
+    run(async {
+        let slow = Rc::new(SlowMedium {
+            inner: MemoryMedium::new(512, 65_536),
+            arrived: Semaphore::new(0),
+            may_pass: Semaphore::new(0),
+        });
+        let shelf = Shelf::on(Rc::clone(&slow) as Rc<dyn Medium>);
+        let own = IscsiLun::open(&shelf.url(), nexus(0), options());
+        let impatient = Options { command_deadline: Duration::from_millis(500), ..options() };
+        let victim = IscsiLun::open(&shelf.url(), nexus(1), impatient);
+        for (lun, key) in [(&own, Key(1)), (&victim, Key(2))] {
+            lun.ready(Duration::from_secs(10)).await.expect("the shelf is there");
+            lun.reservations().expect("iSCSI").register(key).await.expect("REGISTER is accepted");
+        }
+        let kind = ReservationType::WriteExclusiveRegistrantsOnly;
+        victim.reservations().expect("iSCSI").reserve(Key(2), kind).await.expect("RESERVE is accepted");
+
+        let extent = Extent::within(victim.geometry().expect("known"), 0, 1).expect("inside");
+        let writing = victim.write(extent, Bytes::from(vec![0xee; 512]), Durability::Cached);
+        let preempting = async {
+            slow.arrived.acquire().await.expect("never closed").forget();
+            let mut preempting = own.reservations().expect("iSCSI").preempt_and_abort(Key(1), Key(2), kind);
+            // Later commands of the same session are answered, so this one had its chance.
+            for _ in 0..20 {
+                assert_eq!(poll_immediate(&mut preempting).await, None, "answered too early");
+                own.identify().await.expect("INQUIRY is answered");
+            }
+            slow.may_pass.add_permits(1);
+            preempting.await
+        };
+        let (written, preempted) = join(writing, preempting).await;
+        assert_eq!(preempted, Ok(()));
+        assert!(matches!(written, Err(DiskError::OutcomeUnknown(_))), "{written:?}");
+        assert_eq!(own.read(extent).await, Ok(Bytes::from(vec![0xee; 512])), "the write was at the medium already");
+        victim.ready(Duration::from_secs(10)).await.expect("logged in again");
+        let fenced = victim.write(extent, Bytes::from(vec![0xdd; 512]), Durability::Cached).await;
+        assert_eq!(fenced, Err(DiskError::Conflict));
     });
 }
