@@ -3,7 +3,8 @@
 //! Linux keeps the listeners of one address in an array, in the order in which they were bound, and asks the program
 //! which index gets a new connection. `ret 1` says "the second"; an index beyond the array makes the kernel choose by
 //! itself, and with one listener there is only one choice. So with two listeners the newer one gets everything, and
-//! when either closes the other is left. socket(7), `SO_ATTACH_REUSEPORT_CBPF`.
+//! when either closes the other is left. A third one beside two would wait for its turn: an address has one owner and at
+//! most one successor. socket(7), `SO_ATTACH_REUSEPORT_CBPF`.
 
 use std::io;
 use std::mem::size_of;
