@@ -1,6 +1,6 @@
 //! What the demo prints: acts, lines, steps. Plain text when piped, colours in a terminal.
 
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::config::NodeName;
 use crate::timeline::{Style, TimelineStep};
@@ -10,11 +10,13 @@ use crate::timeline::{Style, TimelineStep};
 pub(super) struct Screen {
     style: Style,
     began: Instant,
+    began_wall: Duration,
 }
 
 impl Screen {
     pub fn new(style: Style) -> Self {
-        Self { style, began: Instant::now() }
+        let began_wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { style, began: Instant::now(), began_wall }
     }
 
     pub fn style(&self) -> Style {
@@ -52,10 +54,20 @@ impl Screen {
             step.text.clone()
         };
         let name = format!("{:<21}", step.step);
-        println!("{}  {} {} {rdma}", self.time(), self.style.node(step.node, who), self.style.node(step.node, &name));
+        println!("{}  {} {} {rdma}", self.time_of(step), self.style.node(step.node, who), self.style.node(step.node, &name));
     }
 
     fn time(&self) -> String {
-        self.style.dim(&format!("{:8.3} s", self.began.elapsed().as_secs_f64()))
+        self.seconds(self.began.elapsed().as_secs_f64())
+    }
+
+    /// When the step happened, not when it was heard of: the nodes run on the same machine, by the same clock.
+    fn time_of(&self, step: &TimelineStep) -> String {
+        let since = Duration::from_micros(step.wall_micros).saturating_sub(self.began_wall);
+        self.seconds(since.as_secs_f64())
+    }
+
+    fn seconds(&self, seconds: f64) -> String {
+        self.style.dim(&format!("{seconds:8.3} s"))
     }
 }

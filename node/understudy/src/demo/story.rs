@@ -22,6 +22,10 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// How long the clients run undisturbed between two events.
 const CALM: Duration = Duration::from_millis(1_500);
 
+/// What a client writes to: little, so that most blocks are written several times and an old state would show, and so
+/// that the files are soon removed.
+const SPAN_BYTES: u64 = 2 << 20;
+
 /// Volumes, and clients, a node.
 const VOLUMES: usize = 2;
 
@@ -314,7 +318,13 @@ impl Client {
 
 /// Enough to see a pause of a millisecond, little enough to leave a small machine to the nodes.
 fn load(index: usize) -> VerifierOptions {
-    VerifierOptions { depth: 2, pace: Duration::from_millis(1), seed: index as u64 + 1, ..VerifierOptions::default() }
+    VerifierOptions {
+        depth: 2,
+        pace: Duration::from_millis(1),
+        span_bytes: SPAN_BYTES,
+        seed: index as u64 + 1,
+        ..VerifierOptions::default()
+    }
 }
 
 /// From GIVEWAIT to UP of a, in microseconds.
