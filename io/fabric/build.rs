@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::process::{Command, exit};
 
 fn main() {
-    println!("cargo:rerun-if-changed=shim/fabric.c");
-    println!("cargo:rerun-if-env-changed=LIBFABRIC_DIR");
+    println!("cargo::rerun-if-changed=shim/fabric.c");
+    println!("cargo::rerun-if-env-changed=LIBFABRIC_DIR");
     let mut build = cc::Build::new();
     build.file("shim/fabric.c").warnings(true).extra_warnings(true);
     let folders = include_folders();
@@ -20,14 +20,14 @@ fn main() {
     }
     if !has_header(&folders) {
         println!(
-            "cargo:error=libfabric's headers were not found: install Debian's package libfabric-dev (apt-get install \
+            "cargo::error=libfabric's headers were not found: install Debian's package libfabric-dev (apt-get install \
              libfabric-dev), or point LIBFABRIC_DIR at an installation of libfabric 1.17 or newer"
         );
         exit(1);
     }
     build.compile("understudy_fabric_shim");
     // dlopen is a library of its own before glibc 2.34.
-    println!("cargo:rustc-link-lib=dl");
+    println!("cargo::rustc-link-lib=dl");
 }
 
 /// Where to look for headers besides the compiler's own folders: in `LIBFABRIC_DIR` if set, else where `pkg-config`
