@@ -14,8 +14,9 @@ use understudy_scsi::sense::Sense;
 
 use crate::nexus::Geometry;
 
-/// Most bytes one READ or WRITE may move: bounds the memory a command can ask for.
-pub(crate) const MOST_TRANSFER_BYTES: u64 = 16 << 20;
+/// Most bytes one READ or WRITE may move: bounds the memory a command can ask for. Clients that do not look at the Block
+/// Limits page send up to 65,536 blocks of 512 bytes in one command, so no less than that.
+pub(crate) const MOST_TRANSFER_BYTES: u64 = 32 << 20;
 /// Most blocks of COMPARE AND WRITE, all the field can say.
 pub(crate) const MOST_COMPARED_BLOCKS: u64 = 255;
 
@@ -117,7 +118,7 @@ impl PageContext<'_> {
             compare_and_write: MOST_COMPARED_BLOCKS as u8,
             granularity: (4096 / block_bytes).max(1) as u16,
             transfer,
-            optimal_transfer: transfer / 16,
+            optimal_transfer: transfer / 32,
             prefetch: 0,
             unmap_blocks: if thin { u32::MAX } else { 0 },
             unmap_descriptors: if thin { MOST_UNMAP_DESCRIPTORS } else { 0 },
@@ -132,8 +133,8 @@ pub(crate) fn capacity(geometry: Geometry, provisioning: Provisioning) -> Capaci
     Capacity {
         blocks: geometry.blocks,
         block_bytes: geometry.block_bytes,
-        // 4 KiB physical blocks below 512-byte logical ones: what page cache, mirrors and flash work in.
-        physical_exponent: (4096 / geometry.block_bytes.max(1)).max(1).trailing_zeros() as u8,
+        // A block can be written and unmapped by itself; that 4 KiB work better is said by the Block Limits page.
+        physical_exponent: 0,
         provisioned_on_demand: match provisioning {
             Provisioning::Full => ProvisionedOnDemand::No,
             Provisioning::Thin => ProvisionedOnDemand::ReadsZeroes,

@@ -20,6 +20,7 @@ mod extents;
 mod nexus;
 mod pages;
 pub mod reservations;
+mod rules;
 pub mod state;
 mod tasks;
 pub mod unit;

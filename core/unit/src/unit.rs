@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use understudy_scsi::cdb::{Command, Compare, Pattern, StartStop};
+use understudy_scsi::cdb::{Command, Compare, Pattern};
 use understudy_scsi::inquiry::Provisioning;
 use understudy_scsi::reservation::Persistence;
 use understudy_scsi::sense::{Asc, Sense, SenseFormat, SenseKey};
@@ -22,6 +22,7 @@ use crate::attention::Attentions;
 use crate::nexus::{Completion, Geometry, Nexus, NexusId, TaskAttribute};
 use crate::pages::ModePages;
 use crate::reservations::{Planned, Reservations, Standing};
+use crate::rules::{Reach, legacy_conflict, passes_attention, reach};
 use crate::state::{self, StateFault};
 use crate::tasks::{AbortedBy, Admission, MOST_TASKS_OF_A_NEXUS, TaskCounts, TaskId, TaskSet};
 
@@ -569,74 +570,6 @@ impl LogicalUnit {
         sense.information = lba;
         self.check(&sense)
     }
-}
-
-/// What a command does to the medium, as far as reservations care (SPC-4 r37 table 62, SBC-3 r36 table 13).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reach {
-    /// Passes every reservation, or has rules of its own.
-    Neither,
-    /// Passes a write exclusive reservation.
-    Reads,
-    /// Passes none.
-    Writes,
-}
-
-fn reach(command: &Command) -> Reach {
-    match command {
-        Command::Read { .. }
-        | Command::Verify { .. }
-        | Command::PreFetch { .. }
-        | Command::GetLbaStatus { .. }
-        | Command::ReportSupportedOperationCodes { .. }
-        | Command::ReportSupportedTaskManagement { .. }
-        | Command::ModeSense { .. } => Reach::Reads,
-        Command::Write { .. }
-        | Command::WriteAndVerify { .. }
-        | Command::WriteSame { .. }
-        | Command::Unmap { .. }
-        | Command::CompareAndWrite { .. }
-        | Command::SynchronizeCache { .. }
-        | Command::ModeSelect { .. }
-        | Command::StartStopUnit(StartStop::Stop | StartStop::PowerCondition(_)) => Reach::Writes,
-        Command::TestUnitReady
-        | Command::RequestSense { .. }
-        | Command::Inquiry { .. }
-        | Command::VitalProductData { .. }
-        | Command::ReportLuns { .. }
-        | Command::ReadCapacity10
-        | Command::ReadCapacity16 { .. }
-        | Command::StartStopUnit(StartStop::Start)
-        | Command::Reserve6
-        | Command::Release6
-        | Command::PersistentReserveIn { .. }
-        | Command::PersistentReserveOut { .. } => Reach::Neither,
-    }
-}
-
-/// SPC-2 reservations (SPC-2 r20 §5.5.1): persistent reservation commands conflict even for the holder, RELEASE of
-/// anybody else is answered GOOD and does nothing.
-fn legacy_conflict(own: bool, command: &Command) -> bool {
-    match command {
-        Command::PersistentReserveIn { .. } | Command::PersistentReserveOut { .. } => true,
-        Command::Inquiry { .. }
-        | Command::VitalProductData { .. }
-        | Command::ReportLuns { .. }
-        | Command::RequestSense { .. }
-        | Command::Release6 => false,
-        _ => !own,
-    }
-}
-
-/// Commands that neither report nor clear unit attentions (SPC-4 r37 §5.12, SAM-5 r21 §5.14).
-fn passes_attention(command: &Command) -> bool {
-    matches!(
-        command,
-        Command::Inquiry { .. }
-            | Command::VitalProductData { .. }
-            | Command::ReportLuns { .. }
-            | Command::RequestSense { .. }
-    )
 }
 
 #[cfg(test)]

@@ -269,7 +269,7 @@ impl Listed {
             Work::Done(completion) => self.settle(Ok(completion)).await,
             Work::Read(span) => {
                 self.start();
-                // PANIC: `LogicalUnit` limits a transfer to 16 MiB, far below 2^32 blocks.
+                // PANIC: `LogicalUnit` limits a transfer to 32 MiB, far below 2^32 blocks.
                 let blocks = u32::try_from(span.blocks).expect("a transfer is limited");
                 let read = self.unit.medium.read(span.lba, blocks).await;
                 self.settle(read.map(Completion::data)).await
