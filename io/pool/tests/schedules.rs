@@ -31,8 +31,12 @@ struct Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     // Around the boundary of two regions, so that writes overlap each other and are cut in two.
-    let step = (2040u64..2056, 1u64..9, 1u8..255, 0u64..30)
-        .prop_map(|(lba, blocks, value, wait_ms)| Step { lba, blocks, value, wait_ms });
+    let step = (2040u64..2056, 1u64..9, 1u8..255, 0u64..30).prop_map(|(lba, blocks, value, wait_ms)| Step {
+        lba,
+        blocks,
+        value,
+        wait_ms,
+    });
     proptest::collection::vec(step, 1..25)
 }
 

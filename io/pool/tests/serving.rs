@@ -150,8 +150,11 @@ fn kept_state_is_on_every_leg_before_the_answer() {
         // Each leg alone knows it: every other disk is asked for nothing.
         for survivor in 0..4 {
             let legs_good = (0..2).map(|mirror| LegSet(if survivor / 2 == mirror { 1 << (survivor % 2) } else { 3 }));
-            let expected =
-                understudy_pool::Expected { at_least: version, legs_good: legs_good.collect(), ..bench.expected(InSync::No) };
+            let expected = understudy_pool::Expected {
+                at_least: version,
+                legs_good: legs_good.collect(),
+                ..bench.expected(InSync::No)
+            };
             let pool = bench.load(expected).await.expect("loads");
             assert_eq!(pool.metadata_version(), version);
             assert_eq!(pool.medium(v.uuid()).expect("there").kept_state(), b"reservation of client A");
