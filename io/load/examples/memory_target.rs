@@ -5,7 +5,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context, Result, bail};
-use tokio::io::AsyncReadExt;
+use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 use understudy_device::memory::MemoryMedium;
 use understudy_device::{Target, UnitIdentity, UnitOnMedium, UnitOptions};
@@ -36,8 +36,17 @@ async fn serve(bytes: u64) -> Result<()> {
     let portal = Portal::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), PortalOptions::default())?;
     portal.add_target(target, LoginGate::opened());
     println!("{} {TARGET} 0", portal.address());
-    let mut input = Vec::new();
-    tokio::io::stdin().read_to_end(&mut input).await.context("cannot wait for the end of input")?;
+    input_closed().await;
     portal.close().await;
     Ok(())
+}
+
+/// Waits on a thread of its own, because reading a terminal or a pipe blocks.
+async fn input_closed() {
+    let (tell, closed) = oneshot::channel::<()>();
+    std::thread::spawn(move || {
+        let _whatever_it_was = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        drop(tell);
+    });
+    let _dropped = closed.await;
 }
