@@ -22,7 +22,7 @@ use understudy_iscsi::login::LoginStatus;
 use understudy_iscsi::request::LoginRequest;
 use understudy_iscsi::response::{AsyncMessage, LoginResponse, NopIn};
 use understudy_iscsi::serial::{Cid, TaskTag, TransferTag, Tsih};
-use understudy_iscsi::{Digests, Frame, FrameDecoder, FrameError, Outgoing};
+use understudy_iscsi::{Frame, FrameDecoder, FrameError, Outgoing};
 
 use crate::Micros;
 
@@ -242,12 +242,6 @@ impl TargetConnection {
     /// What has to be sent.
     pub fn outgoing(&mut self) -> &mut Outgoing {
         &mut self.wire.out
-    }
-
-    /// Commands not answered yet.
-    #[must_use]
-    pub fn commands(&self) -> usize {
-        if let Phase::FullFeature(full) = &self.phase { full.commands() } else { 0 }
     }
 
     /// Whether input is taken now; while a login is held, it is not.
@@ -493,12 +487,6 @@ impl TargetConnection {
             }
             Phase::Asked { .. } | Phase::Ended(_) => {}
         }
-    }
-
-    /// Digests in force, for those who report.
-    #[must_use]
-    pub fn digests(&self) -> Digests {
-        self.wire.digests
     }
 }
 

@@ -43,7 +43,7 @@ pub(crate) struct Command {
 }
 
 impl Command {
-    /// What the CDB wants of the data-out, at most what the initiator has.
+    /// DataSN count of a response without Data-In: the R2Ts that were sent (RFC 7143 §11.4.8).
     pub(crate) fn data_sn_of_status(&self) -> u32 {
         self.transfer.r2ts()
     }
@@ -100,11 +100,6 @@ impl FullFeature {
             functions: 0,
             logout: None,
         }
-    }
-
-    /// Commands that the shell has not answered yet.
-    pub(crate) fn commands(&self) -> usize {
-        self.commands.len()
     }
 
     /// Takes one frame as it came; delivers it, holds it or drops it by its CmdSN.

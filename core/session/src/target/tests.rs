@@ -6,7 +6,7 @@ use understudy_iscsi::codes::{LogoutReason, TaskFunction};
 use understudy_iscsi::login::Stage;
 use understudy_iscsi::request::*;
 use understudy_iscsi::serial::{CmdSn, Isid, StatSn};
-use understudy_iscsi::{Bhs, Digest, InitiatorPdu, Opcode, TargetPdu};
+use understudy_iscsi::{Bhs, Digest, Digests, InitiatorPdu, Opcode, TargetPdu};
 
 const NAMES: &str = "InitiatorName=iqn.2026-01.test:client\0TargetName=iqn.2026-01.test:disk\0";
 const DISCOVERY: &str = "InitiatorName=iqn.2026-01.test:client\0SessionType=Discovery\0";
