@@ -1,13 +1,112 @@
-//! Under construction: runs one node.
+//! Runs one node: carries out the orders of the failover machine, reports facts to it, keeps the clock.
+//!
+//! Not here: decisions. What the machine orders is done as ordered; what comes of it goes back as a fact with the
+//! order's number. The order of the start matters: the page is registered and says BOOTING before any disk is touched.
+
+pub mod admin;
+pub mod carry_out;
+pub mod fence;
+pub mod lane;
+pub mod locks;
+pub mod node;
+pub mod overseer;
+pub mod partner;
+pub mod publisher;
+pub mod rebirth;
+pub mod service;
+pub mod shelves;
 
 use std::process::ExitCode;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use understudy_failover::effect::Effects;
+use understudy_failover::input::{Input, Request};
+use understudy_failover::machine::Machine;
+use understudy_failover::words::Micros;
 
 use crate::config::{Config, NodeName};
+use node::Node;
+
+/// How the run of a node ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// In an orderly way.
+    Halted,
+    /// The process is to replace itself by a fresh incarnation.
+    Restart,
+}
 
 /// Runs `node` of the pair until it is told to stop.
 ///
 /// # Errors
-/// Always, so far.
-pub async fn run(_config: Config, node: NodeName) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("node {node}: not built yet")
+/// When the node cannot even begin: interconnect, admin socket or state folder not usable.
+pub async fn run(config: Config, node: NodeName) -> anyhow::Result<ExitCode> {
+    match run_once(Rc::new(config), node).await? {
+        Ending::Halted => Ok(ExitCode::SUCCESS),
+        Ending::Restart => {
+            let refused = rebirth::start_again();
+            Err(refused).context("cannot start again as a fresh incarnation")
+        }
+    }
+}
+
+async fn run_once(config: Rc<Config>, own: NodeName) -> anyhow::Result<Ending> {
+    // BOUND: every producer waits for answers, or is paced by a timer.
+    let (facts, mut inbox) = mpsc::unbounded_channel();
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let (node, parts) = Node::start(Rc::clone(&config), own, facts.clone())?;
+    let mut clock = Clock { began: Instant::now(), machine: Machine::new(node.machine_config(), node.incarnation()) };
+
+    let ordered = clock.step(Input::Started);
+    if let Some(ending) = node.carry_out_all(ordered) {
+        return Ok(ending);
+    }
+    let mut requests = node.go_on(parts)?;
+    loop {
+        let due = clock.machine.poll_timeout().map(|at| clock.began + Duration::from_micros(at.0));
+        let fact = tokio::select! {
+            biased;
+            Some(fact) = inbox.recv() => fact,
+            Some(request) = requests.recv() => match node.ask(request) {
+                Some(fact) => fact,
+                None => continue,
+            },
+            _ = terminate.recv() => node.operator_asks(Request::Halt),
+            _ = interrupt.recv() => node.operator_asks(Request::Halt),
+            () = sleep_until(due) => Input::TimerExpired,
+        };
+        let ordered = clock.step(fact);
+        if let Some(ending) = node.carry_out_all(ordered) {
+            node.wind_up().await;
+            return Ok(ending);
+        }
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The machine and the clock it is told the time from.
+struct Clock {
+    began: Instant,
+    machine: Machine,
+}
+
+impl Clock {
+    fn step(&mut self, fact: Input) -> Effects {
+        let now = Micros(u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX));
+        let mut orders = Effects::new();
+        self.machine.step(now, fact, &mut orders);
+        orders
+    }
 }

@@ -24,7 +24,7 @@ use crate::config::{Config, NodeName};
 
 pub use free_port::free_ports;
 pub use process::{Process, Signal};
-pub use watch::{Seen, Watch};
+pub use watch::Watch;
 
 /// Between two looks at something that is waited for. Short against everything measured here.
 const LOOK: Duration = Duration::from_millis(10);

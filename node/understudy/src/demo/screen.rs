@@ -54,7 +54,12 @@ impl Screen {
             step.text.clone()
         };
         let name = format!("{:<21}", step.step);
-        println!("{}  {} {} {rdma}", self.time_of(step), self.style.node(step.node, who), self.style.node(step.node, &name));
+        println!(
+            "{}  {} {} {rdma}",
+            self.time_of(step),
+            self.style.node(step.node, who),
+            self.style.node(step.node, &name)
+        );
     }
 
     fn time(&self) -> String {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use crate::admin::Client;
@@ -15,14 +15,7 @@ const RETRY: Duration = Duration::from_millis(5);
 /// Steps asked for on connecting: everything the node keeps, so that what it recorded before is not missed.
 const EARLIER: usize = 4096;
 
-/// Every step seen, in the order of arrival.
-#[derive(Debug, Default)]
-pub struct Seen {
-    /// The steps.
-    pub steps: Vec<TimelineStep>,
-}
-
-/// A running watch; dropping it ends it.
+/// A running watch; dropping it ends it, at the latest when the nodes end.
 #[derive(Debug)]
 pub struct Watch {
     steps: Receiver<TimelineStep>,
@@ -45,10 +38,7 @@ impl Watch {
     /// The next step, waiting no longer than until `deadline`.
     #[must_use]
     pub fn next(&self, deadline: Instant) -> Option<TimelineStep> {
-        match self.steps.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(step) => Some(step),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
+        self.steps.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok()
     }
 }
 

@@ -1,0 +1,394 @@
+//! What operators ask: requests for the failover machine are passed on, everything else is answered from what the node
+//! knows.
+
+use std::rc::Rc;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use understudy_disk::disk::{Disk, Link};
+use understudy_failover::effect::{Alarm, Reply, Veto};
+use understudy_failover::input::{Earnest, Input, Request as Order, SoftVetoes as Soft, TakeoverKind as Kind};
+use understudy_failover::page::{PagePool, PoolState};
+use understudy_failover::words::{PoolId, RequestId};
+use understudy_layout::Uuid;
+use understudy_pool::VolumeSummary;
+
+use super::fence::standing_of;
+use super::node::Node;
+use super::service::{CreateError, OpenPool, node_name};
+use super::shelves::pool_id;
+use crate::admin::{
+    AdminRequest, DiskStatus, LegStatus, LinkState, MirrorStatus, PartnerStatus, PoolStatus, PortalStatus, Request,
+    Response, SoftVetoes, Status, TakeoverKind, Veto as ToldVeto, VetoWeight, VolumeStatus,
+};
+use crate::timeline::step;
+
+impl Node {
+    /// Takes a request: gives the fact the machine has to hear of it, or answers it by itself.
+    pub fn ask(self: &Rc<Self>, asked: AdminRequest) -> Option<Input> {
+        let order = match &asked.request {
+            Request::Takeover { kind } => {
+                self.recorder.record(step::TAKEOVER_ASKED, "an operator asked for a takeover", Default::default());
+                let kind = match kind {
+                    TakeoverKind::Planned => Kind::Planned,
+                    TakeoverKind::Forced => Kind::Forced,
+                };
+                Order::Takeover { kind, vetoes: Soft::Count, earnest: Earnest::Do }
+            }
+            Request::Giveback { soft_vetoes } => {
+                self.recorder.record(step::GIVEBACK_ASKED, "an operator asked for a giveback", Default::default());
+                let vetoes = match soft_vetoes {
+                    SoftVetoes::Respect => Soft::Count,
+                    SoftVetoes::Override => Soft::Overridden,
+                };
+                Order::Giveback { vetoes, earnest: Earnest::Do }
+            }
+            Request::GivebackDryRun => Order::Giveback { vetoes: Soft::Count, earnest: Earnest::DryRun },
+            Request::Status
+            | Request::VolumeCreate { .. }
+            | Request::VolumeList
+            | Request::VolumeDelete { .. }
+            | Request::Timeline { .. }
+            | Request::Events { .. } => {
+                let me = Rc::clone(self);
+                tokio::task::spawn_local(async move { me.answer_asked(asked.request, asked.reply).await });
+                return None;
+            }
+        };
+        let request = self.next_request();
+        self.waiting.borrow_mut().insert(request, (asked.request, asked.reply));
+        Some(Input::OperatorAsked { request, what: order })
+    }
+
+    async fn answer_asked(&self, request: Request, reply: oneshot::Sender<Response>) {
+        let response = match request {
+            Request::Status => Response::Status { status: Box::new(self.status().await) },
+            Request::VolumeCreate { pool, name, bytes } => self.create_volume(&pool, &name, bytes).await,
+            Request::VolumeList => Response::Volumes { volumes: self.volumes() },
+            Request::VolumeDelete { name } => self.delete_volume(&name).await,
+            Request::Takeover { .. }
+            | Request::Giveback { .. }
+            | Request::GivebackDryRun
+            | Request::Timeline { .. }
+            | Request::Events { .. } => return,
+        };
+        // Whoever asked may have gone.
+        let _ = reply.send(response);
+    }
+
+    /// The machine answered a request.
+    pub(super) fn answer_operator(&self, request: RequestId, reply: Reply) {
+        let Some((asked, answer)) = self.waiting.borrow_mut().remove(&request) else { return };
+        let response = match reply {
+            Reply::Done => Response::Done { text: done_text(&asked, self) },
+            Reply::WouldDo { overridden, pause, .. } => Response::GivebackForecast {
+                vetoes: overridden.into_iter().map(told).collect(),
+                predicted_pause_micros: Some(pause.0),
+            },
+            Reply::Vetoed { vetoes } if asked == Request::GivebackDryRun => Response::GivebackForecast {
+                vetoes: vetoes.into_iter().map(told).collect(),
+                predicted_pause_micros: None,
+            },
+            Reply::Vetoed { vetoes } => {
+                let hard = vetoes.iter().any(|veto| !veto.is_soft());
+                Response::Refused {
+                    reason: "vetoed".to_owned(),
+                    vetoes: vetoes.into_iter().map(told).collect(),
+                    advice: if hard {
+                        "hard vetoes cannot be overridden: remove their cause and ask again".to_owned()
+                    } else {
+                        "wait until their cause has passed, or ask with --override-vetoes".to_owned()
+                    },
+                }
+            }
+            Reply::NotNow { state } => Response::Refused {
+                reason: format!("not while this node is {state}"),
+                vetoes: Vec::new(),
+                advice: "`understudy status` shows what both nodes are doing".to_owned(),
+            },
+            Reply::GivenUp => Response::Failed {
+                reason: "it was begun and given up: the pools are where they were".to_owned(),
+                advice: "`understudy timeline` shows how far it came; ask again once the cause is gone".to_owned(),
+            },
+        };
+        let _ = answer.send(response);
+    }
+
+    async fn create_volume(&self, pool: &str, name: &str, bytes: u64) -> Response {
+        let Some(layout) = self.config.pool(pool) else {
+            return refused(format!("there is no pool `{pool}` in this pair"), "`understudy status` lists the pools");
+        };
+        if self.volumes().iter().any(|volume| volume.name == name) {
+            return refused(format!("there is a volume `{name}` already"), "choose another name");
+        }
+        match self.service.create_volume(pool_id(layout.id), name, bytes).await {
+            Ok(volume) => Response::Volumes { volumes: vec![self.volume_status(pool_id(layout.id), &volume)] },
+            Err(error) => not_made(&error),
+        }
+    }
+
+    async fn delete_volume(&self, name: &str) -> Response {
+        let found = self.service.open_pools().into_iter().find_map(|(id, opened)| {
+            opened.pool.volumes().into_iter().find(|volume| volume.name == name).map(|volume| (id, volume.uuid))
+        });
+        let Some((id, uuid)) = found else {
+            return refused(
+                format!("no pool served by this node has a volume `{name}`"),
+                "`understudy volume list` shows the volumes and where they are",
+            );
+        };
+        match self.service.delete_volume(id, uuid).await {
+            Ok(()) => Response::Done { text: format!("volume {name} deleted") },
+            Err(error) => not_made(&error),
+        }
+    }
+
+    fn is_served_here(&self, pool: PoolId) -> bool {
+        self.page_pool(pool).is_some_and(|pool| matches!(pool.state, PoolState::Serving | PoolState::Held))
+    }
+
+    fn page_pool(&self, pool: PoolId) -> Option<PagePool> {
+        self.publisher.content()?.pool(pool).copied()
+    }
+
+    fn volumes(&self) -> Vec<VolumeStatus> {
+        let pools = self.service.open_pools().into_iter().filter(|(id, _)| self.is_served_here(*id));
+        let mut volumes: Vec<_> = pools
+            .flat_map(|(id, opened)| {
+                opened.pool.volumes().into_iter().map(|volume| self.volume_status(id, &volume)).collect::<Vec<_>>()
+            })
+            .collect();
+        volumes.sort_by(|one, other| (&one.pool, &one.name).cmp(&(&other.pool, &other.name)));
+        volumes
+    }
+
+    fn volume_status(&self, id: PoolId, volume: &VolumeSummary) -> VolumeStatus {
+        let layout = self.config.pools.iter().find(|layout| pool_id(layout.id) == id);
+        let home = self.config.node(layout.map_or(self.own, |layout| layout.home));
+        VolumeStatus {
+            name: volume.name.clone(),
+            pool: self.pool_name(id),
+            bytes: volume.blocks * u64::from(volume.block_bytes),
+            lun: volume.lun,
+            target: home.target.clone(),
+            portals: home.portals.clone(),
+            serial: serial_of(volume.uuid),
+        }
+    }
+
+    async fn status(&self) -> Status {
+        let content = self.publisher.content();
+        let (state, since) = self.state.get();
+        let lock_disks = self.disk_statuses(self.locks.disks()).await;
+        let disks = self.disk_statuses(self.disks.all()).await;
+        Status {
+            pair: self.config.pair.name.clone(),
+            node: self.own,
+            incarnation: self.incarnation.to_string(),
+            process: std::process::id(),
+            state: state.map(|state| state.to_string()).unwrap_or_default(),
+            stage: content.as_ref().map(|content| format!("{:?}", content.stage)).unwrap_or_default(),
+            state_for_ms: millis_since(since),
+            partner: self.partner_status(),
+            lock_disks,
+            disks,
+            pools: self.config.pools.iter().map(|layout| self.pool_status(pool_id(layout.id))).collect(),
+            portals: self.portal_statuses(),
+            alarms: self.alarms.borrow().iter().map(|alarm| self.alarm_text(*alarm)).collect(),
+        }
+    }
+
+    fn partner_status(&self) -> PartnerStatus {
+        let page = self.partner.page.borrow();
+        PartnerStatus {
+            state: page.as_ref().map(|page| page.content.state.to_string()).unwrap_or_default(),
+            incarnation: page.as_ref().map(|page| page.incarnation.to_string()).unwrap_or_default(),
+            interconnect: self.partner.last_read.borrow().clone(),
+            page_age_ms: self.partner.read_at.get().map(millis_since),
+            heartbeat_age_ms: self.heartbeat_seen.get().map(|(_, _, at)| millis_since(at)),
+            pages_read: self.partner.pages_read.get(),
+            read_micros_median: self.partner.median_read_micros(),
+        }
+    }
+
+    async fn disk_statuses(&self, disks: &[Rc<dyn Disk>]) -> Vec<DiskStatus> {
+        futures_util::future::join_all(disks.iter().map(|disk| self.disk_status(disk.as_ref()))).await
+    }
+
+    async fn disk_status(&self, disk: &dyn Disk) -> DiskStatus {
+        let patience = self.config.timing.silent;
+        let standing = tokio::time::timeout(patience, standing_of(disk)).await.ok().flatten();
+        let geometry = disk.geometry().ok();
+        DiskStatus {
+            name: disk.name().to_owned(),
+            link: match disk.link() {
+                Link::Connected { .. } => LinkState::Connected,
+                Link::Down => LinkState::Down,
+            },
+            bytes: geometry.map(|geometry| geometry.blocks * u64::from(geometry.block_bytes)),
+            keys: standing.iter().flat_map(|standing| &standing.keys).map(|key| format!("{:016x}", key.0)).collect(),
+            reservation: self.describe_standing(standing.as_ref()),
+        }
+    }
+
+    fn pool_status(&self, id: PoolId) -> PoolStatus {
+        let layout = self.config.pools.iter().find(|layout| pool_id(layout.id) == id);
+        let page = self.page_pool(id);
+        let opened = self.service.open_pools().into_iter().find(|(other, _)| *other == id).map(|(_, opened)| opened);
+        let opened = opened.as_deref();
+        PoolStatus {
+            name: self.pool_name(id),
+            home: layout.map_or(self.own, |layout| layout.home),
+            owner: page.and_then(|pool| pool.owner).map(node_name),
+            generation: page.map_or(0, |pool| u64::from(pool.generation.0)),
+            state: page.map_or("away", |pool| pool_state_word(pool.state)).to_owned(),
+            mirrors: self.mirror_statuses(id, opened),
+            bytes: opened.map(|opened| opened.pool.metadata().capacity_bytes()),
+            free_bytes: opened.map(|opened| opened.pool.metadata().free_bytes()),
+            volumes: opened.map(|opened| opened.pool.volumes().len()),
+        }
+    }
+
+    fn mirror_statuses(&self, id: PoolId, opened: Option<&OpenPool>) -> Vec<MirrorStatus> {
+        let layout = self.config.pools.iter().find(|layout| pool_id(layout.id) == id);
+        let good = opened.map(|opened| opened.pool.legs_good()).unwrap_or_default();
+        let left = opened.map_or(0, |opened| {
+            let progress = opened.pool.resync_progress();
+            (progress.of - progress.equal) << 20
+        });
+        let leg = |mirror: usize, leg: usize, place: usize| {
+            let is_good = good.get(mirror).is_none_or(|legs| legs.0 & (1 << leg) != 0);
+            let state = match (is_good, left > 0 && leg > 0) {
+                (false, _) => "dropped",
+                (true, true) => "resyncing",
+                (true, false) => "good",
+            };
+            LegStatus { disk: self.config.disks[place].name.clone(), state: state.to_owned() }
+        };
+        let mirrors = layout.iter().flat_map(|layout| &layout.mirrors).enumerate();
+        mirrors
+            .map(|(mirror, legs)| MirrorStatus {
+                legs: legs.iter().enumerate().map(|(index, place)| leg(mirror, index, *place)).collect(),
+                resync_left_bytes: left,
+            })
+            .collect()
+    }
+
+    fn portal_statuses(&self) -> Vec<PortalStatus> {
+        let portals = self.service.portals().into_iter();
+        portals
+            .map(|(identity, portal)| {
+                let counters = portal.counters();
+                PortalStatus {
+                    address: portal.address(),
+                    identity,
+                    sessions: counters.sessions as u64,
+                    commands: counters.commands,
+                }
+            })
+            .collect()
+    }
+
+    /// What happened, to which thing, what to do next.
+    fn alarm_text(&self, alarm: Alarm) -> String {
+        let partner = self.own.partner();
+        match alarm {
+            Alarm::InterconnectDown => format!(
+                "the interconnect to {partner} is down while its heartbeat goes on: no takeover and no bring-up until it is mended"
+            ),
+            Alarm::LockDisksUnreachable => {
+                "no majority of the lock disks answers: check the paths to the shelf".to_owned()
+            }
+            Alarm::RecordUnknown(pool) => format!(
+                "the records of {} do not stand on a majority of the lock disks: it is not served",
+                self.pool_name(pool)
+            ),
+            Alarm::PoolRefused(pool) => format!(
+                "{} is refused: not every leg recorded good could be fenced; check the paths to its disks",
+                self.pool_name(pool)
+            ),
+            Alarm::PoolUnusable(pool) => {
+                format!("{} could not be opened after its fence: check its disks and labels", self.pool_name(pool))
+            }
+            Alarm::LastLegFailed(pool) => {
+                format!("the last good leg of a mirror of {} failed: its commands are held", self.pool_name(pool))
+            }
+            Alarm::HandOffVetoed => "a hand-off was vetoed: `understudy giveback --dry-run` says why".to_owned(),
+            Alarm::ReleaseIncomplete => {
+                "not every disk could be released for the repaired node: check the paths to the shelf".to_owned()
+            }
+            Alarm::PageRejected => {
+                format!("what is read at {partner}'s interconnect address is no page of this pair: check both files")
+            }
+            Alarm::DiskInitFailed => "the disks of this node's pools could not be initialised".to_owned(),
+            Alarm::PartnerDown => format!("{partner} is down; this node serves everything"),
+            Alarm::GenerationsUsedUp => "the generations are used up: prepare the pair anew".to_owned(),
+        }
+    }
+}
+
+fn millis_since(moment: Instant) -> u64 {
+    u64::try_from(moment.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// VPD 80h of a volume: its uuid, 32 hexadecimal digits.
+fn serial_of(uuid: Uuid) -> String {
+    uuid.0.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn pool_state_word(state: PoolState) -> &'static str {
+    match state {
+        PoolState::Away => "away",
+        PoolState::Warm => "warm",
+        PoolState::Opening => "opening",
+        PoolState::Serving => "serving",
+        PoolState::Held => "held",
+        PoolState::Refused => "refused",
+    }
+}
+
+fn done_text(asked: &Request, node: &Node) -> String {
+    let partner = node.own.partner();
+    match asked {
+        Request::Takeover { .. } => format!("the pools of {partner} are served by {}", node.own),
+        Request::Giveback { .. } | Request::GivebackDryRun => format!("{partner} serves its pools"),
+        Request::Status
+        | Request::VolumeCreate { .. }
+        | Request::VolumeList
+        | Request::VolumeDelete { .. }
+        | Request::Timeline { .. }
+        | Request::Events { .. } => "done".to_owned(),
+    }
+}
+
+fn refused(reason: String, advice: &str) -> Response {
+    Response::Refused { reason, vetoes: Vec::new(), advice: advice.to_owned() }
+}
+
+fn not_made(error: &CreateError) -> Response {
+    match error {
+        CreateError::NotHere => {
+            refused(error.to_string(), "ask the node that serves it: `understudy status` shows which one that is")
+        }
+        CreateError::Refused(_) => refused(error.to_string(), "`understudy status` shows sizes and free space"),
+    }
+}
+
+/// A veto, and what would remove it.
+fn told(veto: Veto) -> ToldVeto {
+    let reason = match veto {
+        Veto::ResyncRunning => "a mirror is being resynced; it ends by itself",
+        Veto::CopyRunning => "a copy is running; it ends by itself",
+        Veto::TransferWouldBeCut => "a client's transfer would be cut",
+        Veto::PingPong => "too many automatic givebacks lately: find out why the node keeps failing first",
+        Veto::InventoryMismatch => "the two nodes do not find the same disks: compare the disks in both nodes' status",
+        Veto::PartnerUnhealthy => "the partner says it is not healthy: see its alarms",
+        Veto::VersionMismatch => "the partner's release is too far away: upgrade it",
+        Veto::NoRecordMajority => "the records do not stand on a majority of the lock disks: check the lock disks",
+        Veto::WriteOutcomeUnknown => "a write of unknown outcome may still reach a disk: check the paths to the shelf",
+        Veto::PartnerNotReady => "the partner is not waiting for its pools (MBWAIT)",
+        Veto::DrainFailed => "a pool could not be held and drained in time: check its disks",
+    };
+    let weight = if veto.is_soft() { VetoWeight::Soft } else { VetoWeight::Hard };
+    ToldVeto { weight, reason: reason.to_owned() }
+}

@@ -1,0 +1,316 @@
+//! Orders of the failover machine, carried out.
+//!
+//! One function an order. What takes time runs as a task of its own, or in the lane of its pool, and ends by sending the
+//! fact that answers it.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use understudy_failover::effect::{Effect, Effects, FenceKind, Veto};
+use understudy_failover::fence::{FenceType, judge_pool};
+use understudy_failover::input::{FenceOutcome, HandOffFindings, Input, OpenOutcome};
+use understudy_failover::timeline::Step;
+use understudy_failover::words::{LegIndex, LegSet, Micros, MirrorIndex, NodeId, Op, PairId, PoolId};
+use understudy_pool::LegPlace;
+
+use super::Ending;
+use super::fence::{change_type, check_release, fence_all, standing_of};
+use super::node::{Fence, Node, wall_micros_of};
+use super::service::{Recorded, node_name};
+use crate::timeline::step::PAUSE;
+
+/// How long the first answer after a hand-off is waited for, to tell the pause. BOUND: without clients there is none.
+const FIRST_ANSWER_WITHIN: Duration = Duration::from_secs(20);
+
+impl Node {
+    /// Carries out every order; says how the run ends, if one of them ends it.
+    pub fn carry_out_all(self: &Rc<Self>, orders: Effects) -> Option<Ending> {
+        // In the order given; what comes after an order to end is not carried out any more.
+        orders.into_iter().find_map(|order| self.carry_out(order))
+    }
+
+    fn carry_out(self: &Rc<Self>, order: Effect) -> Option<Ending> {
+        let me = Rc::clone(self);
+        match order {
+            Effect::PublishPage(content) => {
+                if self.state.get().0 != Some(content.state) {
+                    self.state.set((Some(content.state), Instant::now()));
+                }
+                self.publisher.publish(*content);
+            }
+            Effect::Survey { op } => {
+                self.answer(async move { Input::Surveyed { op: Some(op), survey: Box::new(me.locks.survey().await) } })
+            }
+            Effect::JoinLockDisks { op, key } => {
+                self.answer_in_turn(async move { Input::LockDisksJoined { op, disks: me.locks.join(key).await } })
+            }
+            Effect::ContestLockDisks { op, key, entry, victim } => self.answer_in_turn(async move {
+                Input::LockDisksContested { op, disks: me.locks.contest(key, entry, victim).await }
+            }),
+            Effect::WriteRecord { op, record } => {
+                self.answer_in_turn(
+                    async move { Input::RecordWritten { op, disks: me.locks.write_record(&record).await } },
+                )
+            }
+            Effect::FencePool { op, pool, generation, kind, legs } => {
+                let fence = Fence { key: self.pool_key(generation), legs, fenced: Vec::new() };
+                self.answer_in_lane(pool, async move { me.fence(op, pool, kind, fence).await });
+            }
+            Effect::ReleaseReservations { op, pools } => self.answer(async move {
+                let (released, of) = me.retype(&pools, FenceType::WriteGuard).await;
+                Input::ReservationsReleased { op, released, of }
+            }),
+            Effect::RestoreReservations { op, pools } => self.answer(async move {
+                let (restored, of) = me.retype(&pools, FenceType::Exclusive).await;
+                Input::ReservationsRestored { op, restored, of }
+            }),
+            Effect::CheckRelease { op, pools } => self.answer(async move { me.check_release(op, &pools).await }),
+            Effect::InitialiseDisks { op, pools } => self.answer(async move { me.initialise(op, &pools).await }),
+            Effect::OpenPortals { op, identity } => self.answer(async move {
+                me.service.open_portals(identity).await;
+                Input::PortalsOpened { op }
+            }),
+            Effect::ClosePortals { identity } => self.service.close_portals(identity),
+            Effect::OpenPool { op, pool, generation, metadata_version, legs_are, legs } => {
+                let recorded = Recorded { generation, metadata_version, legs_are, legs };
+                self.answer(async move {
+                    let outcome = me.service.open(pool, recorded).await;
+                    me.refuse_unless_opened(pool, &outcome);
+                    Input::PoolOpened { op, pool, outcome }
+                });
+            }
+            Effect::ServePool { pool } => self.serve(pool),
+            Effect::HoldPool { op, pool } => self.answer(async move {
+                match me.service.hold(pool).await {
+                    Ok((metadata_version, legs_are)) => Input::PoolHeld { op, pool, metadata_version, legs_are },
+                    Err(reason) => Input::PoolNotHeld { op, pool, reason },
+                }
+            }),
+            Effect::FreezePool { pool } => self.service.freeze(pool),
+            Effect::ResumePool { pool } => self.service.resume(pool),
+            Effect::ClosePool { pool } => self.service.close(pool),
+            Effect::LegDropped { pool, mirror, leg } => self.leg_dropped(pool, mirror, leg),
+            // Dropped legs are taken back by an operator's command of a later release; until then the machine is never told of a
+            // resynced leg, and so never orders this.
+            Effect::LegTakenBack { pool, mirror, leg } => {
+                tracing::warn!("{pool} mirror {} leg {} recorded good, not used until reopened", mirror.0, leg.0);
+            }
+            Effect::PrepareHandOff { op, pools } => {
+                self.answer(async move { Input::HandOffPrepared { op, findings: me.prepare_hand_off(&pools).await } })
+            }
+            Effect::StartHeartbeat => self.beating.set(true),
+            Effect::SetPollPace(pace) => self.pace.set(pace),
+            Effect::RaiseAlarm(alarm) => {
+                if self.alarms.borrow_mut().insert(alarm) {
+                    tracing::warn!(?alarm, "alarm raised");
+                }
+            }
+            Effect::ClearAlarm(alarm) => {
+                if self.alarms.borrow_mut().remove(&alarm) {
+                    tracing::info!(?alarm, "alarm cleared");
+                }
+            }
+            Effect::Timeline(step) => self.note(&step),
+            Effect::AnswerOperator { request, reply } => self.answer_operator(request, reply),
+            Effect::Restart(reason) => {
+                self.note(&Step::Restarting(reason));
+                return Some(Ending::Restart);
+            }
+            Effect::Halt => return Some(Ending::Halted),
+        }
+        None
+    }
+
+    /// Runs `work` beside everything else; its fact goes to the machine.
+    fn answer(&self, work: impl Future<Output = Input> + 'static) {
+        let facts = self.facts.clone();
+        tokio::task::spawn_local(async move {
+            // The receiver lives as long as the process.
+            let _ = facts.send(work.await);
+        });
+    }
+
+    /// The same, after everything ordered on the lock disks before.
+    fn answer_in_turn(&self, work: impl Future<Output = Input> + 'static) {
+        let facts = self.facts.clone();
+        self.record_lane.give(async move {
+            let _ = facts.send(work.await);
+        });
+    }
+
+    /// The same, after everything ordered on the reservations of this pool before.
+    fn answer_in_lane(&self, pool: PoolId, work: impl Future<Output = Input> + 'static) {
+        let facts = self.facts.clone();
+        let lane = self.pool_lanes.get(&pool).expect("orders name pools of the configuration");
+        lane.give(async move {
+            let _ = facts.send(work.await);
+        });
+    }
+
+    async fn fence(&self, op: Op, pool: PoolId, kind: FenceKind, mut fence: Fence) -> Input {
+        let disks = self.disks.good_of(pool, &fence.legs);
+        let fenced = fence_all(&disks, fence.key, kind).await;
+        self.publisher.progress();
+        let outcome = judge_pool(&fenced.outcomes);
+        fence.fenced = fenced.legs;
+        if outcome == FenceOutcome::Fenced {
+            if let Some(overseer) = self.service.overseer(pool) {
+                overseer.fenced_with(fence.key);
+            }
+            self.fences.borrow_mut().insert(pool, fence);
+        }
+        Input::PoolFenced { op, pool, outcome }
+    }
+
+    /// Changes the type of the own reservation on every disk of these pools; how many read back so, of how many.
+    async fn retype(self: &Rc<Self>, pools: &[PoolId], to: FenceType) -> (u32, u32) {
+        self.note_reservations("reservations-before", pools).await;
+        let (mut done, mut of) = (0, 0);
+        for pool in pools {
+            let Some(fence) = self.fences.borrow().get(pool).cloned() else { continue };
+            let disks = self.disks.good_of(*pool, &fence.legs);
+            of += disks.len();
+            let (finished, count) = tokio::sync::oneshot::channel();
+            let lane = self.pool_lanes.get(pool).expect("orders name pools of the configuration");
+            lane.give(async move {
+                let _ = finished.send(change_type(&disks, fence.key, to).await);
+            });
+            done += count.await.unwrap_or(0);
+        }
+        self.note_reservations("reservations-after", pools).await;
+        (done as u32, of as u32)
+    }
+
+    /// Records what READ RESERVATION says on every disk of these pools.
+    async fn note_reservations(&self, step: &str, pools: &[PoolId]) {
+        let disks = self.disks.of_pools(pools);
+        let mut values = std::collections::BTreeMap::new();
+        let mut counts = std::collections::BTreeMap::<String, usize>::new();
+        for disk in &disks {
+            let said = self.describe_standing(standing_of(disk.as_ref()).await.as_ref());
+            *counts.entry(said.clone()).or_default() += 1;
+            values.insert(disk.name().to_owned(), serde_json::Value::String(said));
+        }
+        let words: Vec<_> =
+            counts.iter().map(|(said, count)| format!("{said} on {count} of {}", disks.len())).collect();
+        self.recorder.record(step, format!("READ RESERVATION: {}", words.join(", ")), values);
+    }
+
+    async fn check_release(&self, op: Op, pools: &[PoolId]) -> Input {
+        self.note_reservations("reservations-read", pools).await;
+        let disks = self.disks.of_pools(pools);
+        let found = check_release(&disks, PairId(self.config.pair.id), self.partner_id()).await;
+        Input::ReleaseChecked { op, open: found.open, of: found.of }
+    }
+
+    async fn initialise(&self, op: Op, pools: &[PoolId]) -> Input {
+        match self.service.initialise(pools).await {
+            Ok(inventory) => Input::DisksInitialised {
+                op,
+                inventory: inventory.digest(),
+                found: inventory.found() as u32,
+                of: self.disks.of_pools(pools).len() as u32,
+            },
+            Err(super::service::Conflicted) => Input::DiskInitConflicted { op },
+        }
+    }
+
+    fn refuse_unless_opened(&self, pool: PoolId, outcome: &OpenOutcome) {
+        match outcome {
+            OpenOutcome::Opened { .. } => self.publisher.progress(),
+            OpenOutcome::NewerGeneration { .. } | OpenOutcome::Failed => self.service.close(pool),
+        }
+    }
+
+    fn serve(self: &Rc<Self>, pool: PoolId) {
+        let me = Rc::clone(self);
+        let before = self.partner.page.borrow().as_ref().map(|page| page.live.last_completion).filter(|last| *last > 0);
+        let fenced = self.fences.borrow().get(&pool).map(|fence| fence.fenced.clone()).unwrap_or_default();
+        tokio::task::spawn_local(async move {
+            let began = Instant::now();
+            me.service.serve(pool, &fenced).await;
+            me.note_first_answer(pool, began, before).await;
+        });
+    }
+
+    /// Waits for the first command completed after `began` and records how long clients had to wait for it since the last one
+    /// the partner had completed.
+    async fn note_first_answer(&self, pool: PoolId, began: Instant, before: Option<u64>) {
+        let Some(identity) = self.service.home_of(pool) else { return };
+        let deadline = began + FIRST_ANSWER_WITHIN;
+        while Instant::now() < deadline {
+            if let Some(last) = self.service.last_completion(identity).filter(|last| *last >= began) {
+                let Some(before) = before else { return };
+                let pause = wall_micros_of(last).saturating_sub(before);
+                let name = self.pool_name(pool);
+                let text =
+                    format!("first command of {name} completed after the move; pause {:.1} ms", pause as f64 / 1e3);
+                self.recorder.record("first-answer", text, [(PAUSE.to_owned(), pause.into())].into());
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    pub(super) fn pool_name(&self, pool: PoolId) -> String {
+        let pools = &self.config.pools;
+        let found = pools.iter().find(|layout| super::shelves::pool_id(layout.id) == pool);
+        found.map_or_else(|| pool.to_string(), |layout| layout.name.clone())
+    }
+
+    fn leg_dropped(&self, pool: PoolId, mirror: MirrorIndex, leg: LegIndex) {
+        if let Some(fence) = self.fences.borrow_mut().get_mut(&pool) {
+            if let Some(legs) = fence.legs.get_mut(usize::from(mirror.0)) {
+                *legs = LegSet::without(*legs, leg);
+            }
+        }
+        if let Some(overseer) = self.service.overseer(pool) {
+            overseer.leg_dropped(LegPlace { mirror: mirror.0, leg: leg.0 });
+        }
+    }
+
+    /// Flushes while serving, takes the inventory, lists what speaks against a hand-off and measures what holding would take.
+    async fn prepare_hand_off(&self, pools: &[PoolId]) -> HandOffFindings {
+        self.service.flush_pools(pools).await;
+        let inventory = self.service.inventory(pools).await;
+        let began = Instant::now();
+        // Inside the pause: one flush, the record's round trip and the survey of the receiver.
+        self.service.flush_pools(pools).await;
+        self.locks.survey().await;
+        self.locks.survey().await;
+        let predicted = began.elapsed() + self.config.timing.poll_brisk;
+        let mut vetoes = BTreeSet::new();
+        for (id, opened) in self.service.open_pools() {
+            if pools.contains(&id) && !opened.pool.in_sync() {
+                vetoes.insert(Veto::ResyncRunning);
+            }
+            if pools.contains(&id) && opened.pool.writes_of_unknown_outcome() > 0 {
+                vetoes.insert(Veto::WriteOutcomeUnknown);
+            }
+        }
+        let predicted_pause = Micros(u64::try_from(predicted.as_micros()).unwrap_or(u64::MAX));
+        HandOffFindings { inventory: inventory.digest(), vetoes, predicted_pause }
+    }
+
+    /// `type 6 held by b`, for the operator.
+    pub(super) fn describe_standing(&self, standing: Option<&understudy_failover::fence::DiskStanding>) -> String {
+        let Some(standing) = standing else { return "no answer".to_owned() };
+        let pair = PairId(self.config.pair.id);
+        match standing.reservation {
+            None => "not reserved".to_owned(),
+            Some((key, kind)) => {
+                let holder = NodeId::BOTH.into_iter().find(|node| key.is_of(pair, *node));
+                let holder = holder.map_or_else(|| "another system".to_owned(), |node| node_name(node).to_string());
+                let kind = match kind {
+                    Some(FenceType::WriteGuard) => "type 5",
+                    Some(FenceType::Exclusive) => "type 6",
+                    None => "another type",
+                };
+                format!("{kind} held by {holder}")
+            }
+        }
+    }
+}

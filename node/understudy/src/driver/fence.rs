@@ -1,0 +1,138 @@
+//! The fence of a pool's disks: carried out move by move, as [`fence_move`] says, on all disks side by side.
+//!
+//! Every function reports what was read back, disk by disk. A disk whose session changed in the meantime counts as not
+//! done: what was proved in the old session proves nothing in the new one.
+
+use std::rc::Rc;
+
+use futures_util::future::join_all;
+use understudy_disk::disk::{Disk, Link};
+use understudy_disk::reservation::{Key, ReservationType};
+use understudy_failover::effect::FenceKind;
+use understudy_failover::fence::{DiskFence, DiskStanding, FenceMove, FenceType, Registered, fence_move};
+use understudy_failover::key::ReservationKey;
+use understudy_failover::words::{NodeId, PairId};
+use understudy_pool::FencedLeg;
+
+use super::shelves::PlacedDisk;
+
+/// Moves on one disk. BOUND: register, one preempt a stale key, change of type, and a look after each.
+const MOVES: usize = 24;
+
+fn wire_type(kind: FenceType) -> ReservationType {
+    match kind {
+        FenceType::WriteGuard => ReservationType::WriteExclusiveRegistrantsOnly,
+        FenceType::Exclusive => ReservationType::ExclusiveAccessRegistrantsOnly,
+    }
+}
+
+fn fence_type(kind: ReservationType) -> Option<FenceType> {
+    match kind {
+        ReservationType::WriteExclusiveRegistrantsOnly => Some(FenceType::WriteGuard),
+        ReservationType::ExclusiveAccessRegistrantsOnly => Some(FenceType::Exclusive),
+        ReservationType::WriteExclusive
+        | ReservationType::ExclusiveAccess
+        | ReservationType::WriteExclusiveAllRegistrants
+        | ReservationType::ExclusiveAccessAllRegistrants => None,
+    }
+}
+
+/// READ KEYS and READ RESERVATION; `None` if the disk does not answer.
+pub async fn standing_of(disk: &dyn Disk) -> Option<DiskStanding> {
+    let reservations = disk.reservations()?;
+    let keys = reservations.read_keys().await.ok()?.keys.into_iter().map(|key| ReservationKey(key.0)).collect();
+    let reservation = reservations.read_reservation().await.ok()?;
+    let reservation = reservation.map(|held| (ReservationKey(held.key.0), fence_type(held.kind)));
+    Some(DiskStanding { keys, reservation })
+}
+
+/// What became of the disks of a pool.
+pub struct FencedDisks {
+    /// One outcome a disk.
+    pub outcomes: Vec<DiskFence>,
+    /// The disks fenced, with the session it was done in.
+    pub legs: Vec<FencedLeg>,
+}
+
+/// Fences every disk, or only looks.
+pub async fn fence_all(disks: &[PlacedDisk], own: ReservationKey, kind: FenceKind) -> FencedDisks {
+    let fence = |placed: PlacedDisk| async move {
+        let before = placed.disk.link();
+        let outcome = fence_one(placed.disk.as_ref(), own, kind).await;
+        let leg = match (outcome, before) {
+            (DiskFence::Fenced, Link::Connected { epoch }) => Some(FencedLeg { place: placed.place, epoch }),
+            _ => None,
+        };
+        (outcome, leg)
+    };
+    let (outcomes, legs): (_, Vec<_>) = join_all(disks.iter().cloned().map(fence)).await.into_iter().unzip();
+    FencedDisks { outcomes, legs: legs.into_iter().flatten().collect() }
+}
+
+/// Fences one disk, or only looks at it.
+pub async fn fence_one(disk: &dyn Disk, own: ReservationKey, kind: FenceKind) -> DiskFence {
+    let Link::Connected { epoch } = disk.link() else { return DiskFence::Incomplete };
+    let end = move_until_end(disk, own, kind).await;
+    if disk.link() != (Link::Connected { epoch }) {
+        return DiskFence::Incomplete;
+    }
+    if end == DiskFence::Fenced {
+        disk.trust(epoch);
+    }
+    end
+}
+
+async fn move_until_end(disk: &dyn Disk, own: ReservationKey, kind: FenceKind) -> DiskFence {
+    let Some(reservations) = disk.reservations() else { return DiskFence::Incomplete };
+    let mut registered = Registered::NotYet;
+    for _ in 0..MOVES {
+        let Some(now) = standing_of(disk).await else { return DiskFence::Incomplete };
+        let own_key = Key(own.0);
+        // Whatever a move answers, what is read next tells.
+        let _ = match fence_move(&now, own, kind, registered) {
+            FenceMove::End(end) => return end,
+            FenceMove::Register => {
+                registered = Registered::Already;
+                reservations.register(own_key).await
+            }
+            FenceMove::PreemptAndAbort(victim, kind) => {
+                reservations.preempt_and_abort(own_key, Key(victim.0), wire_type(kind)).await
+            }
+            FenceMove::Reserve(kind) => reservations.reserve(own_key, wire_type(kind)).await,
+            FenceMove::ChangeType(kind) => reservations.preempt(own_key, own_key, wire_type(kind)).await,
+        };
+    }
+    DiskFence::Incomplete
+}
+
+/// Changes the type of the own reservation on every disk in one step each, by PREEMPT of the own key, and counts the disks that
+/// read back so.
+pub async fn change_type(disks: &[PlacedDisk], own: ReservationKey, to: FenceType) -> usize {
+    let change = |PlacedDisk { disk, .. }: PlacedDisk| async move {
+        let Some(reservations) = disk.reservations() else { return false };
+        let _ = reservations.preempt(Key(own.0), Key(own.0), wire_type(to)).await;
+        let now = standing_of(disk.as_ref()).await;
+        now.is_some_and(|now| now.reservation == Some((own, Some(to))) && now.keys == [own])
+    };
+    join_all(disks.iter().cloned().map(change)).await.into_iter().filter(|done| *done).count()
+}
+
+/// What READ RESERVATION said on the disks of pools the partner holds for this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReleaseFound {
+    /// Disks with type 5 held by a key of the partner.
+    pub open: u32,
+    /// Disks that answered.
+    pub of: u32,
+}
+
+/// Looks on how many disks the partner has put a write guard in the place of its exclusive reservation.
+pub async fn check_release(disks: &[Rc<dyn Disk>], pair: PairId, partner: NodeId) -> ReleaseFound {
+    let found = join_all(disks.iter().map(|disk| standing_of(disk.as_ref()))).await;
+    let guarded = |now: &&DiskStanding| {
+        now.reservation.is_some_and(|(key, kind)| kind == Some(FenceType::WriteGuard) && key.is_of(pair, partner))
+    };
+    let answered: Vec<_> = found.iter().flatten().collect();
+    let open = answered.iter().filter(|now| guarded(now)).count();
+    ReleaseFound { open: open as u32, of: answered.len() as u32 }
+}

@@ -1,0 +1,284 @@
+//! The lock disks: surveys, records, heartbeats, registrations, contests.
+//!
+//! Everything here carries out an order on every lock disk and reports what each of them said. What a majority is, and
+//! what follows, the failover machine decides; the moves of a contest come from [`contest_move`].
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use understudy_disk::disk::{Disk, DiskError, Durability, Extent, Geometry, Link};
+use understudy_disk::reservation::{Key, ReservationType, Reservations};
+use understudy_failover::effect::Entry;
+use understudy_failover::input::{JoinOutcome, WriteOutcome};
+use understudy_failover::key::ReservationKey;
+use understudy_failover::record::{Heartbeat, Record};
+use understudy_failover::survey::{ContestMove, LockDiskView, Survey, contest_move};
+use understudy_failover::words::{Incarnation, NodeId, PairId};
+use understudy_layout::lock::{LockPlaces, RecordSlot};
+use understudy_layout::{DiskShape, Span};
+
+/// The type a lock disk is reserved with: both serving nodes are registered and write, everyone reads.
+const LOCK_TYPE: ReservationType = ReservationType::WriteExclusiveRegistrantsOnly;
+
+/// Moves on one lock disk in one contest. BOUND: register, one preempt a key and a look after each; a disk that needs more is answering
+/// nonsense.
+const CONTEST_MOVES: usize = 24;
+
+/// The lock disks of the pair as this node reaches them.
+pub struct LockDisks {
+    disks: Vec<Rc<dyn Disk>>,
+    pair: PairId,
+    node: NodeId,
+    incarnation: Incarnation,
+    /// A lock disk that takes longer counts as silent in this survey or contest.
+    patience: Duration,
+    beats: Cell<u64>,
+}
+
+impl LockDisks {
+    /// The lock disks in the pair's fixed order.
+    #[must_use]
+    pub fn new(
+        disks: Vec<Rc<dyn Disk>>,
+        pair: PairId,
+        node: NodeId,
+        incarnation: Incarnation,
+        patience: Duration,
+    ) -> Self {
+        Self { disks, pair, node, incarnation, patience, beats: Cell::new(0) }
+    }
+
+    /// The disks, for the status page.
+    #[must_use]
+    pub fn disks(&self) -> &[Rc<dyn Disk>] {
+        &self.disks
+    }
+
+    fn own_key(&self) -> ReservationKey {
+        ReservationKey::on_lock_disk(self.pair, self.node, self.incarnation)
+    }
+
+    /// Reads every lock disk: both areas and READ KEYS.
+    pub async fn survey(&self) -> Survey {
+        let disks = join_all(self.disks.iter().map(|disk| self.within_patience(self.look_at(disk.as_ref())))).await;
+        Survey { disks }
+    }
+
+    async fn within_patience<T>(&self, work: impl Future<Output = Option<T>>) -> Option<T> {
+        tokio::time::timeout(self.patience, work).await.ok().flatten()
+    }
+
+    async fn look_at(&self, disk: &dyn Disk) -> Option<LockDiskView> {
+        let epoch = disk.link();
+        let (keys, records) = tokio::join!(keys_of(disk), self.areas_of(disk));
+        let (keys, (records, heartbeats)) = (keys?, records?);
+        if keys.contains(&self.own_key()) {
+            trust_if_unchanged(disk, epoch);
+        }
+        Some(LockDiskView { records, heartbeats, keys })
+    }
+
+    async fn areas_of(&self, disk: &dyn Disk) -> Option<([RecordSlots; 2], [Option<Heartbeat>; 2])> {
+        let geometry = geometry_of(disk).await?;
+        let places = places_of(geometry)?;
+        let [a, b] = NodeId::BOTH.map(|node| read_span(disk, geometry, places.node_area(area_of(node))));
+        let (a, b) = tokio::join!(a, b);
+        let (record_a, beat_a) = self.parse_area(&a?, NodeId::A);
+        let (record_b, beat_b) = self.parse_area(&b?, NodeId::B);
+        Some(([record_a, record_b], [beat_a, beat_b]))
+    }
+
+    /// Heartbeat, even slot, odd slot, in the order the layout gives.
+    fn parse_area(&self, area: &[u8], node: NodeId) -> (RecordSlots, Option<Heartbeat>) {
+        let (beat, slots) = area.split_at(understudy_layout::PAGE_BYTES.min(area.len()));
+        let (even, odd) = slots.split_at(slots.len() / 2);
+        let record = Record::slots_of([even, odd], self.pair, node);
+        (record, Heartbeat::decode(beat, self.pair, node).ok())
+    }
+
+    /// Writes the record to every lock disk, each on its medium before it counts.
+    pub async fn write_record(&self, record: &Record) -> Vec<WriteOutcome> {
+        let bytes = Bytes::from(record.encode());
+        let slot = RecordSlot::of_sequence(record.sequence);
+        let node = area_of(record.node);
+        let write = |disk: Rc<dyn Disk>| {
+            let bytes = bytes.clone();
+            async move {
+                let Ok(geometry) = disk.geometry() else { return WriteOutcome::Failed };
+                let Some(places) = places_of(geometry) else { return WriteOutcome::Failed };
+                let Some(extent) = leading_extent(geometry, places.record(node, slot), bytes.len()) else {
+                    return WriteOutcome::Failed;
+                };
+                outcome_of(disk.write(extent, bytes, Durability::ForceUnitAccess).await)
+            }
+        };
+        join_all(self.disks.iter().cloned().map(write)).await
+    }
+
+    /// Beats once on every lock disk; returns on how many.
+    pub async fn beat(&self) -> usize {
+        self.beats.set(self.beats.get() + 1);
+        let beat = Heartbeat { incarnation: self.incarnation, counter: self.beats.get() };
+        let page = beat.encode(self.pair, self.node);
+        let write = |disk: Rc<dyn Disk>| async move {
+            let geometry = disk.geometry().ok()?;
+            let places = places_of(geometry)?;
+            let block = (geometry.block_bytes as usize).max(page.len());
+            let mut bytes = vec![0; block];
+            bytes[..page.len()].copy_from_slice(&page);
+            let extent = leading_extent(geometry, places.heartbeat(area_of(self.node)), block)?;
+            disk.write(extent, Bytes::from(bytes), Durability::Cached).await.ok()
+        };
+        let beats = self.disks.iter().cloned().map(|disk| self.within_patience(write(disk)));
+        join_all(beats).await.into_iter().flatten().count()
+    }
+
+    /// Registers the own key on every lock disk and removes older keys of this node.
+    pub async fn join(&self, key: ReservationKey) -> Vec<JoinOutcome> {
+        let joins = self.disks.iter().map(|disk| self.within_patience(self.join_one(disk.as_ref(), key)));
+        let joined = join_all(joins).await.into_iter();
+        joined.map(|done| done.map_or(JoinOutcome::Unreachable, |()| JoinOutcome::Joined)).collect()
+    }
+
+    async fn join_one(&self, disk: &dyn Disk, own: ReservationKey) -> Option<()> {
+        geometry_of(disk).await?;
+        let epoch = disk.link();
+        let reservations = disk.reservations()?;
+        reservations.register(Key(own.0)).await.ok()?;
+        let older = |key: &ReservationKey| *key != own && key.is_of(self.pair, self.node);
+        // BOUND: as many as were registered; each is removed once.
+        for stale in keys_of(disk).await?.into_iter().filter(older) {
+            reservations.preempt_and_abort(Key(own.0), Key(stale.0), LOCK_TYPE).await.ok()?;
+        }
+        reserve_if_free(reservations, own).await?;
+        let keys = keys_of(disk).await?;
+        if !keys.contains(&own) || keys.iter().any(older) {
+            return None;
+        }
+        trust_if_unchanged(disk, epoch);
+        Some(())
+    }
+
+    /// Contests every lock disk in order; stops at the first one that is lost. The answer is what READ KEYS said last on
+    /// each disk.
+    pub async fn contest(
+        &self,
+        key: ReservationKey,
+        entry: Entry,
+        victim: Option<ReservationKey>,
+    ) -> Vec<Option<Vec<ReservationKey>>> {
+        let mut found = vec![None; self.disks.len()];
+        for (disk, found) in self.disks.iter().zip(&mut found) {
+            let ended = self.within_patience(contest_one(disk.as_ref(), key, entry, victim)).await;
+            let Some((keys, end)) = ended else { continue };
+            *found = Some(keys);
+            if end == ContestMove::Stop {
+                break;
+            }
+        }
+        found
+    }
+}
+
+async fn contest_one(
+    disk: &dyn Disk,
+    own: ReservationKey,
+    mut entry: Entry,
+    victim: Option<ReservationKey>,
+) -> Option<(Vec<ReservationKey>, ContestMove)> {
+    geometry_of(disk).await?;
+    let reservations = disk.reservations()?;
+    let epoch = disk.link();
+    for _ in 0..CONTEST_MOVES {
+        let keys = keys_of(disk).await?;
+        match contest_move(&keys, own, victim, entry) {
+            // Whatever these answer, the keys read next tell.
+            ContestMove::Register => {
+                let _ = reservations.register(Key(own.0)).await;
+                entry = Entry::Registered;
+            }
+            ContestMove::PreemptAndAbort(partner) => {
+                let _ = reservations.preempt_and_abort(Key(own.0), Key(partner.0), LOCK_TYPE).await;
+            }
+            ContestMove::Next => {
+                reserve_if_free(reservations, own).await?;
+                trust_if_unchanged(disk, epoch);
+                return Some((keys, ContestMove::Next));
+            }
+            ContestMove::Stop => return Some((keys, ContestMove::Stop)),
+        }
+    }
+    None
+}
+
+async fn reserve_if_free(reservations: &dyn Reservations, own: ReservationKey) -> Option<()> {
+    match reservations.read_reservation().await.ok()? {
+        Some(_) => Some(()),
+        // A conflict means that the partner reserved it in between, with the same type.
+        None => match reservations.reserve(Key(own.0), LOCK_TYPE).await {
+            Ok(()) | Err(DiskError::Conflict) => Some(()),
+            Err(_) => None,
+        },
+    }
+}
+
+async fn keys_of(disk: &dyn Disk) -> Option<Vec<ReservationKey>> {
+    let keys = disk.reservations()?.read_keys().await.ok()?;
+    Some(keys.keys.into_iter().map(|key| ReservationKey(key.0)).collect())
+}
+
+/// The writes that follow go out only while the session is the one in which the own key was seen.
+fn trust_if_unchanged(disk: &dyn Disk, before: Link) {
+    if let (Link::Connected { epoch }, true) = (before, disk.link() == before) {
+        disk.trust(epoch);
+    }
+}
+
+async fn geometry_of(disk: &dyn Disk) -> Option<Geometry> {
+    match disk.geometry() {
+        Ok(geometry) => Some(geometry),
+        Err(_) => disk.probe().await.ok(),
+    }
+}
+
+fn places_of(geometry: Geometry) -> Option<LockPlaces> {
+    LockPlaces::new(DiskShape { block_bytes: geometry.block_bytes, blocks: geometry.blocks })
+}
+
+fn area_of(node: NodeId) -> u8 {
+    // PANIC: a node's index is 0 or 1.
+    u8::try_from(node.index()).expect("two nodes")
+}
+
+async fn read_span(disk: &dyn Disk, geometry: Geometry, span: Span) -> Option<Bytes> {
+    let extent = Extent::within(geometry, span.lba, span.blocks)?;
+    disk.read(extent).await.ok()
+}
+
+/// The first `bytes` of a span, which must be whole blocks.
+fn leading_extent(geometry: Geometry, span: Span, bytes: usize) -> Option<Extent> {
+    let blocks = u32::try_from(bytes).ok()? / geometry.block_bytes;
+    (blocks <= span.blocks).then(|| Extent::within(geometry, span.lba, blocks)).flatten()
+}
+
+/// What a write's answer says about the medium. Refusals that a disk gives before it touches the medium (SPC-4 r37 §4.5.6: NOT
+/// READY, ILLEGAL REQUEST, UNIT ATTENTION, DATA PROTECT) are certain; anything else may have been carried out in part.
+fn outcome_of(answer: Result<(), DiskError>) -> WriteOutcome {
+    match answer {
+        Ok(()) => WriteOutcome::Written,
+        Err(DiskError::Conflict | DiskError::Unreachable(_)) => WriteOutcome::Failed,
+        Err(DiskError::CheckCondition { key: 2 | 5 | 6 | 7, .. }) => WriteOutcome::Failed,
+        // BUSY, TASK SET FULL: SAM-5 r21 §5.3.1, the command was not accepted.
+        Err(DiskError::Status(0x08 | 0x28)) => WriteOutcome::Failed,
+        Err(
+            DiskError::OutcomeUnknown(_)
+            | DiskError::CheckCondition { .. }
+            | DiskError::Status(_)
+            | DiskError::Io(_)
+            | DiskError::Protocol(_),
+        ) => WriteOutcome::Unknown,
+    }
+}

@@ -1,0 +1,314 @@
+//! One node's parts and how they are put together at the start.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use understudy_disk::disk::Disk;
+use understudy_disk::lun::IscsiLun;
+use understudy_disk::session::{Nexus, Options, Place};
+use understudy_disk::url::LunUrl;
+use understudy_fabric::{Identity, LinkEvents, PageReader, PageServer, Provider, ReaderOptions, ServerOptions};
+use understudy_failover::config as failover;
+use understudy_failover::effect::Alarm;
+use understudy_failover::input::{Input, Request};
+use understudy_failover::key::ReservationKey;
+use understudy_failover::page::{SEQUENCE_OFFSET, StateWord};
+use understudy_failover::survey::Survey;
+use understudy_failover::words::{Generation, Incarnation, LegSet, Micros, NodeId, PairId, PoolId, RequestId};
+use understudy_iscsi::serial::Isid;
+use understudy_pool::FencedLeg;
+
+use super::lane::Lane;
+use super::locks::LockDisks;
+use super::partner::{Pace, PartnerView, PollTimes, watch, watch_link};
+use super::publisher::Publisher;
+use super::service::{Service, node_id};
+use super::shelves::{PoolDisks, pool_id};
+use crate::admin::{AdminRequest, Response, Server};
+use crate::config::{AutomaticGiveback, Config, DiskSource, NodeName};
+use crate::timeline::{Recorder, describe};
+
+/// Requests of operators that wait for the driver. A person types, a script loops: more than this many at once is a mistake.
+const REQUESTS: usize = 64;
+
+/// Qualifier of the random-type ISIDs this node logs in with (RFC 7143 §11.12.5); the number is the disk's place, so that a
+/// restarted node finds its old nexuses again.
+const ISID_QUALIFIER: u16 = 0;
+
+/// The fence a pool's disks were last given.
+#[derive(Debug, Clone)]
+pub struct Fence {
+    /// Own key on them.
+    pub key: ReservationKey,
+    /// Legs recorded good, whose disks are fenced.
+    pub legs: Vec<LegSet>,
+    /// The sessions in which the fence was read back.
+    pub fenced: Vec<FencedLeg>,
+}
+
+/// What is put together at the start and used by the parts that run from then on.
+pub struct Parts {
+    reader: PageReader,
+    link: LinkEvents,
+}
+
+/// One node.
+pub struct Node {
+    pub(super) config: Rc<Config>,
+    pub(super) own: NodeName,
+    pub(super) incarnation: Incarnation,
+    pub(super) publisher: Rc<Publisher>,
+    pub(super) recorder: Rc<Recorder>,
+    pub(super) partner: Rc<PartnerView>,
+    pub(super) pace: Rc<Pace>,
+    pub(super) locks: Rc<LockDisks>,
+    pub(super) disks: Rc<PoolDisks>,
+    pub(super) service: Rc<Service>,
+    pub(super) facts: mpsc::UnboundedSender<Input>,
+    pub(super) record_lane: Lane,
+    pub(super) pool_lanes: BTreeMap<PoolId, Lane>,
+    pub(super) fences: RefCell<BTreeMap<PoolId, Fence>>,
+    pub(super) alarms: RefCell<BTreeSet<Alarm>>,
+    pub(super) state: Cell<(Option<StateWord>, Instant)>,
+    pub(super) beating: Rc<Cell<bool>>,
+    pub(super) waiting: RefCell<BTreeMap<RequestId, (crate::admin::Request, oneshot::Sender<Response>)>>,
+    pub(super) last_request: Cell<u64>,
+    /// The partner's heartbeat last seen, and when it was first seen so.
+    pub(super) heartbeat_seen: Cell<Option<(Incarnation, u64, Instant)>>,
+}
+
+impl Node {
+    /// Registers the page and prepares everything that touches no disk.
+    ///
+    /// # Errors
+    /// When the interconnect or the state folder cannot be used.
+    pub fn start(
+        config: Rc<Config>,
+        own: NodeName,
+        facts: mpsc::UnboundedSender<Input>,
+    ) -> anyhow::Result<(Rc<Self>, Parts)> {
+        let incarnation = draw_incarnation()?;
+        let settings = config.node(own);
+        let (pair, node) = (PairId(config.pair.id), node_id(own));
+        let provider: Provider = config.provider.as_str().parse().context("interconnect provider")?;
+        let identity = Identity { pair: u64::from(config.pair.id), node: node.code() };
+        let server = PageServer::start(ServerOptions {
+            provider,
+            address: settings.interconnect,
+            identity,
+            sequence_offset: SEQUENCE_OFFSET,
+        })
+        .with_context(|| format!("cannot register the state page at {}", settings.interconnect))?;
+        let (reader, link) = PageReader::start(ReaderOptions {
+            provider,
+            partner: config.node(own.partner()).interconnect,
+            identity,
+            partner_node: node.partner().code(),
+        })
+        .context("cannot start reading the partner's page")?;
+        let recorder = Recorder::open(&settings.state, own, incarnation.0)
+            .with_context(|| format!("cannot write to the state folder {}", settings.state.display()))?;
+
+        let publisher = Rc::new(Publisher::new(server, pair, node, incarnation));
+        let disks = |sources: &[DiskSource], from: usize| -> Vec<Rc<dyn Disk>> {
+            sources.iter().enumerate().map(|(place, source)| open_disk(&config, own, source, from + place)).collect()
+        };
+        let patience = config.timing.silent;
+        let lock_disks = disks(&config.lock_disks, 0);
+        let pool_disks = disks(&config.disks, config.lock_disks.len());
+        let locks = Rc::new(LockDisks::new(lock_disks, pair, node, incarnation, patience));
+        let disks = Rc::new(PoolDisks::new(&config, pool_disks));
+        let service = Rc::new(Service::new(Rc::clone(&config), Rc::clone(&disks), Rc::clone(&publisher), &facts));
+        let pool_lanes = config.pools.iter().map(|pool| (pool_id(pool.id), Lane::new())).collect();
+        let node = Self {
+            config: Rc::clone(&config),
+            own,
+            incarnation,
+            publisher,
+            recorder: Rc::new(recorder),
+            partner: Rc::default(),
+            pace: Rc::default(),
+            locks,
+            disks,
+            service,
+            facts,
+            record_lane: Lane::new(),
+            pool_lanes,
+            fences: RefCell::default(),
+            alarms: RefCell::default(),
+            state: Cell::new((None, Instant::now())),
+            beating: Rc::default(),
+            waiting: RefCell::default(),
+            last_request: Cell::new(0),
+            heartbeat_seen: Cell::new(None),
+        };
+        Ok((Rc::new(node), Parts { reader, link }))
+    }
+
+    /// Starts what runs for as long as the node does: reading the partner's page, looking at the lock disks, the admin socket.
+    ///
+    /// # Errors
+    /// When the admin socket cannot be used.
+    pub fn go_on(self: &Rc<Self>, parts: Parts) -> anyhow::Result<mpsc::Receiver<AdminRequest>> {
+        let settings = self.config.node(self.own);
+        let (requests, inbox) = mpsc::channel(REQUESTS);
+        let server = Server::bind(&settings.admin)?;
+        tokio::task::spawn_local(server.serve(requests, Rc::clone(&self.recorder)));
+        let timing = &self.config.timing;
+        let times = PollTimes { routine: timing.poll, brisk: timing.poll_brisk, deadline: timing.read_deadline };
+        let whose = (PairId(self.config.pair.id), node_id(self.own.partner()));
+        let (pace, view) = (Rc::clone(&self.pace), Rc::clone(&self.partner));
+        tokio::task::spawn_local(watch(parts.reader, whose, times, pace, view, self.facts.clone()));
+        tokio::task::spawn_local(watch_link(parts.link, self.facts.clone()));
+        tokio::task::spawn_local(Rc::clone(self).beat());
+        tokio::task::spawn_local(Rc::clone(self).refresh());
+        Ok(inbox)
+    }
+
+    /// Beats on the lock disks once ordered to, and looks at them each time.
+    async fn beat(self: Rc<Self>) {
+        let majority = self.config.lock_disks.len() / 2 + 1;
+        let mut ticks = tokio::time::interval(self.config.timing.heartbeat);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            // Before it beats on the disks a node only shows that it runs; afterwards, that its I/O path works.
+            if !self.beating.get() || self.locks.beat().await >= majority {
+                self.publisher.beat();
+            }
+            let survey = Box::new(self.locks.survey().await);
+            self.see_heartbeat(&survey);
+            if self.facts.send(Input::Surveyed { op: None, survey }).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Remembers since when the partner's heartbeat stands, for the operator's eyes.
+    fn see_heartbeat(&self, survey: &Survey) {
+        let beats = survey.heartbeats(self.partner_id()).into_iter().flatten();
+        let Some(newest) = beats.max_by_key(|beat| beat.counter) else { return };
+        let seen = self.heartbeat_seen.get().map(|(incarnation, counter, _)| (incarnation, counter));
+        if seen != Some((newest.incarnation, newest.counter)) {
+            self.heartbeat_seen.set(Some((newest.incarnation, newest.counter, Instant::now())));
+        }
+    }
+
+    /// Keeps the time of the last completed command in the page fresh.
+    async fn refresh(self: Rc<Self>) {
+        let mut ticks = tokio::time::interval(self.config.timing.poll);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            if let Some(last) = self.service.last_completion(self.service.moving_identity(self.own)) {
+                self.publisher.last_completion(wall_micros_of(last));
+            }
+        }
+    }
+
+    /// This run's number.
+    #[must_use]
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// What the failover machine is told of the configuration.
+    #[must_use]
+    pub fn machine_config(&self) -> failover::Config {
+        let timing = &self.config.timing;
+        let micros = |length: Duration| Micros(u64::try_from(length.as_micros()).unwrap_or(u64::MAX));
+        let pools = self.config.pools.iter();
+        failover::Config {
+            pair: PairId(self.config.pair.id),
+            node: node_id(self.own),
+            preferred: node_id(self.config.pair.preferred),
+            lock_disks: self.config.lock_disks.len(),
+            pools: pools.map(|pool| (pool_id(pool.id), failover::PoolConfig { home: node_id(pool.home) })).collect(),
+            giveback: match self.config.giveback {
+                AutomaticGiveback::Within { limit, window } => {
+                    failover::AutomaticGiveback::Within { limit, window: micros(window) }
+                }
+                AutomaticGiveback::OnRequest => failover::AutomaticGiveback::OnRequest,
+            },
+            timing: failover::Timing {
+                poll_routine: micros(timing.poll),
+                poll_brisk: micros(timing.poll_brisk),
+                heartbeat: micros(timing.heartbeat),
+                wait_short: micros(timing.gone),
+                wait_long: micros(timing.silent),
+                boot_wait: micros(timing.boot),
+                retry: micros(timing.retry),
+                hold_limit: micros(timing.handoff),
+                ..failover::Timing::default()
+            },
+        }
+    }
+
+    /// An operator's request that needs no answer.
+    #[must_use]
+    pub fn operator_asks(&self, what: Request) -> Input {
+        Input::OperatorAsked { request: self.next_request(), what }
+    }
+
+    pub(super) fn next_request(&self) -> RequestId {
+        self.last_request.set(self.last_request.get() + 1);
+        RequestId(self.last_request.get())
+    }
+
+    /// Own key on the disks of a pool.
+    pub(super) fn pool_key(&self, generation: Generation) -> ReservationKey {
+        let (pair, node) = (PairId(self.config.pair.id), node_id(self.own));
+        ReservationKey::on_pool_disk(pair, node, 0, generation, self.incarnation)
+    }
+
+    /// The partner as the failover core calls it.
+    pub(super) fn partner_id(&self) -> NodeId {
+        node_id(self.own.partner())
+    }
+
+    /// Records a step of the timeline.
+    pub(super) fn note(&self, step: &understudy_failover::timeline::Step) {
+        let told = describe(step, &self.config, self.own);
+        self.recorder.record(&told.step, told.text, told.values);
+    }
+
+    /// Gives what was just answered a moment to leave the process.
+    pub async fn wind_up(&self) {
+        for (_, portal) in self.service.portals() {
+            portal.close().await;
+        }
+    }
+}
+
+fn draw_incarnation() -> anyhow::Result<Incarnation> {
+    loop {
+        let drawn = getrandom::u64().map_err(|error| anyhow::anyhow!("no random numbers from the system: {error}"))?;
+        // Keys carry the low 16 bits only: they must not be zero either.
+        if drawn & 0xffff != 0 {
+            return Ok(Incarnation(drawn));
+        }
+    }
+}
+
+fn open_disk(config: &Config, own: NodeName, source: &DiskSource, place: usize) -> Rc<dyn Disk> {
+    let url = source.url(own);
+    let lun = LunUrl { place: Place { portal: url.portal.to_string(), target: url.target.clone() }, lun: url.lun };
+    let nexus = Nexus {
+        initiator_name: format!("{}.disks", config.node(own).target),
+        isid: Isid::random(u32::try_from(place).unwrap_or(u32::MAX), ISID_QUALIFIER),
+    };
+    let options = Options { command_deadline: config.timing.disk, ..Options::default() };
+    IscsiLun::open(&lun, nexus, options)
+}
+
+/// Microseconds since 1970 of a moment of the monotonic clock, for people and the timeline only.
+pub(super) fn wall_micros_of(moment: Instant) -> u64 {
+    let wall = SystemTime::now().checked_sub(moment.elapsed()).unwrap_or(UNIX_EPOCH);
+    let since = wall.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,436 @@
+//! What clients see of a node: the targets of both identities, their portals, and the pools behind them.
+//!
+//! An *identity* is a node's name towards clients: its target and its portals. A node always has its own, and its
+//! partner's while it serves the partner's pools. Nothing is decided here: the failover machine orders each step.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use understudy_device::{Access, Keep, Provisioning, Target, UnitIdentity, UnitOnMedium, UnitOptions};
+use understudy_failover::effect::LegsAre;
+use understudy_failover::input::{Input, NotHeld, OpenOutcome};
+use understudy_failover::words::{Generation, LegSet, MetadataVersion, NodeId, PoolId};
+use understudy_layout::Uuid;
+use understudy_pool::{
+    Expected, FencedLeg, InSync, Inventory, LoadError, Pool, PoolOptions, VolumeError, VolumeSummary, VolumeWish,
+    discover,
+};
+use understudy_portal::{LoginGate, Portal, PortalOptions};
+
+use super::overseer::PoolOverseer;
+use super::publisher::Publisher;
+use super::shelves::PoolDisks;
+use crate::config::{Config, NodeName};
+
+/// Disks asked at the same time while they are initialised: enough to hide their latency, few enough for a small shelf.
+const AT_ONCE: usize = 32;
+
+/// What a pool's disks must show before it is opened: everything the record says of it.
+#[derive(Debug, Clone)]
+pub struct Recorded {
+    /// Generation now.
+    pub generation: Generation,
+    /// The disks have this metadata version or a newer one.
+    pub metadata_version: MetadataVersion,
+    /// How the mirrors may be read.
+    pub legs_are: LegsAre,
+    /// Legs recorded good, per mirror.
+    pub legs: Vec<LegSet>,
+}
+
+/// A pool whose metadata is loaded.
+pub struct OpenPool {
+    /// The pool itself.
+    pub pool: Rc<Pool>,
+    /// Its volumes as logical units, by volume.
+    pub units: RefCell<BTreeMap<Uuid, (u16, Rc<UnitOnMedium>)>>,
+    generation: Cell<Generation>,
+}
+
+/// What clients see of a node.
+pub struct Service {
+    config: Rc<Config>,
+    disks: Rc<PoolDisks>,
+    publisher: Rc<Publisher>,
+    identities: [Identity; 2],
+    overseers: BTreeMap<PoolId, Rc<PoolOverseer>>,
+    pools: RefCell<BTreeMap<PoolId, Rc<OpenPool>>>,
+    /// Pools ordered to be opened whose answer is still out: while there is one, logins stay held.
+    opening: RefCell<Vec<PoolId>>,
+}
+
+struct Identity {
+    target: Rc<Target>,
+    gate: RefCell<LoginGate>,
+    portals: RefCell<Vec<Portal>>,
+}
+
+/// The node of the configuration that the failover core calls so.
+#[must_use]
+pub fn node_name(node: NodeId) -> NodeName {
+    match node {
+        NodeId::A => NodeName::A,
+        NodeId::B => NodeName::B,
+    }
+}
+
+/// The number of a node of the configuration.
+#[must_use]
+pub fn node_id(node: NodeName) -> NodeId {
+    match node {
+        NodeName::A => NodeId::A,
+        NodeName::B => NodeId::B,
+    }
+}
+
+impl Service {
+    /// Nothing is open, nothing listens.
+    #[must_use]
+    pub fn new(
+        config: Rc<Config>,
+        disks: Rc<PoolDisks>,
+        publisher: Rc<Publisher>,
+        facts: &mpsc::UnboundedSender<Input>,
+    ) -> Self {
+        let identity = |node: NodeName| Identity {
+            target: Target::new(config.node(node).target.clone()),
+            gate: RefCell::new(LoginGate::held()),
+            portals: RefCell::default(),
+        };
+        let overseer = |id: PoolId| (id, Rc::new(PoolOverseer::new(id, facts.clone())));
+        let identities = NodeName::BOTH.map(identity);
+        let overseers = config.pools.iter().map(|pool| overseer(super::shelves::pool_id(pool.id))).collect();
+        Self { config, disks, publisher, identities, overseers, pools: RefCell::default(), opening: RefCell::default() }
+    }
+
+    /// The overseer of a pool.
+    #[must_use]
+    pub fn overseer(&self, pool: PoolId) -> Option<&Rc<PoolOverseer>> {
+        self.overseers.get(&pool)
+    }
+
+    /// The pools open here, warm ones too.
+    #[must_use]
+    pub fn open_pools(&self) -> Vec<(PoolId, Rc<OpenPool>)> {
+        self.pools.borrow().iter().map(|(id, pool)| (*id, Rc::clone(pool))).collect()
+    }
+
+    fn opened(&self, pool: PoolId) -> Option<Rc<OpenPool>> {
+        self.pools.borrow().get(&pool).cloned()
+    }
+
+    fn identity_of(&self, pool: PoolId) -> Option<&Identity> {
+        Some(&self.identities[self.home_of(pool)?.index()])
+    }
+
+    /// The portals that listen here, with the node whose identity they are part of.
+    #[must_use]
+    pub fn portals(&self) -> Vec<(NodeName, Portal)> {
+        let of = |node: NodeName| {
+            let portals = self.identities[node.index()].portals.borrow();
+            portals.iter().map(move |portal| (node, portal.clone())).collect::<Vec<_>>()
+        };
+        NodeName::BOTH.into_iter().flat_map(of).collect()
+    }
+
+    /// When a command of a client of this identity was last completed here.
+    #[must_use]
+    pub fn last_completion(&self, identity: NodeName) -> Option<tokio::time::Instant> {
+        let portals = self.identities[identity.index()].portals.borrow();
+        portals.iter().filter_map(|portal| portal.counters().last_completion).max()
+    }
+
+    /// The identity whose clients would notice a move of pools: the partner's while it is served here, else the own one.
+    #[must_use]
+    pub fn moving_identity(&self, own: NodeName) -> NodeName {
+        if self.identities[own.partner().index()].portals.borrow().is_empty() { own } else { own.partner() }
+    }
+
+    /// The node whose identity a pool's volumes are served under.
+    #[must_use]
+    pub fn home_of(&self, pool: PoolId) -> Option<NodeName> {
+        self.config.pools.iter().find(|layout| super::shelves::pool_id(layout.id) == pool).map(|layout| layout.home)
+    }
+
+    /// Listens where this identity's portals are, logins held.
+    pub async fn open_portals(&self, identity: NodeId) {
+        let node = node_name(identity);
+        let place = &self.identities[node.index()];
+        if !place.portals.borrow().is_empty() {
+            return;
+        }
+        let gate = LoginGate::held();
+        *place.gate.borrow_mut() = gate.clone();
+        for address in &self.config.node(node).portals {
+            let portal = bind_until_free(*address).await;
+            portal.add_target(Rc::clone(&place.target), gate.clone());
+            place.portals.borrow_mut().push(portal);
+        }
+    }
+
+    /// Stops answering for this identity.
+    pub fn close_portals(&self, identity: NodeId) {
+        let node = node_name(identity);
+        let place = &self.identities[node.index()];
+        for portal in place.portals.borrow_mut().drain(..) {
+            portal.drop_sessions(&self.config.node(node).target);
+            tokio::task::spawn_local(async move { portal.close().await });
+        }
+    }
+
+    /// Discovers the disks of these pools, reading only, and loads what is not loaded yet.
+    pub async fn initialise(&self, pools: &[PoolId]) -> Result<Inventory, Conflicted> {
+        let inventory = self.inventory(pools).await;
+        if inventory.conflicts().next().is_some() {
+            return Err(Conflicted);
+        }
+        for id in pools {
+            // The record is not known yet: whatever the disks have is warm, and is looked at again when the pool is opened.
+            let recorded = Recorded {
+                generation: Generation(0),
+                metadata_version: MetadataVersion(0),
+                legs_are: LegsAre::PerhapsDifferent,
+                legs: Vec::new(),
+            };
+            if let Err(error) = self.load(*id, &inventory, &recorded).await {
+                tracing::warn!("{id} could not be loaded beforehand: {error}");
+            }
+        }
+        Ok(inventory)
+    }
+
+    /// Identifies the disks of these pools and reads their labels.
+    pub async fn inventory(&self, pools: &[PoolId]) -> Inventory {
+        discover(self.disks.of_pools(pools), AT_ONCE, |_| self.publisher.progress()).await
+    }
+
+    async fn load(&self, id: PoolId, inventory: &Inventory, recorded: &Recorded) -> Result<Rc<OpenPool>, LoadError> {
+        let overseer = self.overseers.get(&id).expect("orders name pools of the configuration");
+        let name = self.config.pools.iter().find(|pool| super::shelves::pool_id(pool.id) == id).map(|pool| &pool.name);
+        let uuid = inventory.pools().into_iter().find(|(_, found)| Some(found) == name).map(|(uuid, _)| uuid);
+        // A pool none of whose disks was found has no uuid to ask for: the load says so.
+        let uuid = uuid.unwrap_or(Uuid([0; 16]));
+        let (disks, options) = (inventory.pool_disks(uuid), PoolOptions::default());
+        let pool = Pool::load(disks, expected(uuid, recorded), Rc::clone(overseer) as _, options).await?;
+        self.publisher.progress();
+        let opened = Rc::new(OpenPool { pool, units: RefCell::default(), generation: Cell::new(recorded.generation) });
+        self.pools.borrow_mut().insert(id, Rc::clone(&opened));
+        Ok(opened)
+    }
+
+    /// Makes a pool ready to serve: loads it, or reads the tail of a warm one, and puts its volumes behind the target, held.
+    pub async fn open(&self, id: PoolId, recorded: Recorded) -> OpenOutcome {
+        self.opening.borrow_mut().push(id);
+        let outcome = self.open_inner(id, &recorded).await;
+        self.opening.borrow_mut().retain(|other| *other != id);
+        match outcome {
+            Ok(metadata_version) => OpenOutcome::Opened { metadata_version },
+            Err(error) => {
+                tracing::error!("{id} could not be opened: {error}");
+                OpenOutcome::Failed
+            }
+        }
+    }
+
+    async fn open_inner(&self, id: PoolId, recorded: &Recorded) -> Result<MetadataVersion, LoadError> {
+        let opened = match self.opened(id) {
+            Some(warm) => {
+                warm.pool.refresh(expected(warm.pool.uuid(), recorded)).await?;
+                warm
+            }
+            None => {
+                let inventory = self.inventory(&[id]).await;
+                self.load(id, &inventory, recorded).await?
+            }
+        };
+        opened.generation.set(recorded.generation);
+        for volume in opened.pool.volumes() {
+            if !opened.units.borrow().contains_key(&volume.uuid) {
+                self.add_unit(id, &opened, &volume);
+            }
+        }
+        Ok(MetadataVersion(opened.pool.metadata_version().0))
+    }
+
+    /// Puts a volume behind the target of its pool's home, held.
+    fn add_unit(&self, id: PoolId, opened: &OpenPool, volume: &VolumeSummary) {
+        let Some(medium) = opened.pool.medium(volume.uuid) else { return };
+        let identity = UnitIdentity { uuid: volume.uuid.0, product: "VOLUME".to_owned() };
+        let options = UnitOptions {
+            keep: Keep::Always,
+            provisioning: Provisioning::Full,
+            access: Access::ReadWrite,
+            ..UnitOptions::new(identity)
+        };
+        let kept = medium.kept_state();
+        let kept = Some(kept.as_slice()).filter(|kept| !kept.is_empty());
+        let unit = match UnitOnMedium::new(options, medium, kept) {
+            Ok(unit) => unit,
+            Err(error) => {
+                tracing::error!("volume {} is not served: {error}", volume.name);
+                return;
+            }
+        };
+        unit.hold();
+        let Some(place) = self.identity_of(id) else { return };
+        if place.target.add(volume.lun, Rc::clone(&unit)).is_err() {
+            tracing::error!("volume {} is not served: its target has LUN {} already", volume.name, volume.lun);
+            return;
+        }
+        opened.units.borrow_mut().insert(volume.uuid, (volume.lun, unit));
+    }
+
+    /// Lets the pool's commands through, and the logins once no other pool is on its way.
+    pub async fn serve(&self, id: PoolId, fenced: &[FencedLeg]) {
+        let Some(opened) = self.opened(id) else { return };
+        if let Err(error) = opened.pool.start(u64::from(opened.generation.get().0), fenced).await {
+            tracing::error!("{id} could not be started: {error}");
+            return;
+        }
+        self.resume(id);
+        let Some(place) = self.identity_of(id) else { return };
+        if self.opening.borrow().is_empty() {
+            place.gate.borrow().open();
+        }
+    }
+
+    /// Holds new commands, drains those in flight, flushes.
+    pub async fn hold(&self, id: PoolId) -> Result<(MetadataVersion, LegsAre), NotHeld> {
+        // A pool that is not open has nothing under way, and nothing to hand over: the machine only holds what it serves.
+        let Some(opened) = self.opened(id) else { return Err(NotHeld::FlushFailed) };
+        let units = opened.held_units();
+        for unit in &units {
+            unit.hold();
+        }
+        for unit in &units {
+            unit.drained().await;
+        }
+        if opened.pool.writes_of_unknown_outcome() > 0 {
+            return Err(NotHeld::OutcomeUnknown);
+        }
+        opened.pool.flush().await.map_err(|_| NotHeld::FlushFailed)?;
+        let legs_are = if opened.pool.in_sync() { LegsAre::Equal } else { LegsAre::PerhapsDifferent };
+        Ok((MetadataVersion(opened.pool.metadata_version().0), legs_are))
+    }
+
+    /// Holds everything at once and acknowledges nothing.
+    pub fn freeze(&self, id: PoolId) {
+        for unit in self.opened(id).iter().flat_map(|opened| opened.held_units()) {
+            unit.freeze();
+        }
+    }
+
+    /// Carries on what was held or frozen.
+    pub fn resume(&self, id: PoolId) {
+        for unit in self.opened(id).iter().flat_map(|opened| opened.held_units()) {
+            unit.resume();
+        }
+    }
+
+    /// Forgets a pool; what is held is dropped without an answer.
+    pub fn close(&self, id: PoolId) {
+        let Some(opened) = self.pools.borrow_mut().remove(&id) else { return };
+        for (lun, unit) in opened.units.borrow().values() {
+            unit.fence();
+            if let Some(place) = self.identity_of(id) {
+                place.target.remove(*lun);
+            }
+        }
+        opened.pool.stop();
+    }
+
+    /// What the disks of these pools say, flushed beforehand, for a hand-off.
+    pub async fn flush_pools(&self, pools: &[PoolId]) {
+        for opened in pools.iter().filter_map(|id| self.opened(*id)) {
+            // A flush that fails now fails again while the pool is held, where it counts.
+            let _ = opened.pool.flush().await;
+        }
+    }
+
+    /// Makes a volume in an open pool and serves it at once.
+    ///
+    /// # Errors
+    /// What the pool says against it.
+    pub async fn create_volume(&self, id: PoolId, name: &str, bytes: u64) -> Result<VolumeSummary, CreateError> {
+        let opened = self.opened(id).ok_or(CreateError::NotHere)?;
+        let block_bytes = opened.pool.metadata().block_bytes;
+        let blocks = bytes.div_ceil(u64::from(block_bytes));
+        let wish = VolumeWish { name: name.to_owned(), lun: self.free_lun(id), block_bytes, blocks };
+        let volume = opened.pool.create_volume(wish).await?;
+        self.add_unit(id, &opened, &volume);
+        if let Some((_, unit)) = opened.units.borrow().get(&volume.uuid) {
+            unit.resume();
+        }
+        Ok(volume)
+    }
+
+    /// The lowest LUN that no volume behind this pool's target has.
+    fn free_lun(&self, id: PoolId) -> Option<u16> {
+        let taken = self.identity_of(id)?.target.luns();
+        (0..u16::MAX).find(|lun| !taken.contains(lun))
+    }
+
+    /// Deletes a volume of an open pool.
+    ///
+    /// # Errors
+    /// What the pool says against it.
+    pub async fn delete_volume(&self, id: PoolId, uuid: Uuid) -> Result<(), CreateError> {
+        let opened = self.opened(id).ok_or(CreateError::NotHere)?;
+        if let Some((lun, unit)) = opened.units.borrow_mut().remove(&uuid) {
+            if let Some(place) = self.identity_of(id) {
+                place.target.remove(lun);
+            }
+            unit.fence();
+        }
+        Ok(opened.pool.delete_volume(uuid).await?)
+    }
+}
+
+impl OpenPool {
+    fn held_units(&self) -> Vec<Rc<UnitOnMedium>> {
+        self.units.borrow().values().map(|(_, unit)| Rc::clone(unit)).collect()
+    }
+}
+
+/// A disk refused with a reservation conflict.
+#[derive(Debug)]
+pub struct Conflicted;
+
+/// Why a volume was not made or deleted.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// The pool is not served by this node.
+    #[error("the pool is not served by this node")]
+    NotHere,
+    /// The pool refused.
+    #[error(transparent)]
+    Refused(#[from] VolumeError),
+}
+
+fn expected(pool: Uuid, recorded: &Recorded) -> Expected {
+    Expected {
+        pool,
+        at_least: understudy_layout::MetadataVersion(recorded.metadata_version.0),
+        legs_good: recorded.legs.iter().map(|legs| understudy_pool::LegSet(legs.0)).collect(),
+        in_sync: match recorded.legs_are {
+            LegsAre::Equal => InSync::Yes,
+            LegsAre::PerhapsDifferent => InSync::No,
+        },
+    }
+}
+
+/// Binds a portal, again and again while another process has the address without sharing it.
+async fn bind_until_free(address: std::net::SocketAddr) -> Portal {
+    loop {
+        match Portal::bind(address, PortalOptions::default()) {
+            Ok(portal) => return portal,
+            Err(error) => {
+                tracing::error!("portal {address}: {error}; trying again");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
