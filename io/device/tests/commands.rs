@@ -299,3 +299,18 @@ fn any_command_with_any_data_is_answered() {
         }
     });
 }
+
+/// SBC-3 r36 §4.7.3.4.4, §5.42: blocks may be deallocated only if they then read as the block that was sent. (libiscsi's
+/// WriteSame10.UnmapUntilEnd sends ones and expects zeroes: the suite is wrong there.)
+#[test]
+fn write_same_with_unmap_never_loses_a_pattern_that_is_not_zero() {
+    run(|| async {
+        let medium = LateMedium::new();
+        let host = host(&target(&medium), 1).await;
+        let span = Span { lba: 3, blocks: 4 };
+        assert_eq!(command(&host, encode::write_same_16_unmap(span), block(0xff)).await.status, Status::Good);
+        assert!(command(&host, read(3, 4), Bytes::new()).await.data_in.iter().all(|byte| *byte == 0xff));
+        assert_eq!(command(&host, encode::write_same_16_unmap(span), block(0)).await.status, Status::Good);
+        assert!(command(&host, read(3, 4), Bytes::new()).await.data_in.iter().all(|byte| *byte == 0));
+    });
+}

@@ -13,6 +13,7 @@ use tokio::task::spawn_local;
 use understudy_device::{NexusHandle, Outcome, TaskAttribute, TaskManagement, TaskManagementResponse};
 use understudy_scsi::cdb::{Force, Span};
 use understudy_scsi::reservation::{InAction, KeyList, OutAction, ReservationReport, ReservationType};
+use understudy_scsi::sense::{Asc, Sense};
 use understudy_scsi::{Status, encode};
 
 const KIND: Option<ReservationType> = Some(ReservationType::WriteExclusiveRegistrantsOnly);
@@ -230,4 +231,43 @@ proptest! {
     ) {
         run(|| no_victim_write_lands_after_good(before, after))?;
     }
+}
+
+/// SAM-5 r21 §5.6: with TAS the victim is told by status and by no further unit attention, without it the other way
+/// round.
+#[test]
+fn victims_are_told_of_lost_commands_by_status_or_by_attention() {
+    run(|| async {
+        for tas in [false, true] {
+            let medium = LateMedium::new();
+            let (victim, taker) = pair(&medium).await;
+            if tas {
+                let control = [0, 0, 0, 0, 0x0a, 0x0a, 0x20, 0x10, 0, 0x40, 0, 0, 0xff, 0xff, 0, 0];
+                let mut select = [0u8; 16];
+                (select[0], select[1], select[4]) = (0x15, 0x10, control.len() as u8);
+                assert_eq!(command(&victim, select, Bytes::copy_from_slice(&control)).await.status, Status::Good);
+                // The other host is told of the changed page.
+                command(&taker, encode::test_unit_ready(), Bytes::new()).await;
+            }
+            let lost = victim.begin(0, 1, TaskAttribute::Simple, write(1));
+            assert_eq!(reserve_out(&taker, OutAction::PreemptAndAbort, KIND, 2, 1).await, Status::Good);
+            let mut codes = Vec::new();
+            // BOUND: each round takes a unit attention.
+            while let Some(sense) = command(&victim, encode::test_unit_ready(), Bytes::new()).await.sense {
+                codes.push(Sense::parse(&sense).unwrap().asc);
+            }
+            match (tas, lost.execute(block(0xaa)).await) {
+                (true, Outcome::Completed(told)) => {
+                    assert_eq!(told.status, Status::TaskAborted);
+                    assert_eq!(codes, [Asc::REGISTRATIONS_PREEMPTED]);
+                }
+                (false, Outcome::Aborted) => {
+                    let both = [Asc::REGISTRATIONS_PREEMPTED, Asc::COMMANDS_CLEARED_BY_ANOTHER_INITIATOR];
+                    assert_eq!(codes, both);
+                }
+                (_, other) => panic!("TAS {tas}: {other:?}"),
+            }
+            assert!(medium.landed.borrow().is_empty());
+        }
+    });
 }
