@@ -49,6 +49,7 @@ pub(crate) enum LegState {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Writing {
     op: Op,
+    sequence: u64,
     job: Job,
     entries: Vec<PoolEntry>,
 }
@@ -60,6 +61,8 @@ pub struct Desk {
     pub(crate) entries: BTreeMap<PoolId, PoolEntry>,
     floor: Generation,
     sequence: u64,
+    /// Sequence number of the own record that last stood: its slot is not written to.
+    standing: u64,
     writing: Option<Writing>,
     next: Option<Job>,
     legs: BTreeSet<LegChange>,
@@ -86,6 +89,7 @@ impl Default for Desk {
             entries: BTreeMap::new(),
             floor: Generation(0),
             sequence: 0,
+            standing: 0,
             writing: None,
             next: None,
             legs: BTreeSet::new(),
@@ -105,8 +109,17 @@ impl Desk {
         self.floor = self.floor.max(seen);
     }
 
-    pub(crate) fn raise_sequence(&mut self, seen: u64) {
-        self.sequence = self.sequence.max(seen);
+    /// What is in the own areas: the highest number, and the one not to be overwritten.
+    pub(crate) fn raise_sequence(&mut self, highest: u64, standing: Option<u64>) {
+        self.sequence = self.sequence.max(highest);
+        self.standing = self.standing.max(standing.unwrap_or(0));
+    }
+
+    /// A number never used, of the slot that may be written to.
+    fn new_sequence(&mut self) -> u64 {
+        let next = self.sequence + 1;
+        self.sequence = if next % 2 == self.standing % 2 { next + 1 } else { next };
+        self.sequence
     }
 
     pub(crate) fn is_writing(&self) -> bool {
@@ -132,6 +145,20 @@ impl Desk {
     /// Puts a job on the desk; it is written as soon as the one before has answered.
     pub(crate) fn ask(&mut self, job: Job) {
         self.next = Some(job);
+    }
+
+    /// Whether a record that makes this leg good again is on its way.
+    fn is_taking_back(&self, pool: PoolId, mirror: MirrorIndex, leg: LegIndex) -> bool {
+        self.legs_under_way().contains(&LegChange { pool, mirror, leg, to: LegState::Good })
+    }
+
+    /// Changes waiting, and those in the record being written.
+    fn legs_under_way(&self) -> BTreeSet<LegChange> {
+        let mut all = self.legs.clone();
+        if let Some(Writing { job: Job::Legs(changes), .. }) = &self.writing {
+            all.extend(changes);
+        }
+        all
     }
 
     fn new_generation(&mut self) -> Generation {
@@ -231,8 +258,9 @@ impl Machine {
             out.push(Effect::Timeline(Step::CommitSent { generation }));
         }
         let record = self.record_with(&entries);
+        let sequence = record.sequence;
         out.push(Effect::WriteRecord { op, record: Box::new(record) });
-        self.desk.writing = Some(Writing { op, job, entries });
+        self.desk.writing = Some(Writing { op, sequence, job, entries });
     }
 
     /// Legs wait while a COMMIT is not settled: no write is in flight then.
@@ -245,14 +273,14 @@ impl Machine {
     }
 
     fn record_with(&mut self, changed: &[PoolEntry]) -> Record {
-        self.desk.sequence += 1;
+        let sequence = self.desk.new_sequence();
         let mut pools = self.desk.entries.clone();
         pools.extend(changed.iter().map(|entry| (entry.pool, entry.clone())));
         Record {
             pair: self.config.pair,
             node: self.config.node,
             incarnation: self.incarnation,
-            sequence: self.desk.sequence,
+            sequence,
             pools: pools.into_values().collect(),
         }
     }
@@ -273,6 +301,7 @@ impl Machine {
     fn record_stands(&mut self, now: Micros, writing: Writing, written: usize, out: &mut Effects) {
         let of = self.config.lock_disks;
         let generation = writing.entries.first().map_or(Generation(0), |entry| entry.generation);
+        self.desk.standing = self.desk.standing.max(writing.sequence);
         self.desk.entries.extend(writing.entries.iter().map(|entry| (entry.pool, entry.clone())));
         match writing.job {
             Job::Commit(_) => self.commit_stands(now, generation, written, out),
@@ -319,14 +348,15 @@ impl Machine {
     pub(crate) fn leg_failed(&mut self, pool: PoolId, mirror: MirrorIndex, leg: LegIndex, out: &mut Effects) {
         let Some(entry) = self.desk.entries.get(&pool).filter(|_| self.is_holding(pool)) else { return };
         let Some(legs) = entry.legs.get(mirror.0 as usize).copied() else { return };
-        let waiting = self.desk.legs.iter().filter(|change| {
+        let going = self.desk.legs_under_way();
+        let waiting = going.iter().filter(|change| {
             change.pool == pool && change.mirror == mirror && change.to == LegState::Bad
         });
         let left = waiting.fold(legs, |legs, change| legs.without(change.leg)).without(leg);
         if left.is_empty() {
             // The last good leg: dropping it would leave nothing that holds what was acknowledged. The pool's commands wait for it.
             self.raise_alarm(Alarm::LastLegFailed(pool), out);
-        } else if !legs.contains(leg) {
+        } else if !legs.contains(leg) && !self.desk.is_taking_back(pool, mirror, leg) {
             out.push(Effect::LegDropped { pool, mirror, leg });
         } else {
             self.desk.legs.remove(&LegChange { pool, mirror, leg, to: LegState::Good });

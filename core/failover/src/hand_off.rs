@@ -519,7 +519,7 @@ impl Machine {
 
     pub(crate) fn order_look(&mut self, pool: PoolId, out: &mut Effects) -> Op {
         let op = self.op();
-        let generation = self.generation(pool);
+        let generation = self.here.get(&pool).map_or(Generation(0), |here| here.key_generation);
         let legs = self.desk.entries.get(&pool).map(|entry| entry.legs.clone()).unwrap_or_default();
         out.push(Effect::FencePool { op, pool, generation, kind: FenceKind::Look, legs });
         op

@@ -12,8 +12,11 @@ pub mod config;
 mod content;
 pub mod desk;
 pub mod effect;
+pub mod fence;
 pub mod hand_off;
 pub mod input;
+#[cfg(feature = "sim")]
+pub mod invariants;
 pub mod key;
 pub mod machine;
 #[cfg(feature = "mutants")]
@@ -21,6 +24,8 @@ pub mod mutants;
 pub mod operator;
 pub mod page;
 pub mod record;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod survey;
 pub mod survivor;
 pub mod timeline;

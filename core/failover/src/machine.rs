@@ -80,6 +80,8 @@ pub struct Here {
     pub state: PoolState,
     /// The fence it set and saw.
     pub fence: Option<FenceKind>,
+    /// Generation in the keys of that fence; a leg recorded bad since has a newer one and no new keys.
+    pub key_generation: Generation,
     /// Metadata version last heard of.
     pub metadata_version: MetadataVersion,
 }
@@ -122,7 +124,12 @@ impl Machine {
         assert!(config.lock_disks == 1 || config.lock_disks == 3, "a pair has 1 or 3 lock disks");
         assert!(config.pools.len() <= crate::config::POOLS_MAX, "a pair has at most 60 pools");
         assert!(incarnation != Incarnation::NONE, "an incarnation is not zero");
-        let away = Here { state: PoolState::Away, fence: None, metadata_version: MetadataVersion(0) };
+        let away = Here {
+            state: PoolState::Away,
+            fence: None,
+            key_generation: Generation(0),
+            metadata_version: MetadataVersion(0),
+        };
         Self {
             incarnation,
             state: State::Off,
@@ -364,7 +371,8 @@ impl Machine {
     fn surveyed(&mut self, now: Micros, op: Option<Op>, survey: Survey, out: &mut Effects) {
         self.watch.surveyed(now, &survey, &self.config);
         self.desk.raise_floor(survey.highest_generation());
-        self.desk.raise_sequence(survey.highest_sequence(self.config.node));
+        let node = self.config.node;
+        self.desk.raise_sequence(survey.highest_sequence(node), survey.standing_sequence(node));
         self.judge_lock_disks(&survey, out);
         self.survey = Some(survey.clone());
         if self.has_lost(&survey, out) {

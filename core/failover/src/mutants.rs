@@ -16,7 +16,7 @@ pub enum Mutant {
     ServeBeforeFence,
     /// The release leaves no write guard (carried out by the simulated driver).
     ReleaseWithoutGuard,
-    /// Takes the answer of any fence order of a pool for the one waited for.
+    /// Takes any reading of the lock disks for the one ordered after the fence.
     IgnoreOpNumbers,
     /// Takes a record on one lock disk for one on a majority.
     ServeOnMinorityRecord,

@@ -1,7 +1,7 @@
 //! What a node writes to its area of a lock disk: records and heartbeats.
 //!
-//! An area has one heartbeat block and two record slots, used in turn (`sequence % 2`), so that a torn write leaves the record before
-//! it. Each area has one writer. Not here: where the area lies on the disk (the layout crate), and what the records of both
+//! An area has one heartbeat block and two record slots; a record goes to slot `sequence % 2`. The writer picks its sequence numbers so that
+//! the last record known to stand on a majority is never overwritten, however often the next one is tried. Each area has one writer. Not here: where the area lies on the disk (the layout crate), and what the records of both
 //! nodes on all lock disks say together ([`crate::survey`]).
 //!
 //! Record, little-endian: 0 magic `USTDRECD` (8) · 8 layout version (2) · 10 pair (2) · 12 node (1) · 13 zero (1) · 14 pools (2) ·
@@ -108,14 +108,11 @@ pub enum RecordError {
     Meaning,
 }
 
-/// The two slots of one area, judged.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Slots {
-    /// The newest whole record, if there is one.
-    pub newest: Option<Record>,
-    /// Whether a slot was torn: a record newer than `newest` was begun there, and is not there.
-    pub torn: bool,
-}
+/// The two slots of one area: in each the whole record it holds, or `None` if it is blank, torn or foreign.
+///
+/// Both count. While a record is being written to one slot the one before it stands in the other, and if its writer dies in between
+/// that is the one that decides.
+pub type RecordSlots = [Option<Record>; 2];
 
 fn take<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
     bytes.get(offset..offset + N)?.try_into().ok()
@@ -237,13 +234,10 @@ impl Record {
         })
     }
 
-    /// The newest whole record of the two slots of `node`'s area.
+    /// The whole records in the bytes of the two slots of `node`'s area.
     #[must_use]
-    pub fn newest_of(slots: [&[u8]; 2], pair: PairId, node: NodeId) -> Slots {
-        let read = slots.map(|slot| Self::decode(slot, pair, node));
-        let torn = read.iter().any(|slot| matches!(slot, Err(RecordError::Torn)));
-        let newest = read.into_iter().filter_map(Result::ok).max_by_key(|record| record.sequence);
-        Slots { newest, torn }
+    pub fn slots_of(slots: [&[u8]; 2], pair: PairId, node: NodeId) -> RecordSlots {
+        slots.map(|slot| Self::decode(slot, pair, node).ok())
     }
 }
 

@@ -4,19 +4,28 @@
 //! Not here: what a node does about it. The one idea: a majority is always counted over *all* lock disks of the pair; one that did not
 //! answer counts for nothing, and might hold anything.
 
+use std::collections::BTreeMap;
+
 use crate::key::ReservationKey;
-use crate::record::{Heartbeat, PoolEntry, Record};
+use crate::record::{Heartbeat, PoolEntry, Record, RecordSlots};
 use crate::words::{Generation, NodeId, PairId, PoolId};
 
 /// One lock disk as it was read.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct LockDiskView {
-    /// Newest whole record of each node's area, by node index.
-    pub records: [Option<Record>; 2],
+    /// Both slots of each node's area, by node index.
+    pub records: [RecordSlots; 2],
     /// Heartbeat of each node, by node index.
     pub heartbeats: [Option<Heartbeat>; 2],
     /// READ KEYS.
     pub keys: Vec<ReservationKey>,
+}
+
+impl LockDiskView {
+    /// Every whole record of both areas.
+    pub fn records(&self) -> impl Iterator<Item = &Record> {
+        self.records.iter().flatten().flatten()
+    }
 }
 
 /// One reading of all lock disks; `None` for one that did not answer.
@@ -183,9 +192,9 @@ impl Survey {
         let silent = self.disks.iter().filter(|disk| disk.is_none()).count();
         let mut candidates: Vec<(PoolEntry, usize)> = Vec::new();
         for disk in self.disks.iter().flatten() {
-            let mut here: Vec<&PoolEntry> =
-                disk.records.iter().flatten().filter_map(|record| record.entry(pool)).collect();
-            // Both areas of one disk may hold the same entry, as a copy: it counts once a disk.
+            let mut here: Vec<&PoolEntry> = disk.records().filter_map(|record| record.entry(pool)).collect();
+            // Both areas and both slots of one disk may hold the same entry, as a copy: it counts once a disk.
+            here.sort();
             here.dedup();
             for entry in here {
                 match candidates.iter_mut().find(|(candidate, _)| candidate == entry) {
@@ -215,24 +224,38 @@ impl Survey {
     /// The highest generation any record of any lock disk names, of any pool.
     #[must_use]
     pub fn highest_generation(&self) -> Generation {
-        let records = self.disks.iter().flatten().flat_map(|disk| disk.records.iter().flatten());
+        let records = self.disks.iter().flatten().flat_map(LockDiskView::records);
         records.flat_map(|record| &record.pools).map(|entry| entry.generation).max().unwrap_or(Generation(0))
     }
 
     /// The highest sequence number in a node's areas.
     #[must_use]
     pub fn highest_sequence(&self, node: NodeId) -> u64 {
-        let records = self.disks.iter().flatten().filter_map(|disk| disk.records[node.index()].as_ref());
-        records.map(|record| record.sequence).max().unwrap_or(0)
+        self.sequences(node).into_keys().max().unwrap_or(0)
+    }
+
+    /// The sequence number of a node's last record that stands on a majority; without one, of the last that stands on the most
+    /// lock disks. Its slot is the one not to be written to.
+    #[must_use]
+    pub fn standing_sequence(&self, node: NodeId) -> Option<u64> {
+        let sequences = self.sequences(node);
+        let best = |count: &usize| (*count).min(self.majority());
+        sequences.iter().max_by_key(|(sequence, count)| (best(count), **sequence)).map(|(sequence, _)| *sequence)
+    }
+
+    fn sequences(&self, node: NodeId) -> BTreeMap<u64, usize> {
+        let mut counts = BTreeMap::new();
+        for record in self.disks.iter().flatten().flat_map(|disk| disk.records[node.index()].iter().flatten()) {
+            *counts.entry(record.sequence).or_insert(0) += 1;
+        }
+        counts
     }
 
     /// Whether `writer` claims the pool for itself anywhere, even on a minority, with this generation or a higher one.
     #[must_use]
     pub fn is_claimed_by(&self, writer: NodeId, pool: PoolId, from: Generation) -> bool {
-        self.disks
-            .iter()
-            .flatten()
-            .filter_map(|disk| disk.records[writer.index()].as_ref())
+        let records = self.disks.iter().flatten().flat_map(|disk| disk.records[writer.index()].iter().flatten());
+        records
             .filter_map(|record| record.entry(pool))
             .any(|entry| entry.owner == writer && entry.generation >= from)
     }
@@ -240,13 +263,11 @@ impl Survey {
     /// On how many lock disks exactly this entry stands in the area of `writer`.
     #[must_use]
     pub fn count_of(&self, writer: NodeId, entry: &PoolEntry) -> usize {
-        self.disks
-            .iter()
-            .flatten()
-            .filter(|disk| {
-                disk.records[writer.index()].as_ref().is_some_and(|record| record.entry(entry.pool) == Some(entry))
-            })
-            .count()
+        let has = |disk: &&LockDiskView| {
+            let mut records = disk.records[writer.index()].iter().flatten();
+            records.any(|record| record.entry(entry.pool) == Some(entry))
+        };
+        self.disks.iter().flatten().filter(has).count()
     }
 
     /// How a key stands.
