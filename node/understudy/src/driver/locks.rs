@@ -14,7 +14,7 @@ use understudy_disk::reservation::{Key, ReservationType, Reservations};
 use understudy_failover::effect::Entry;
 use understudy_failover::input::{JoinOutcome, WriteOutcome};
 use understudy_failover::key::ReservationKey;
-use understudy_failover::record::{Heartbeat, Record};
+use understudy_failover::record::{Heartbeat, Record, RecordSlots};
 use understudy_failover::survey::{ContestMove, LockDiskView, Survey, contest_move};
 use understudy_failover::words::{Incarnation, NodeId, PairId};
 use understudy_layout::lock::{LockPlaces, RecordSlot};
