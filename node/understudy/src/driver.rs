@@ -5,6 +5,8 @@
 
 pub mod admin;
 pub mod carry_out;
+#[cfg(feature = "drill")]
+pub mod drill;
 pub mod fence;
 pub mod lane;
 pub mod locks;

@@ -246,6 +246,27 @@ impl Pair {
         self.nodes[node.index()].as_ref().with_context(|| format!("node {node} does not run"))
     }
 
+    /// Waits until a node's process has ended by itself, as one does that a drill asked to kill itself.
+    ///
+    /// # Errors
+    /// It does not run, or runs on after `limit`.
+    pub fn wait_for_end(&mut self, node: NodeName, limit: Duration) -> anyhow::Result<()> {
+        let process = self.nodes[node.index()].as_mut().with_context(|| format!("node {node} does not run"))?;
+        process.wait_for_end(limit)?;
+        self.nodes[node.index()] = None;
+        Ok(())
+    }
+
+    /// Waits until a node's process is stopped (SIGSTOP).
+    ///
+    /// # Errors
+    /// It does not run, or is not stopped after `limit`.
+    pub fn wait_until_stopped(&mut self, node: NodeName, limit: Duration) -> anyhow::Result<()> {
+        let process = self.nodes[node.index()].as_mut().with_context(|| format!("node {node} does not run"))?;
+        let id = process.id();
+        process.wait_until(limit, "stopped", || process::is_stopped(id))
+    }
+
     /// Asks a node one thing.
     ///
     /// # Errors

@@ -36,10 +36,12 @@ impl Node {
         let me = Rc::clone(self);
         match order {
             Effect::PublishPage(content) => {
-                if self.state.get().0 != Some(content.state) {
-                    self.state.set((Some(content.state), Instant::now()));
-                }
+                let state = content.state;
                 self.publisher.publish(*content);
+                if self.state.get().0 != Some(state) {
+                    self.state.set((Some(state), Instant::now()));
+                    self.reached(&format!("page-{}", state.name().to_lowercase()));
+                }
             }
             Effect::Survey { op } => {
                 self.answer(async move { Input::Surveyed { op: Some(op), survey: Box::new(me.locks.survey().await) } })

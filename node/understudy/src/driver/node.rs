@@ -275,6 +275,15 @@ impl Node {
     pub(super) fn note(&self, step: &understudy_failover::timeline::Step) {
         let told = describe(step, &self.config, self.own);
         self.recorder.record(&told.step, told.text, told.values);
+        self.reached(&told.step);
+    }
+
+    /// A place where a drill may have asked this node to be killed or stopped; nothing in the product.
+    pub(super) fn reached(&self, place: &str) {
+        #[cfg(feature = "drill")]
+        super::drill::reached(&self.config.node(self.own).state, place);
+        #[cfg(not(feature = "drill"))]
+        let _ = place;
     }
 
     /// Gives what was just answered a moment to leave the process.

@@ -86,6 +86,22 @@ impl Process {
         Ok(())
     }
 
+    /// Waits until it has ended by itself.
+    ///
+    /// # Errors
+    /// It runs on after `limit`.
+    pub fn wait_for_end(&mut self, limit: Duration) -> anyhow::Result<()> {
+        let deadline = Instant::now() + limit;
+        // BOUND: the deadline.
+        while self.child.try_wait()?.is_none() {
+            if Instant::now() >= deadline {
+                bail!("{} still runs after {} s; the end of its log:\n{}", self.what, limit.as_secs(), tail(&self.log));
+            }
+            std::thread::sleep(super::LOOK);
+        }
+        Ok(())
+    }
+
     /// Kills it and waits until it is gone.
     pub fn end(self) {
         drop(self);
@@ -124,6 +140,13 @@ fn command(program: &Path, args: &[String]) -> Command {
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     command.arg("--with-parent").arg(std::process::id().to_string()).args(args);
     command
+}
+
+/// Whether the process with this id is stopped by a signal (proc(5): state `T`).
+pub(super) fn is_stopped(id: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    // The name before it stands in parentheses and may hold anything, so the last one counts.
+    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
 }
 
 fn open_log(log: &Path) -> std::io::Result<File> {
