@@ -1,0 +1,353 @@
+//! A pair with clients on volumes of both nodes, and what a drill does to it and demands of it.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use understudy::admin::Status;
+use understudy::config::NodeName;
+use understudy::driver::drill;
+use understudy::harness::{Pair, Plan, Signal, Watch, volume_name};
+use understudy::timeline::TimelineStep;
+use understudy_load::{Verdict, Verifier, VerifierOptions};
+
+use crate::registered::{Registered, registered_on};
+
+/// For anything a pair does within a second or two by itself: several times that, for a machine busy with other drills.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What every client must have had acknowledged since to be called served: more than can have been under way.
+const GOING_ON: u64 = 30;
+
+/// A node that has not heard of its partner for this long, and is still where it was, has settled: several times the longest
+/// wait before a takeover of a running node.
+const SILENCE_MS: u64 = 1_500;
+
+/// What a client writes to: little, so that most blocks are written several times and an old state would show.
+const SPAN_BYTES: u64 = 1 << 20;
+
+/// What hits a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// SIGKILL.
+    Killed,
+    /// SIGSTOP, and SIGCONT once the other node has settled without it.
+    Stopped,
+}
+
+/// Plays a drill in a folder of its own, at most for `limit`. If it does not hold, everything stays in the folder,
+/// which is named.
+///
+/// # Panics
+/// It does not hold, or not in time.
+pub fn play(limit: Duration, drill: impl FnOnce(&Path) -> anyhow::Result<()> + Send + 'static) {
+    let folder = tempfile::Builder::new().prefix("understudy-drill-").tempdir().expect("a folder");
+    let path = folder.path().to_owned();
+    let (done, over) = channel();
+    let player = std::thread::spawn(move || {
+        let outcome = drill(&path);
+        // Nobody listens any more only after the limit.
+        let _ = done.send(());
+        outcome
+    });
+    let outcome = match over.recv_timeout(limit) {
+        Err(RecvTimeoutError::Timeout) => Err(anyhow::anyhow!("not over after {} s", limit.as_secs())),
+        // Disconnected: it panicked, and joining tells.
+        Ok(()) | Err(RecvTimeoutError::Disconnected) => match player.join() {
+            Ok(outcome) => outcome,
+            Err(panic) => {
+                println!("disks and logs are in {}", folder.keep().display());
+                std::panic::resume_unwind(panic)
+            }
+        },
+    };
+    if let Err(error) = outcome {
+        panic!("{error:#}\ndisks and logs are in {}", folder.keep().display());
+    }
+}
+
+/// The usual plan of a drill: small, with `program` as shelf and nodes.
+#[must_use]
+pub fn plan(program: &str, folder: &Path) -> Plan {
+    Plan {
+        program: Some(PathBuf::from(program)),
+        // More givebacks than any drill has.
+        more: "[giveback]\nlimit = 100\n".to_owned(),
+        ..Plan::small(folder)
+    }
+}
+
+struct Client {
+    label: String,
+    verifier: Verifier,
+}
+
+/// Everything a drill needs.
+pub struct Stage {
+    /// The pair.
+    pub pair: Pair,
+    watch: Watch,
+    /// What the nodes recorded so far.
+    pub steps: Vec<TimelineStep>,
+    clients: Vec<Client>,
+}
+
+impl Stage {
+    /// A pair that is UP, each node serving its own pool, without clients.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn set_up(plan: Plan) -> anyhow::Result<Self> {
+        let mut pair = Pair::lay_out(plan)?;
+        pair.start_shelf()?;
+        pair.init()?;
+        let watch = pair.watch();
+        for node in NodeName::BOTH {
+            pair.start(node)?;
+        }
+        let mut stage = Self { pair, watch, steps: Vec::new(), clients: Vec::new() };
+        stage.wait_until_home()?;
+        Ok(stage)
+    }
+
+    /// Starts a verifying client on the first volume of each node and waits until both are served.
+    ///
+    /// # Errors
+    /// They are not.
+    pub fn start_clients(&mut self, seed: u64) -> anyhow::Result<()> {
+        println!("seed {seed}");
+        for node in NodeName::BOTH {
+            let label = volume_name(node, 0);
+            let address = self.address_of(&label, node)?;
+            let options = VerifierOptions {
+                depth: 4,
+                pace: Duration::from_millis(2),
+                span_bytes: SPAN_BYTES,
+                seed: seed * 2 + node.index() as u64,
+                ..VerifierOptions::default()
+            };
+            let verifier = Verifier::start(&label, address, options).context("cannot start a client")?;
+            self.clients.push(Client { label, verifier });
+        }
+        self.wait_until_clients_go_on("at the start")
+    }
+
+    /// Where a client finds a volume that `node` serves.
+    ///
+    /// # Errors
+    /// It does not serve it.
+    pub fn address_of(&self, volume: &str, node: NodeName) -> anyhow::Result<understudy_load::LunAddress> {
+        let volumes = self.pair.volumes(node)?;
+        let found = volumes.iter().find(|found| found.name == volume);
+        let found = found.with_context(|| format!("node {node} does not serve volume {volume}"))?;
+        let initiator = format!("iqn.2026-01.org.example.understudy:client-{volume}");
+        Pair::address_of(found, &initiator).with_context(|| format!("{volume} has no portal"))
+    }
+
+    /// Kills a node and waits until the other one serves everything.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn lose(&mut self, node: NodeName) -> anyhow::Result<()> {
+        self.pair.kill(node)?;
+        self.wait_until_alone(node.partner())
+    }
+
+    /// Asks a node to be hit the next time it comes to `place` (see [`understudy::driver::drill`]).
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn arm(&self, node: NodeName, place: &str, fault: Fault) -> anyhow::Result<()> {
+        let fault = match fault {
+            Fault::Killed => "kill",
+            Fault::Stopped => "stop",
+        };
+        let state = &self.pair.config().node(node).state;
+        std::fs::create_dir_all(state)?;
+        // Renamed into place, so that a node never reads half of it.
+        let fresh = state.join("drill.new");
+        std::fs::write(&fresh, format!("{place}:{fault}"))?;
+        std::fs::rename(&fresh, state.join(drill::FILE)).context("cannot arm the drill")
+    }
+
+    /// Waits until the armed node was hit.
+    ///
+    /// # Errors
+    /// It never came to the place.
+    pub fn wait_until_hit(&mut self, node: NodeName, fault: Fault) -> anyhow::Result<()> {
+        let hit = match fault {
+            Fault::Killed => self.pair.wait_for_end(node, PATIENCE),
+            Fault::Stopped => self.pair.wait_until_stopped(node, PATIENCE),
+        };
+        hit.with_context(|| format!("node {node} was never hit\n{}", self.situation()))
+    }
+
+    /// Waits until `node` serves everything, having heard nothing of its partner for a good while, and all clients go on.
+    ///
+    /// # Errors
+    /// It does not get there.
+    pub fn wait_until_alone(&mut self, node: NodeName) -> anyhow::Result<()> {
+        self.wait_for(&format!("node {node} serves everything alone"), |stage| {
+            stage.pair.status(node).is_ok_and(|status| {
+                let silent = status.partner.page_age_ms.is_none_or(|age| age > SILENCE_MS);
+                status.state == "TAKEOVER" && silent && serving(&status).len() == status.pools.len()
+            })
+        })?;
+        self.wait_until_clients_go_on(&format!("while node {node} is alone"))
+    }
+
+    /// Waits until both nodes are UP and serve the pools that are at home with them, and nothing else.
+    ///
+    /// # Errors
+    /// They do not get there.
+    pub fn wait_until_home(&mut self) -> anyhow::Result<()> {
+        self.wait_for("both nodes are UP with their own pools", |stage| {
+            NodeName::BOTH.iter().all(|node| {
+                stage.pair.status(*node).is_ok_and(|status| {
+                    let own: Vec<&str> = stage.pair.config().pools_of(*node).map(|pool| pool.name.as_str()).collect();
+                    status.state == "UP" && serving(&status) == own
+                })
+            })
+        })
+    }
+
+    /// Waits until every client had a good many writes acknowledged from now on.
+    ///
+    /// # Errors
+    /// One had not.
+    pub fn wait_until_clients_go_on(&mut self, when: &str) -> anyhow::Result<()> {
+        let before: Vec<u64> = self.clients.iter().map(Client::acknowledged).collect();
+        self.wait_for(&format!("all clients go on {when}"), |stage| {
+            stage.clients.iter().zip(&before).all(|(client, before)| client.acknowledged() > before + GOING_ON)
+        })
+    }
+
+    /// The keys on every pool disk must be those of `owner` of its pool, as it runs now, and no others.
+    ///
+    /// # Errors
+    /// They are not; or a disk or node does not answer.
+    pub fn demand_keys_of(&self, owner: impl Fn(NodeName) -> NodeName) -> anyhow::Result<()> {
+        let config = self.pair.config();
+        for pool in &config.pools {
+            let owner = owner(pool.home);
+            let only = Registered { node: Some(owner), incarnation: incarnation_bits(&self.pair.status(owner)?)? };
+            for disk in pool.mirrors.iter().flatten().map(|index| &config.disks[*index]) {
+                let found = registered_on(disk, config)?;
+                ensure!(found == [only], "{} of {} has the keys {found:?}, not only {only:?}", disk.name, pool.name);
+            }
+        }
+        Ok(())
+    }
+
+    /// On the lock disks no key of an incarnation that does not run any more.
+    ///
+    /// # Errors
+    /// There is one; or a disk or node does not answer.
+    pub fn demand_living_keys_on_lock_disks(&self) -> anyhow::Result<()> {
+        let config = self.pair.config();
+        for disk in &config.lock_disks {
+            for found in registered_on(disk, config)? {
+                let node = found.node.with_context(|| format!("{} has a foreign key", disk.name))?;
+                let living = incarnation_bits(&self.pair.status(node)?)?;
+                ensure!(found.incarnation == living, "{} has a key of a dead incarnation of {node}", disk.name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Both nodes are home, exactly one node serves each pool, only living keys stand on the disks, clients go on; then every
+    /// client reads back all it was acknowledged.
+    ///
+    /// # Errors
+    /// Any of it does not hold.
+    pub fn conclude(mut self) -> anyhow::Result<()> {
+        self.wait_until_home()?;
+        self.wait_until_clients_go_on("at the end")?;
+        self.demand_keys_of(|home| home)?;
+        self.demand_living_keys_on_lock_disks()?;
+        for verdict in self.verdicts()? {
+            println!("{verdict:?}");
+            ensure!(verdict.holds(), "the client of {} is not content: {verdict:?}", verdict.label);
+        }
+        // That no node left the state while the clients read back.
+        self.wait_until_home()
+    }
+
+    fn verdicts(&mut self) -> anyhow::Result<Vec<Verdict>> {
+        let finishing: Vec<_> =
+            self.clients.drain(..).map(|client| std::thread::spawn(move || client.verifier.finish(PATIENCE))).collect();
+        finishing.into_iter().map(|thread| thread.join().map_err(|_| anyhow::anyhow!("a client panicked"))).collect()
+    }
+
+    /// Waits for a fact, at most [`PATIENCE`].
+    ///
+    /// # Errors
+    /// It did not become one; or a node ended by itself.
+    pub fn wait_for(&mut self, what: &str, mut reached: impl FnMut(&mut Self) -> bool) -> anyhow::Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        // BOUND: the deadline.
+        while !reached(self) {
+            self.pump(Instant::now() + Duration::from_millis(10));
+            for node in NodeName::BOTH {
+                self.pair.check_alive(node)?;
+            }
+            if Instant::now() >= deadline {
+                bail!("{} s have passed, and still not: {what}\n{}", PATIENCE.as_secs(), self.situation());
+            }
+        }
+        Ok(())
+    }
+
+    fn pump(&mut self, deadline: Instant) {
+        // BOUND: after the deadline only what has already arrived is taken.
+        while let Some(step) = self.watch.next(deadline) {
+            println!("{} {} {:<22} {}", step.wall_micros, step.node, step.step, step.text);
+            self.steps.push(step);
+        }
+    }
+
+    fn situation(&mut self) -> String {
+        self.pump(Instant::now());
+        let mut lines: Vec<String> = Vec::new();
+        for node in NodeName::BOTH {
+            lines.push(match self.pair.status(node) {
+                Ok(status) => format!(
+                    "node {node} is {} {}, serves {:?}, alarms {:?}, partner {:?}",
+                    status.state,
+                    status.stage,
+                    serving(&status),
+                    status.alarms,
+                    status.partner
+                ),
+                Err(error) => format!("node {node}: {error:#}"),
+            });
+        }
+        lines.extend(self.clients.iter().map(|client| format!("{}: {:?}", client.label, client.verifier.progress())));
+        lines.join("\n")
+    }
+
+    /// Ends a stop.
+    ///
+    /// # Errors
+    /// The node does not run.
+    pub fn wake(&self, node: NodeName) -> anyhow::Result<()> {
+        self.pair.signal(node, Signal::CONT)
+    }
+}
+
+impl Client {
+    fn acknowledged(&self) -> u64 {
+        self.verifier.progress().acknowledged_writes
+    }
+}
+
+/// The pools a node says it serves.
+fn serving(status: &Status) -> Vec<&str> {
+    status.pools.iter().filter(|pool| pool.state == "serving").map(|pool| pool.name.as_str()).collect()
+}
+
+fn incarnation_bits(status: &Status) -> anyhow::Result<u16> {
+    let whole = u64::from_str_radix(&status.incarnation, 16).context("the incarnation of a status")?;
+    Ok((whole & 0xffff) as u16)
+}

@@ -1,0 +1,95 @@
+//! The kill matrix: either node is killed, or stopped and woken later, in every state of a bring-up.
+//!
+//! Node a was killed and b serves everything; a boots again, and one of the two is hit at a named place. A cell does not say
+//! how the pair gets out of it. It demands: the other node comes to serve everything alone, to the clients' satisfaction;
+//! only its keys stand on the pool disks then, before the hit node lives again; afterwards both nodes come home by themselves; nothing
+//! acknowledged was lost and no command failed. A late write of a woken node would show as a lost or old block.
+
+use std::time::Duration;
+
+use understudy::config::NodeName;
+use understudy_drill::stage::plan;
+use understudy_drill::{Fault, Stage, play};
+
+/// Several times what a cell takes on a busy machine.
+const LIMIT: Duration = Duration::from_secs(90);
+
+/// The node that boots again.
+const REPAIRED: NodeName = NodeName::A;
+
+/// The node that serves everything meanwhile.
+const SURVIVOR: NodeName = NodeName::B;
+
+fn cell(node: NodeName, place: &'static str, fault: Fault) {
+    play(LIMIT, move |folder| {
+        let mut stage = Stage::set_up(plan(env!("CARGO_BIN_EXE_understudy-drilled"), folder))?;
+        stage.start_clients(1)?;
+        stage.lose(REPAIRED)?;
+        stage.arm(node, place, fault)?;
+        stage.pair.start(REPAIRED)?;
+        stage.wait_until_hit(node, fault)?;
+        let other = node.partner();
+        stage.wait_until_alone(other)?;
+        stage.demand_keys_of(|_| other)?;
+        match fault {
+            Fault::Killed => stage.pair.start(node)?,
+            Fault::Stopped => stage.wake(node)?,
+        }
+        stage.conclude()
+    });
+}
+
+/// One test function a cell: `module::place::{killed, stopped}`.
+macro_rules! cells {
+    ($($module:ident: $node:expr => { $($name:ident = $place:literal),* $(,)? })*) => {
+        $(mod $module {
+            $(mod $name {
+                use super::super::{Fault, cell};
+
+                #[test]
+                fn killed() {
+                    cell($node, $place, Fault::Killed);
+                }
+
+                #[test]
+                fn stopped_and_woken() {
+                    cell($node, $place, Fault::Stopped);
+                }
+            })*
+        })*
+    };
+}
+
+cells! {
+    repaired_node: super::super::REPAIRED => {
+        booting = "page-booting",
+        givewait = "page-givewait",
+        released_read = "released-read",
+        release_checked = "release-checked",
+        diskinit = "page-diskinit",
+        disks_initialised = "disks-initialised",
+        mbwait = "page-mbwait",
+        giveback_read = "giveback-read",
+        announcement_read = "announcement-read",
+        commit_read = "commit-read",
+        resuming = "page-resuming",
+        fenced = "fenced",
+        serving = "serving",
+    }
+    survivor: super::super::SURVIVOR => {
+        booting_read = "booting-read",
+        givewait_read = "givewait-read",
+        reservations_released = "reservations-released",
+        released = "page-released",
+        diskinit_read = "diskinit-read",
+        mbwait_read = "mbwait-read",
+        giveback = "page-giveback",
+        holding = "holding",
+        held = "held",
+        commit_sent = "commit-sent",
+        committed = "committed",
+        announced = "announced",
+        resuming_read = "resuming-read",
+        ceased = "ceased",
+    }
+}
