@@ -4,6 +4,7 @@
 //! Not a build system and not part of the product. It is the first thing built in a fresh clone, so it stays small: two
 //! libraries, arguments parsed by hand, and everything heavy (load, demo) is another program that it starts.
 
+mod accept;
 mod bench;
 mod ci;
 mod layers;
@@ -24,7 +25,8 @@ cargo xtask layers | sizes [--accept] | words        single checks
 cargo xtask bench failover [--runs N] [--json FILE]  pauses at takeover and giveback, from N demos
 cargo xtask bench target [--against tgtd] [--rounds N] [--seconds S] [--json FILE]
                                                      4 KiB commands against our target and another, in turns
-cargo xtask bench fabric [--json FILE]               latency of reading the partner's page";
+cargo xtask bench fabric [--json FILE]               latency of reading the partner's page
+cargo xtask accept verbs                             RDMA between two emulated machines; minutes, not part of ci";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -59,6 +61,7 @@ fn run(arguments: &[String]) -> Result<()> {
             bench::target::run(rival, effort, options.file("--json"))
         }
         ["bench", "fabric", options @ ..] => bench::fabric::run(Options::parse(options, &["--json"])?.file("--json")),
+        ["accept", "verbs"] => accept::verbs(),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             Ok(())
