@@ -4,6 +4,8 @@
 //! ([`crate::claim`]). The one idea: each step forward is an answer to a word read in the partner's page by RDMA and checked on the
 //! disks themselves; whatever does not fit leads back to GIVEWAIT.
 
+use std::collections::BTreeSet;
+
 use crate::claim::{Origin, Route};
 use crate::effect::{Alarm, Effect, Effects};
 use crate::machine::{Machine, Membership, State};
@@ -59,7 +61,8 @@ impl Machine {
         });
         if released {
             let (op, pools) = (self.op(), self.homes_away());
-            out.push(Effect::CheckRelease { op, pools });
+            let legs = self.legs_of(&pools);
+            out.push(Effect::CheckRelease { op, pools, legs });
             self.enter(State::GiveWait(GiveWait::Checking { op }));
         }
     }
@@ -80,7 +83,8 @@ impl Machine {
             out.push(Effect::JoinLockDisks { op, key: self.lock_key() });
         }
         let (init, pools) = (self.op(), self.homes_away());
-        out.push(Effect::InitialiseDisks { op: init, pools });
+        let legs = self.legs_of(&pools);
+        out.push(Effect::InitialiseDisks { op: init, pools, legs });
         self.enter(State::DiskInit(DiskInit { init: Some(init), join }));
     }
 
@@ -154,15 +158,17 @@ impl Machine {
     }
 
     pub(crate) fn page_read_mailbox_wait(&mut self, now: Micros, page: &Page, out: &mut Effects) {
+        // The record may have been seen before the announcement: the pools then count as own ones already, and are not here yet.
+        let homes: BTreeSet<PoolId> =
+            self.config.homes_of(self.config.node).filter(|pool| !self.is_holding(*pool)).collect();
         let announced = page.content.announcement.filter(|announced| {
-            let newer = self.homes_away().iter().all(|pool| announced.generation > self.generation(*pool));
-            announced.to == self.incarnation && newer
+            let current = homes.iter().all(|pool| announced.generation >= self.generation(*pool));
+            announced.to == self.incarnation && current
         });
         if let Some(announced) = announced {
             out.push(Effect::Timeline(Step::AnnouncementRead { generation: announced.generation }));
             let route = Route::Committed { generation: announced.generation };
-            let pools = self.homes_away().into_iter().collect();
-            self.begin_claim(Origin::HandedOver, route, pools, out);
+            self.begin_claim(Origin::HandedOver, route, homes, out);
         } else if self.is_back_in_records(page) {
             self.enter(State::Booting);
             self.decide_boot(now, out);
@@ -184,7 +190,7 @@ impl Machine {
         }
         let signs = self.watch.signs(now, &self.config);
         let unreadable = self.watch.page_silence(now) >= self.config.timing.wait_short && signs != Signs::Alive;
-        let homes: std::collections::BTreeSet<PoolId> = self.config.homes_of(self.config.node).collect();
+        let homes: BTreeSet<PoolId> = self.config.homes_of(self.config.node).collect();
         let generation = homes.iter().filter_map(|pool| survey.standing(*pool).known().map(|it| it.generation)).min();
         if let (true, Some(generation)) = (unreadable, generation) {
             self.begin_claim(Origin::HandedOver, Route::Committed { generation }, homes, out);

@@ -395,6 +395,10 @@ impl Machine {
         if !survey.is_readable() {
             return self.pause_claim(now, claim, Again::Look);
         }
+        if let Some(record) = survey.unsettled_record(self.config.node) {
+            self.desk.ask(Job::Settle(Box::new(record.clone())));
+            return self.claim_phase(claim, ClaimPhase::Recording);
+        }
         let mut basis = Vec::new();
         for pool in self.config.pools.keys().copied().collect::<Vec<_>>() {
             let mine = self.owner(pool) == Some(self.config.node);
@@ -458,6 +462,15 @@ impl Machine {
             && claim.phase == ClaimPhase::Recording
         {
             self.prepare(now, *claim, out);
+        }
+    }
+
+    /// What an earlier run left half recorded stands now: look again.
+    pub(crate) fn claim_settled(&mut self, out: &mut Effects) {
+        if let State::Claiming(claim) = self.state.clone()
+            && claim.phase == ClaimPhase::Recording
+        {
+            self.order_again(*claim, Again::Look, out);
         }
     }
 
@@ -747,7 +760,11 @@ impl Machine {
     }
 
     /// The state a serving node rests in, by what it holds and what it misses.
-    pub(crate) fn rest(&mut self, _now: Micros, _out: &mut Effects) {
+    pub(crate) fn rest(&mut self, now: Micros, out: &mut Effects) {
+        let missed = |pool: &PoolId| self.owner(*pool) == Some(self.config.node) && !self.is_holding(*pool);
+        for pool in self.config.pools.keys().copied().filter(missed).collect::<Vec<_>>() {
+            self.refuse(now, pool, Alarm::PoolRefused(pool), out);
+        }
         if self.serving_word() == StateWord::Takeover {
             self.enter(State::Takeover(Exclusive::Resting));
         } else if self.homes_away().is_empty() {

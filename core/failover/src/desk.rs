@@ -25,6 +25,8 @@ pub(crate) enum Job {
     Abort(BTreeSet<PoolId>),
     /// They are left at rest by their owner.
     Halt(BTreeMap<PoolId, (MetadataVersion, LegsAre)>),
+    /// An own record of an earlier run that may stand is made to stand, unchanged, before anything is written over it.
+    Settle(Box<Record>),
     /// Mirror legs failed or are good again.
     Legs(Vec<LegChange>),
 }
@@ -183,6 +185,7 @@ fn entries_for(job: &Job, known: &BTreeMap<PoolId, PoolEntry>, own: NodeId, gene
         Job::Commit(held) => {
             held.iter().filter_map(|(pool, at)| change(pool, Verdict::Commit, own.partner(), *at)).collect()
         }
+        Job::Settle(_) => Vec::new(),
         Job::Halt(held) => held.iter().filter_map(|(pool, at)| change(pool, Verdict::Owned, own, *at)).collect(),
         Job::Abort(pools) => pools
             .iter()
@@ -251,6 +254,9 @@ impl Machine {
             self.raise_alarm(Alarm::GenerationsUsedUp, out);
             return;
         }
+        if let Job::Settle(record) = job {
+            return self.write_again(*record, out);
+        }
         let generation = self.desk.new_generation();
         let entries = entries_for(&job, &self.desk.entries, self.config.node, generation);
         let op = self.op();
@@ -261,6 +267,13 @@ impl Machine {
         let sequence = record.sequence;
         out.push(Effect::WriteRecord { op, record: Box::new(record) });
         self.desk.writing = Some(Writing { op, sequence, job, entries });
+    }
+
+    fn write_again(&mut self, record: Record, out: &mut Effects) {
+        let op = self.op();
+        out.push(Effect::WriteRecord { op, record: Box::new(record.clone()) });
+        let sequence = record.sequence;
+        self.desk.writing = Some(Writing { op, sequence, job: Job::Settle(Box::new(record)), entries: Vec::new() });
     }
 
     /// Legs wait while a COMMIT is not settled: no write is in flight then.
@@ -313,6 +326,7 @@ impl Machine {
                 out.push(Effect::Timeline(Step::RecordStands { generation, written, of }));
                 self.abort_stands(now, out);
             }
+            Job::Settle(_) => self.claim_settled(out),
             Job::Halt(_) => self.halt_recorded(out),
             Job::Legs(changes) => self.legs_recorded(changes, generation, out),
         }
@@ -321,7 +335,7 @@ impl Machine {
     fn record_failed(&mut self, now: Micros, writing: Writing, out: &mut Effects) {
         match writing.job {
             Job::Commit(_) => self.commit_unknown(now, writing.entries, out),
-            Job::Claim(_) => self.claim_not_recorded(now),
+            Job::Claim(_) | Job::Settle(_) => self.claim_not_recorded(now),
             Job::Abort(_) => self.abort_unknown(now),
             Job::Halt(_) => self.halt_recorded(out),
             Job::Legs(changes) => {

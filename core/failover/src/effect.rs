@@ -4,7 +4,7 @@
 //! carries an [`Op`] and names the inputs that end it; orders on the reservations of one pool, and orders to write a record, are
 //! carried out one after another in the order given.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::key::ReservationKey;
 use crate::page::{PageContent, StateWord};
@@ -251,20 +251,24 @@ pub enum Effect {
         /// Which pools.
         pools: Vec<PoolId>,
     },
-    /// READ RESERVATION on every disk of these pools: type 5 held by a key of the partner? Ends with `ReleaseChecked`.
+    /// READ RESERVATION on every good disk of these pools: type 5 held by a key of the partner? Ends with `ReleaseChecked`.
     CheckRelease {
         /// Echoed.
         op: Op,
         /// Which pools.
         pools: Vec<PoolId>,
+        /// Legs recorded good, by pool and mirror: only their disks count.
+        legs: BTreeMap<PoolId, Vec<LegSet>>,
     },
     /// Discover, read labels, assemble mirrors, load metadata, prepare volumes, reading only. Ends with `DisksInitialised` or
-    /// `DiskInitConflicted`.
+    /// `DiskInitConflicted`; a conflict on a leg recorded bad is none: the survivor may not reach that disk to release it.
     InitialiseDisks {
         /// Echoed.
         op: Op,
         /// Which pools.
         pools: Vec<PoolId>,
+        /// Legs recorded good, by pool and mirror.
+        legs: BTreeMap<PoolId, Vec<LegSet>>,
     },
     /// Listen where this node identity's portals are, logins held until a pool of that identity is served. Ends with `PortalsOpened`.
     OpenPortals {

@@ -9,7 +9,7 @@ use crate::machine::Machine;
 use crate::page::Page;
 use crate::record::{PoolEntry, Verdict};
 use crate::survey::{LockDiskView, Survey};
-use crate::words::{Generation, NodeId, PoolId};
+use crate::words::{Generation, LegIndex, LegSet, NodeId, PoolId};
 use crate::key::ReservationKey;
 
 /// What a node's driver does with a pool.
@@ -88,8 +88,12 @@ pub type Verdicts = Result<(), String>;
 /// Names the pool.
 pub fn invariant_one_writer_per_pool(view: &PairView<'_>) -> Verdicts {
     for (pool, disks) in &view.pool_disks {
+        // A leg recorded bad is nobody's data; whoever takes it back fences it first.
+        let good = view.truth(*pool).and_then(|entry| entry.legs.first().copied()).unwrap_or(LegSet(0xff));
+        let matters = |leg: &usize| good.contains(LegIndex(*leg as u8));
         let writers = NodeId::BOTH.into_iter().filter(|node| {
-            view.answers(*node, *pool) && disks.iter().any(|disk| disk.lets_write(*node))
+            let mut legs = disks.iter().enumerate().filter(|(leg, _)| matters(leg));
+            view.answers(*node, *pool) && legs.any(|(_, disk)| disk.lets_write(*node))
         });
         if writers.count() > 1 {
             return Err(format!("{pool}: both nodes answer and can write"));
@@ -195,7 +199,8 @@ pub fn invariant_generation_never_goes_back(highest: &BTreeMap<PoolId, Generatio
         if let Some(entry) = view.truth(*pool)
             && entry.generation < *before
         {
-            return Err(format!("{pool}: generation went from {before} back to {}", entry.generation));
+            let areas = view.lock_disks.iter().map(|disk| disk.records().map(|r| format!("{}{} {:?}", r.node, r.sequence, r.pools.iter().map(|e| (e.pool.0, e.owner, e.generation.0)).collect::<Vec<_>>())).collect::<Vec<_>>()).collect::<Vec<_>>();
+            return Err(format!("{pool}: generation went from {before} back to {}; {areas:?}", entry.generation));
         }
     }
     Ok(())

@@ -31,7 +31,7 @@ use crate::survivor::{Exclusive, Released};
 use crate::timeline::Step;
 use crate::timers::{Timer, Timers};
 use crate::watch::Watch;
-use crate::words::{Generation, Incarnation, MetadataVersion, Micros, NodeId, Op, PoolId};
+use crate::words::{Generation, Incarnation, LegSet, MetadataVersion, Micros, NodeId, Op, PoolId};
 
 /// Where a node is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -482,6 +482,12 @@ impl Machine {
     pub(crate) fn guests(&self) -> Vec<PoolId> {
         let homes = self.config.homes_of(self.config.partner());
         homes.filter(|pool| self.owner(*pool) == Some(self.config.node)).collect()
+    }
+
+    /// Legs recorded good, by pool.
+    pub(crate) fn legs_of(&self, pools: &[PoolId]) -> BTreeMap<PoolId, Vec<LegSet>> {
+        let entries = pools.iter().filter_map(|pool| self.desk.entries.get(pool));
+        entries.map(|entry| (entry.pool, entry.legs.clone())).collect()
     }
 
     pub(crate) fn set_here(&mut self, pool: PoolId, state: PoolState) {

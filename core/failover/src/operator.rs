@@ -89,7 +89,9 @@ impl Machine {
             self.answer(request, Reply::WouldDo { overridden: BTreeSet::new(), pause: Micros(0), pools }, out);
         } else {
             let op = self.op();
-            out.push(Effect::InitialiseDisks { op, pools: pools.iter().copied().collect() });
+            let all: Vec<PoolId> = pools.iter().copied().collect();
+            let legs = self.legs_of(&all);
+            out.push(Effect::InitialiseDisks { op, pools: all, legs });
             let wanting = Wanting { request, pools, vetoes: asked.vetoes, init: Some(op), number: None };
             self.enter(State::Wanting(wanting));
             self.timers.set(Timer::Limit, now.after(self.config.timing.want_limit));
@@ -109,8 +111,8 @@ impl Machine {
 
     pub(crate) fn page_read_wanting(&mut self, now: Micros, wanting: &Wanting, page: &Page, out: &mut Effects) {
         let announced = page.content.announcement.filter(|announced| {
-            let newer = wanting.pools.iter().all(|pool| announced.generation > self.generation(*pool));
-            announced.to == self.incarnation && newer
+            let current = wanting.pools.iter().all(|pool| announced.generation >= self.generation(*pool));
+            announced.to == self.incarnation && current
         });
         if let Some(announced) = announced {
             let generation = announced.generation;

@@ -234,13 +234,22 @@ impl Survey {
         self.sequences(node).into_keys().max().unwrap_or(0)
     }
 
-    /// The sequence number of a node's last record that stands on a majority; without one, of the last that stands on the most
-    /// lock disks. Its slot is the one not to be written to.
+    /// The sequence number of a node's last record that stands on a majority. Its slot is the one not to be written to.
     #[must_use]
     pub fn standing_sequence(&self, node: NodeId) -> Option<u64> {
         let sequences = self.sequences(node);
-        let best = |count: &usize| (*count).min(self.majority());
-        sequences.iter().max_by_key(|(sequence, count)| (best(count), **sequence)).map(|(sequence, _)| *sequence)
+        sequences.into_iter().rev().find(|(_, count)| *count >= self.majority()).map(|(sequence, _)| sequence)
+    }
+
+    /// A node's newest record, if it stands on too few of the lock disks that answered to be sure of it, and on enough to be possible.
+    /// Its writer's next run must not write over it before it stands: what it says may have been acted on.
+    #[must_use]
+    pub fn unsettled_record(&self, node: NodeId) -> Option<&Record> {
+        let silent = self.disks.iter().filter(|disk| disk.is_none()).count();
+        let records = self.disks.iter().flatten().flat_map(|disk| disk.records[node.index()].iter().flatten());
+        let newest = records.max_by_key(|record| record.sequence)?;
+        let count = self.sequences(node).get(&newest.sequence).copied().unwrap_or(0);
+        (count < self.majority() && count + silent >= self.majority()).then_some(newest)
     }
 
     fn sequences(&self, node: NodeId) -> BTreeMap<u64, usize> {

@@ -41,12 +41,16 @@ impl World {
             }
             Effect::ReleaseReservations { op, pools } => self.retype(node, op, &pools, FenceType::WriteGuard),
             Effect::RestoreReservations { op, pools } => self.retype(node, op, &pools, FenceType::Exclusive),
-            Effect::CheckRelease { op, pools } => {
-                let legs = self.legs_of(&pools);
+            Effect::CheckRelease { op, pools, legs } => {
+                let good = legs;
+                let mut legs = self.legs_of(&pools);
+                legs.retain(|(pool, leg)| good[pool][0].contains(LegIndex(*leg)));
                 self.begin_task(node, op, Kind::Check { legs, open: 0, next: 0 });
             }
-            Effect::InitialiseDisks { op, pools } => {
-                let legs = self.legs_of(&pools);
+            Effect::InitialiseDisks { op, pools, legs } => {
+                let good = legs;
+                let mut legs = self.legs_of(&pools);
+                legs.retain(|(pool, leg)| good[pool][0].contains(LegIndex(*leg)));
                 self.begin_task(node, op, Kind::Init { legs, next: 0 });
             }
             Effect::OpenPortals { op, .. } => self.begin_task(node, op, Kind::Portals),
