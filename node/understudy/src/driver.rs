@@ -84,9 +84,14 @@ async fn run_once(config: Rc<Config>, own: NodeName) -> anyhow::Result<Ending> {
             () = sleep_until(due) => Input::TimerExpired,
         };
         let ordered = clock.step(fact);
-        if let Some(ending) = node.carry_out_all(ordered) {
-            node.wind_up().await;
-            return Ok(ending);
+        match node.carry_out_all(ordered) {
+            None => {}
+            // Nothing may be answered any more, so nothing is waited for.
+            Some(Ending::Restart) => return Ok(Ending::Restart),
+            Some(Ending::Halted) => {
+                node.wind_up().await;
+                return Ok(Ending::Halted);
+            }
         }
     }
 }

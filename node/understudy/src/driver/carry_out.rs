@@ -3,13 +3,13 @@
 //! One function an order. What takes time runs as a task of its own, or in the lane of its pool, and ends by sending the
 //! fact that answers it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use understudy_failover::effect::{Effect, Effects, FenceKind, Veto};
+use understudy_failover::effect::{Alarm, Effect, Effects, FenceKind, Veto};
 use understudy_failover::fence::{FenceType, judge_pool};
 use understudy_failover::input::{FenceOutcome, HandOffFindings, Input, OpenOutcome};
 use understudy_failover::timeline::Step;
@@ -61,16 +61,12 @@ impl Node {
                 let fence = Fence { key: self.pool_key(generation), legs, fenced: Vec::new() };
                 self.answer_in_lane(pool, async move { me.fence(op, pool, kind, fence).await });
             }
-            Effect::ReleaseReservations { op, pools } => self.answer(async move {
-                let (released, of) = me.retype(&pools, FenceType::WriteGuard).await;
-                Input::ReservationsReleased { op, released, of }
-            }),
-            Effect::RestoreReservations { op, pools } => self.answer(async move {
-                let (restored, of) = me.retype(&pools, FenceType::Exclusive).await;
-                Input::ReservationsRestored { op, restored, of }
-            }),
-            Effect::CheckRelease { op, pools } => self.answer(async move { me.check_release(op, &pools).await }),
-            Effect::InitialiseDisks { op, pools } => self.answer(async move { me.initialise(op, &pools).await }),
+            Effect::ReleaseReservations { op, pools } => self.answer(async move { me.release(op, &pools).await }),
+            Effect::RestoreReservations { op, pools } => self.answer(async move { me.restore(op, &pools).await }),
+            Effect::CheckRelease { op, pools, legs } => {
+                self.answer(async move { me.check_release(op, &pools, &legs).await });
+            }
+            Effect::InitialiseDisks { op, pools, .. } => self.answer(async move { me.initialise(op, &pools).await }),
             Effect::OpenPortals { op, identity } => self.answer(async move {
                 me.service.open_portals(identity).await;
                 Input::PortalsOpened { op }
@@ -78,19 +74,10 @@ impl Node {
             Effect::ClosePortals { identity } => self.service.close_portals(identity),
             Effect::OpenPool { op, pool, generation, metadata_version, legs_are, legs } => {
                 let recorded = Recorded { generation, metadata_version, legs_are, legs };
-                self.answer(async move {
-                    let outcome = me.service.open(pool, recorded).await;
-                    me.refuse_unless_opened(pool, &outcome);
-                    Input::PoolOpened { op, pool, outcome }
-                });
+                self.answer(async move { me.open_pool(op, pool, recorded).await });
             }
             Effect::ServePool { pool } => self.serve(pool),
-            Effect::HoldPool { op, pool } => self.answer(async move {
-                match me.service.hold(pool).await {
-                    Ok((metadata_version, legs_are)) => Input::PoolHeld { op, pool, metadata_version, legs_are },
-                    Err(reason) => Input::PoolNotHeld { op, pool, reason },
-                }
-            }),
+            Effect::HoldPool { op, pool } => self.answer(async move { me.hold_pool(op, pool).await }),
             Effect::FreezePool { pool } => self.service.freeze(pool),
             Effect::ResumePool { pool } => self.service.resume(pool),
             Effect::ClosePool { pool } => self.service.close(pool),
@@ -105,16 +92,8 @@ impl Node {
             }
             Effect::StartHeartbeat => self.beating.set(true),
             Effect::SetPollPace(pace) => self.pace.set(pace),
-            Effect::RaiseAlarm(alarm) => {
-                if self.alarms.borrow_mut().insert(alarm) {
-                    tracing::warn!(?alarm, "alarm raised");
-                }
-            }
-            Effect::ClearAlarm(alarm) => {
-                if self.alarms.borrow_mut().remove(&alarm) {
-                    tracing::info!(?alarm, "alarm cleared");
-                }
-            }
+            Effect::RaiseAlarm(alarm) => self.raise(alarm),
+            Effect::ClearAlarm(alarm) => self.clear(alarm),
             Effect::Timeline(step) => self.note(&step),
             Effect::AnswerOperator { request, reply } => self.answer_operator(request, reply),
             Effect::Restart(reason) => {
@@ -189,8 +168,8 @@ impl Node {
     /// Records what READ RESERVATION says on every disk of these pools.
     async fn note_reservations(&self, step: &str, pools: &[PoolId]) {
         let disks = self.disks.of_pools(pools);
-        let mut values = std::collections::BTreeMap::new();
-        let mut counts = std::collections::BTreeMap::<String, usize>::new();
+        let mut values = BTreeMap::new();
+        let mut counts = BTreeMap::<String, usize>::new();
         for disk in &disks {
             let said = self.describe_standing(standing_of(disk.as_ref()).await.as_ref());
             *counts.entry(said.clone()).or_default() += 1;
@@ -201,9 +180,10 @@ impl Node {
         self.recorder.record(step, format!("READ RESERVATION: {}", words.join(", ")), values);
     }
 
-    async fn check_release(&self, op: Op, pools: &[PoolId]) -> Input {
+    async fn check_release(&self, op: Op, pools: &[PoolId], legs: &BTreeMap<PoolId, Vec<LegSet>>) -> Input {
         self.note_reservations("reservations-read", pools).await;
-        let disks = self.disks.of_pools(pools);
+        let good = legs.iter().flat_map(|(pool, legs)| self.disks.good_of(*pool, legs));
+        let disks: Vec<_> = good.map(|placed| placed.disk).collect();
         let found = check_release(&disks, PairId(self.config.pair.id), self.partner_id()).await;
         Input::ReleaseChecked { op, open: found.open, of: found.of }
     }
@@ -220,10 +200,41 @@ impl Node {
         }
     }
 
-    fn refuse_unless_opened(&self, pool: PoolId, outcome: &OpenOutcome) {
+    async fn open_pool(&self, op: Op, pool: PoolId, recorded: Recorded) -> Input {
+        let outcome = self.service.open(pool, recorded).await;
         match outcome {
             OpenOutcome::Opened { .. } => self.publisher.progress(),
             OpenOutcome::NewerGeneration { .. } | OpenOutcome::Failed => self.service.close(pool),
+        }
+        Input::PoolOpened { op, pool, outcome }
+    }
+
+    async fn hold_pool(&self, op: Op, pool: PoolId) -> Input {
+        match self.service.hold(pool).await {
+            Ok((metadata_version, legs_are)) => Input::PoolHeld { op, pool, metadata_version, legs_are },
+            Err(reason) => Input::PoolNotHeld { op, pool, reason },
+        }
+    }
+
+    async fn release(self: &Rc<Self>, op: Op, pools: &[PoolId]) -> Input {
+        let (released, of) = self.retype(pools, FenceType::WriteGuard).await;
+        Input::ReservationsReleased { op, released, of }
+    }
+
+    async fn restore(self: &Rc<Self>, op: Op, pools: &[PoolId]) -> Input {
+        let (restored, of) = self.retype(pools, FenceType::Exclusive).await;
+        Input::ReservationsRestored { op, restored, of }
+    }
+
+    fn raise(&self, alarm: Alarm) {
+        if self.alarms.borrow_mut().insert(alarm) {
+            tracing::warn!(?alarm, "alarm raised");
+        }
+    }
+
+    fn clear(&self, alarm: Alarm) {
+        if self.alarms.borrow_mut().remove(&alarm) {
+            tracing::info!(?alarm, "alarm cleared");
         }
     }
 
@@ -264,10 +275,9 @@ impl Node {
     }
 
     fn leg_dropped(&self, pool: PoolId, mirror: MirrorIndex, leg: LegIndex) {
-        if let Some(fence) = self.fences.borrow_mut().get_mut(&pool) {
-            if let Some(legs) = fence.legs.get_mut(usize::from(mirror.0)) {
-                *legs = LegSet::without(*legs, leg);
-            }
+        let mut fences = self.fences.borrow_mut();
+        if let Some(legs) = fences.get_mut(&pool).and_then(|fence| fence.legs.get_mut(usize::from(mirror.0))) {
+            *legs = LegSet::without(*legs, leg);
         }
         if let Some(overseer) = self.service.overseer(pool) {
             overseer.leg_dropped(LegPlace { mirror: mirror.0, leg: leg.0 });

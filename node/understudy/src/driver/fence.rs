@@ -40,9 +40,9 @@ fn fence_type(kind: ReservationType) -> Option<FenceType> {
 /// READ KEYS and READ RESERVATION; `None` if the disk does not answer.
 pub async fn standing_of(disk: &dyn Disk) -> Option<DiskStanding> {
     let reservations = disk.reservations()?;
-    let keys = reservations.read_keys().await.ok()?.keys.into_iter().map(|key| ReservationKey(key.0)).collect();
-    let reservation = reservations.read_reservation().await.ok()?;
-    let reservation = reservation.map(|held| (ReservationKey(held.key.0), fence_type(held.kind)));
+    let (keys, reservation) = tokio::join!(reservations.read_keys(), reservations.read_reservation());
+    let keys = keys.ok()?.keys.into_iter().map(|key| ReservationKey(key.0)).collect();
+    let reservation = reservation.ok()?.map(|held| (ReservationKey(held.key.0), fence_type(held.kind)));
     Some(DiskStanding { keys, reservation })
 }
 

@@ -15,9 +15,9 @@ pub struct Lane {
 }
 
 impl Lane {
-    /// An empty lane. Must be called inside a `LocalSet`.
+    /// An empty lane, run by a task of its own. Must be called inside a `LocalSet`.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn start() -> Self {
         // BOUND: the failover machine gives at most a few orders of one kind before it waits for an answer.
         let (queue, mut work) = mpsc::unbounded_channel::<LocalBoxFuture<'static, ()>>();
         tokio::task::spawn_local(async move {

@@ -124,7 +124,7 @@ impl Node {
         let locks = Rc::new(LockDisks::new(lock_disks, pair, node, incarnation, patience));
         let disks = Rc::new(PoolDisks::new(&config, pool_disks));
         let service = Rc::new(Service::new(Rc::clone(&config), Rc::clone(&disks), Rc::clone(&publisher), &facts));
-        let pool_lanes = config.pools.iter().map(|pool| (pool_id(pool.id), Lane::new())).collect();
+        let pool_lanes = config.pools.iter().map(|pool| (pool_id(pool.id), Lane::start())).collect();
         let node = Self {
             config: Rc::clone(&config),
             own,
@@ -137,7 +137,7 @@ impl Node {
             disks,
             service,
             facts,
-            record_lane: Lane::new(),
+            record_lane: Lane::start(),
             pool_lanes,
             fences: RefCell::default(),
             alarms: RefCell::default(),

@@ -6,9 +6,10 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
 use understudy_device::{Access, Keep, Provisioning, Target, UnitIdentity, UnitOnMedium, UnitOptions};
 use understudy_failover::effect::LegsAre;
 use understudy_failover::input::{Input, NotHeld, OpenOutcome};
@@ -60,6 +61,13 @@ pub struct Service {
     pools: RefCell<BTreeMap<PoolId, Rc<OpenPool>>>,
     /// Pools ordered to be opened whose answer is still out: while there is one, logins stay held.
     opening: RefCell<Vec<PoolId>>,
+    /// One volume made or deleted at a time in a pool, and none while the pool is held: the metadata version of a hand-off
+    /// is final.
+    provisioning: BTreeMap<PoolId, Arc<Mutex<()>>>,
+    /// The turns of pools on hold, kept from everyone else until they are carried on or closed.
+    turns: RefCell<BTreeMap<PoolId, OwnedMutexGuard<()>>>,
+    /// How often each pool was carried on or closed: an order to hold it that was waiting meanwhile is void.
+    resumed: RefCell<BTreeMap<PoolId, u64>>,
 }
 
 struct Identity {
@@ -103,7 +111,19 @@ impl Service {
         let overseer = |id: PoolId| (id, Rc::new(PoolOverseer::new(id, facts.clone())));
         let identities = NodeName::BOTH.map(identity);
         let overseers = config.pools.iter().map(|pool| overseer(super::shelves::pool_id(pool.id))).collect();
-        Self { config, disks, publisher, identities, overseers, pools: RefCell::default(), opening: RefCell::default() }
+        let provisioning = config.pools.iter().map(|pool| (super::shelves::pool_id(pool.id), Arc::default())).collect();
+        Self {
+            config,
+            disks,
+            publisher,
+            identities,
+            overseers,
+            pools: RefCell::default(),
+            opening: RefCell::default(),
+            provisioning,
+            turns: RefCell::default(),
+            resumed: RefCell::default(),
+        }
     }
 
     /// The overseer of a pool.
@@ -301,6 +321,14 @@ impl Service {
     pub async fn hold(&self, id: PoolId) -> Result<(MetadataVersion, LegsAre), NotHeld> {
         // A pool that is not open has nothing under way, and nothing to hand over: the machine only holds what it serves.
         let Some(opened) = self.opened(id) else { return Err(NotHeld::FlushFailed) };
+        let ordered = self.times_resumed(id);
+        if !self.turns.borrow().contains_key(&id) {
+            let turn = self.turn(id).await;
+            if self.times_resumed(id) != ordered {
+                return Err(NotHeld::DrainTimedOut);
+            }
+            self.turns.borrow_mut().insert(id, turn);
+        }
         let units = opened.held_units();
         for unit in &units {
             unit.hold();
@@ -323,8 +351,24 @@ impl Service {
         }
     }
 
+    fn times_resumed(&self, id: PoolId) -> u64 {
+        self.resumed.borrow().get(&id).copied().unwrap_or(0)
+    }
+
+    /// Ends the hold of a pool, also one that is still being waited for.
+    fn end_hold(&self, id: PoolId) {
+        *self.resumed.borrow_mut().entry(id).or_default() += 1;
+        self.turns.borrow_mut().remove(&id);
+    }
+
+    async fn turn(&self, id: PoolId) -> OwnedMutexGuard<()> {
+        let turn = self.provisioning.get(&id).expect("orders name pools of the configuration");
+        Arc::clone(turn).lock_owned().await
+    }
+
     /// Carries on what was held or frozen.
     pub fn resume(&self, id: PoolId) {
+        self.end_hold(id);
         for unit in self.opened(id).iter().flat_map(|opened| opened.held_units()) {
             unit.resume();
         }
@@ -332,6 +376,7 @@ impl Service {
 
     /// Forgets a pool; what is held is dropped without an answer.
     pub fn close(&self, id: PoolId) {
+        self.end_hold(id);
         let Some(opened) = self.pools.borrow_mut().remove(&id) else { return };
         for (lun, unit) in opened.units.borrow().values() {
             unit.fence();
@@ -355,6 +400,7 @@ impl Service {
     /// # Errors
     /// What the pool says against it.
     pub async fn create_volume(&self, id: PoolId, name: &str, bytes: u64) -> Result<VolumeSummary, CreateError> {
+        let _turn = self.turn(id).await;
         let opened = self.opened(id).ok_or(CreateError::NotHere)?;
         let block_bytes = opened.pool.metadata().block_bytes;
         let blocks = bytes.div_ceil(u64::from(block_bytes));
@@ -378,6 +424,7 @@ impl Service {
     /// # Errors
     /// What the pool says against it.
     pub async fn delete_volume(&self, id: PoolId, uuid: Uuid) -> Result<(), CreateError> {
+        let _turn = self.turn(id).await;
         let opened = self.opened(id).ok_or(CreateError::NotHere)?;
         if let Some((lun, unit)) = opened.units.borrow_mut().remove(&uuid) {
             if let Some(place) = self.identity_of(id) {

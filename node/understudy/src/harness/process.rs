@@ -21,14 +21,28 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `program` with `args`, its output appended to `log`. It ends when this process does.
+    /// Starts this project's `program` with `args`, its output appended to `log`. It ends when this process does.
     ///
     /// # Errors
     /// It cannot be started.
     pub fn start(program: &Path, args: &[String], log: &Path) -> anyhow::Result<Self> {
-        let what = format!("{} {}", program.display(), args.join(" "));
+        Self::spawn(command(program, args), format!("{} {}", program.display(), args.join(" ")), log)
+    }
+
+    /// The same with somebody else's program, which is not told to end with this process: dropping ends it.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start_foreign(program: &Path, args: &[String], log: &Path) -> anyhow::Result<Self> {
+        let mut command = Command::new(program);
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        command.args(args);
+        Self::spawn(command, format!("{} {}", program.display(), args.join(" ")), log)
+    }
+
+    fn spawn(mut command: Command, what: String, log: &Path) -> anyhow::Result<Self> {
         let output = open_log(log).with_context(|| format!("cannot open {}", log.display()))?;
-        let child = command(program, args)
+        let child = command
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
