@@ -10,6 +10,7 @@
 pub mod conformance;
 pub mod registered;
 pub mod stage;
+pub mod tgt;
 pub mod tools;
 
 pub use stage::{Fault, Stage, play};

@@ -20,14 +20,23 @@ const REPAIRED: NodeName = NodeName::A;
 /// The node that serves everything meanwhile.
 const SURVIVOR: NodeName = NodeName::B;
 
-fn cell(node: NodeName, place: &'static str, fault: Fault) {
+/// Hits `node` at `place`. States the repaired node leaves at once are made to last: it is stopped `at` that place until the
+/// survivor, which must see it there, was hit.
+fn cell(node: NodeName, place: &'static str, at: Option<&'static str>, fault: Fault) {
     play(LIMIT, move |folder| {
         let mut stage = Stage::set_up(plan(env!("CARGO_BIN_EXE_understudy-drilled"), folder))?;
         stage.start_clients(1)?;
         stage.lose(REPAIRED)?;
         stage.arm(node, place, fault)?;
+        if let Some(at) = at {
+            stage.arm(REPAIRED, at, Fault::Stopped)?;
+        }
         stage.pair.start(REPAIRED)?;
         stage.wait_until_hit(node, fault)?;
+        if at.is_some() {
+            stage.wait_until_hit(REPAIRED, Fault::Stopped)?;
+            stage.wake(REPAIRED)?;
+        }
         let other = node.partner();
         stage.wait_until_alone(other)?;
         stage.demand_keys_of(|_| other)?;
@@ -41,19 +50,21 @@ fn cell(node: NodeName, place: &'static str, fault: Fault) {
 
 /// One test function a cell: `module::place::{killed, stopped}`.
 macro_rules! cells {
-    ($($module:ident: $node:expr => { $($name:ident = $place:literal),* $(,)? })*) => {
+    ($($module:ident: $node:expr => { $($name:ident = $place:literal $(while $at:literal)?),* $(,)? })*) => {
         $(mod $module {
             $(mod $name {
                 use super::super::{Fault, cell};
 
+                const AT: Option<&str> = [$(Some($at),)? None][0];
+
                 #[test]
                 fn killed() {
-                    cell($node, $place, Fault::Killed);
+                    cell($node, $place, AT, Fault::Killed);
                 }
 
                 #[test]
                 fn stopped_and_woken() {
-                    cell($node, $place, Fault::Stopped);
+                    cell($node, $place, AT, Fault::Stopped);
                 }
             })*
         })*
@@ -77,11 +88,11 @@ cells! {
         serving = "serving",
     }
     survivor: super::super::SURVIVOR => {
-        booting_read = "booting-read",
+        booting_read = "booting-read" while "page-booting",
         givewait_read = "givewait-read",
         reservations_released = "reservations-released",
         released = "page-released",
-        diskinit_read = "diskinit-read",
+        diskinit_read = "diskinit-read" while "page-diskinit",
         mbwait_read = "mbwait-read",
         giveback = "page-giveback",
         holding = "holding",
@@ -89,7 +100,7 @@ cells! {
         commit_sent = "commit-sent",
         committed = "committed",
         announced = "announced",
-        resuming_read = "resuming-read",
+        resuming_read = "resuming-read" while "page-resuming",
         ceased = "ceased",
     }
 }
