@@ -21,6 +21,7 @@ use crate::admin::{
     AdminRequest, DiskStatus, LegStatus, LinkState, MirrorStatus, PartnerStatus, PoolStatus, PortalStatus, Request,
     Response, SoftVetoes, Status, TakeoverKind, Veto as ToldVeto, VetoWeight, VolumeStatus,
 };
+use crate::config::DiskSource;
 use crate::timeline::step;
 
 impl Node {
@@ -179,8 +180,8 @@ impl Node {
     async fn status(&self) -> Status {
         let content = self.publisher.content();
         let (state, since) = self.state.get();
-        let lock_disks = self.disk_statuses(self.locks.disks()).await;
-        let disks = self.disk_statuses(self.disks.all()).await;
+        let lock_disks = self.disk_statuses(&self.config.lock_disks, self.locks.disks()).await;
+        let disks = self.disk_statuses(&self.config.disks, self.disks.all()).await;
         Status {
             pair: self.config.pair.name.clone(),
             node: self.own,
@@ -211,16 +212,17 @@ impl Node {
         }
     }
 
-    async fn disk_statuses(&self, disks: &[Rc<dyn Disk>]) -> Vec<DiskStatus> {
-        futures_util::future::join_all(disks.iter().map(|disk| self.disk_status(disk.as_ref()))).await
+    async fn disk_statuses(&self, sources: &[DiskSource], disks: &[Rc<dyn Disk>]) -> Vec<DiskStatus> {
+        let named = sources.iter().zip(disks).map(|(source, disk)| self.disk_status(&source.name, disk.as_ref()));
+        futures_util::future::join_all(named).await
     }
 
-    async fn disk_status(&self, disk: &dyn Disk) -> DiskStatus {
+    async fn disk_status(&self, name: &str, disk: &dyn Disk) -> DiskStatus {
         let patience = self.config.timing.silent;
         let standing = tokio::time::timeout(patience, standing_of(disk)).await.ok().flatten();
         let geometry = disk.geometry().ok();
         DiskStatus {
-            name: disk.name().to_owned(),
+            name: name.to_owned(),
             link: match disk.link() {
                 Link::Connected { .. } => LinkState::Connected,
                 Link::Down => LinkState::Down,
