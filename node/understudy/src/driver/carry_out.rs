@@ -12,7 +12,6 @@ use tokio::time::Instant;
 use understudy_failover::effect::{Alarm, Effect, Effects, FenceKind, Veto};
 use understudy_failover::fence::{FenceType, judge_pool};
 use understudy_failover::input::{FenceOutcome, HandOffFindings, Input, OpenOutcome};
-use understudy_failover::timeline::Step;
 use understudy_failover::words::{LegIndex, LegSet, Micros, MirrorIndex, NodeId, Op, PairId, PoolId};
 use understudy_pool::LegPlace;
 
@@ -96,10 +95,8 @@ impl Node {
             Effect::ClearAlarm(alarm) => self.clear(alarm),
             Effect::Timeline(step) => self.note(&step),
             Effect::AnswerOperator { request, reply } => self.answer_operator(request, reply),
-            Effect::Restart(reason) => {
-                self.note(&Step::Restarting(reason));
-                return Some(Ending::Restart);
-            }
+            // The machine has told the timeline why.
+            Effect::Restart(_) => return Some(Ending::Restart),
             Effect::Halt => return Some(Ending::Halted),
         }
         None
