@@ -67,6 +67,9 @@ pub struct Desk {
     standing: u64,
     writing: Option<Writing>,
     next: Option<Job>,
+    /// Pools whose last record did not get a majority that is known of; it may stand all the same. The next record, whatever it is
+    /// for, names them with a newer generation, so that what stands never goes back.
+    tainted: BTreeSet<PoolId>,
     legs: BTreeSet<LegChange>,
     leg_pause: LegPause,
     halted: Halted,
@@ -94,6 +97,7 @@ impl Default for Desk {
             standing: 0,
             writing: None,
             next: None,
+            tainted: BTreeSet::new(),
             legs: BTreeSet::new(),
             leg_pause: LegPause::No,
             halted: Halted::No,
@@ -258,7 +262,8 @@ impl Machine {
             return self.write_again(*record, out);
         }
         let generation = self.desk.new_generation();
-        let entries = entries_for(&job, &self.desk.entries, self.config.node, generation);
+        let mut entries = entries_for(&job, &self.desk.entries, self.config.node, generation);
+        self.add_tainted(&mut entries, generation);
         let op = self.op();
         if let Job::Commit(_) = job {
             out.push(Effect::Timeline(Step::CommitSent { generation }));
@@ -267,6 +272,15 @@ impl Machine {
         let sequence = record.sequence;
         out.push(Effect::WriteRecord { op, record: Box::new(record) });
         self.desk.writing = Some(Writing { op, sequence, job, entries });
+    }
+
+    fn add_tainted(&self, entries: &mut Vec<PoolEntry>, generation: Generation) {
+        let named: BTreeSet<PoolId> = entries.iter().map(|entry| entry.pool).collect();
+        for pool in self.desk.tainted.difference(&named) {
+            if let Some(entry) = self.desk.entries.get(pool).filter(|entry| entry.owner == self.config.node) {
+                entries.push(PoolEntry { generation, ..entry.clone() });
+            }
+        }
     }
 
     fn write_again(&mut self, record: Record, out: &mut Effects) {
@@ -315,6 +329,9 @@ impl Machine {
         let of = self.config.lock_disks;
         let generation = writing.entries.first().map_or(Generation(0), |entry| entry.generation);
         self.desk.standing = self.desk.standing.max(writing.sequence);
+        for entry in &writing.entries {
+            self.desk.tainted.remove(&entry.pool);
+        }
         self.desk.entries.extend(writing.entries.iter().map(|entry| (entry.pool, entry.clone())));
         match writing.job {
             Job::Commit(_) => self.commit_stands(now, generation, written, out),
@@ -333,6 +350,7 @@ impl Machine {
     }
 
     fn record_failed(&mut self, now: Micros, writing: Writing, out: &mut Effects) {
+        self.desk.tainted.extend(writing.entries.iter().map(|entry| entry.pool));
         match writing.job {
             Job::Commit(_) => self.commit_unknown(now, writing.entries, out),
             Job::Claim(_) | Job::Settle(_) => self.claim_not_recorded(now),
