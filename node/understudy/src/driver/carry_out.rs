@@ -65,7 +65,7 @@ impl Node {
             Effect::CheckRelease { op, pools, legs } => {
                 self.answer(async move { me.check_release(op, &pools, &legs).await });
             }
-            Effect::InitialiseDisks { op, pools, .. } => self.answer(async move { me.initialise(op, &pools).await }),
+            Effect::InitialiseDisks { op, legs, .. } => self.answer(async move { me.initialise(op, &legs).await }),
             Effect::OpenPortals { op, identity } => self.answer(async move {
                 me.service.open_portals(identity).await;
                 Input::PortalsOpened { op }
@@ -185,13 +185,13 @@ impl Node {
         Input::ReleaseChecked { op, open: found.open, of: found.of }
     }
 
-    async fn initialise(&self, op: Op, pools: &[PoolId]) -> Input {
-        match self.service.initialise(pools).await {
+    async fn initialise(&self, op: Op, good: &BTreeMap<PoolId, Vec<LegSet>>) -> Input {
+        match self.service.initialise(good).await {
             Ok(inventory) => Input::DisksInitialised {
                 op,
                 inventory: inventory.digest(),
                 found: inventory.found() as u32,
-                of: self.disks.of_pools(pools).len() as u32,
+                of: good.iter().map(|(pool, legs)| self.disks.good_of(*pool, legs).len()).sum::<usize>() as u32,
             },
             Err(super::service::Conflicted) => Input::DiskInitConflicted { op },
         }
@@ -284,7 +284,12 @@ impl Node {
     /// Flushes while serving, takes the inventory, lists what speaks against a hand-off and measures what holding would take.
     async fn prepare_hand_off(&self, pools: &[PoolId]) -> HandOffFindings {
         self.service.flush_pools(pools).await;
-        let inventory = self.service.inventory(pools).await;
+        let good: BTreeMap<_, _> = {
+            let fences = self.fences.borrow();
+            let known = pools.iter().filter_map(|pool| Some((*pool, fences.get(pool)?.legs.clone())));
+            known.collect()
+        };
+        let inventory = self.service.inventory(&good).await;
         let began = Instant::now();
         // Inside the pause: one flush, the record's round trip and the survey of the receiver.
         self.service.flush_pools(pools).await;

@@ -201,19 +201,19 @@ impl Service {
         }
     }
 
-    /// Discovers the disks of these pools, reading only, and loads what is not loaded yet.
-    pub async fn initialise(&self, pools: &[PoolId]) -> Result<Inventory, Conflicted> {
-        let inventory = self.inventory(pools).await;
+    /// Discovers the disks of these pools' legs recorded good, reading only, and loads the pools.
+    pub async fn initialise(&self, good: &BTreeMap<PoolId, Vec<LegSet>>) -> Result<Inventory, Conflicted> {
+        let inventory = self.inventory(good).await;
         if inventory.conflicts().next().is_some() {
             return Err(Conflicted);
         }
-        for id in pools {
-            // The record is not known yet: whatever the disks have is warm, and is looked at again when the pool is opened.
+        for (id, legs) in good {
+            // Whatever the disks have is warm, and is looked at again when the pool is opened.
             let recorded = Recorded {
                 generation: Generation(0),
                 metadata_version: MetadataVersion(0),
                 legs_are: LegsAre::PerhapsDifferent,
-                legs: Vec::new(),
+                legs: legs.clone(),
             };
             if let Err(error) = self.load(*id, &inventory, &recorded).await {
                 tracing::warn!("{id} could not be loaded beforehand: {error}");
@@ -222,9 +222,11 @@ impl Service {
         Ok(inventory)
     }
 
-    /// Identifies the disks of these pools and reads their labels.
-    pub async fn inventory(&self, pools: &[PoolId]) -> Inventory {
-        discover(self.disks.of_pools(pools), AT_ONCE, |_| self.publisher.progress()).await
+    /// Identifies the disks of these pools' legs recorded good and reads their labels. Both nodes take the same legs, so that
+    /// their digests compare.
+    pub async fn inventory(&self, good: &BTreeMap<PoolId, Vec<LegSet>>) -> Inventory {
+        let disks = good.iter().flat_map(|(pool, legs)| self.disks.good_of(*pool, legs)).map(|placed| placed.disk);
+        discover(disks.collect(), AT_ONCE, |_| self.publisher.progress()).await
     }
 
     async fn load(&self, id: PoolId, inventory: &Inventory, recorded: &Recorded) -> Result<Rc<OpenPool>, LoadError> {
@@ -257,14 +259,12 @@ impl Service {
 
     async fn open_inner(&self, id: PoolId, recorded: &Recorded) -> Result<MetadataVersion, LoadError> {
         let opened = match self.opened(id) {
-            Some(warm) => {
-                warm.pool.refresh(expected(warm.pool.uuid(), recorded)).await?;
-                warm
-            }
-            None => {
-                let inventory = self.inventory(&[id]).await;
-                self.load(id, &inventory, recorded).await?
-            }
+            Some(known) => match known.pool.refresh(expected(known.pool.uuid(), recorded)).await {
+                Ok(_) => known,
+                Err(LoadError::NotWarm) => self.open_again(id, recorded).await?,
+                Err(error) => return Err(error),
+            },
+            None => self.load_from_disks(id, recorded).await?,
         };
         opened.generation.set(recorded.generation);
         for volume in opened.pool.volumes() {
@@ -273,6 +273,27 @@ impl Service {
             }
         }
         Ok(MetadataVersion(opened.pool.metadata_version().0))
+    }
+
+    async fn load_from_disks(&self, id: PoolId, recorded: &Recorded) -> Result<Rc<OpenPool>, LoadError> {
+        let inventory = self.inventory(&[(id, recorded.legs.clone())].into()).await;
+        self.load(id, &inventory, recorded).await
+    }
+
+    /// A pool that was handed over, held here since, and is claimed back: the partner may have written to it, so nothing known
+    /// of it counts. Held commands are dropped unanswered; their clients log in again, which is held until the pool is
+    /// served, so that none of them finds its volume missing.
+    async fn open_again(&self, id: PoolId, recorded: &Recorded) -> Result<Rc<OpenPool>, LoadError> {
+        let gate = self.identity_of(id).map(|place| place.gate.borrow().clone());
+        gate.iter().for_each(LoginGate::hold);
+        self.close(id);
+        let loaded = self.load_from_disks(id, recorded).await;
+        let home = self.home_of(id);
+        if loaded.is_err() && self.open_pools().iter().any(|(other, _)| self.home_of(*other) == home) {
+            // The clients of the identity's other pools are not to wait for this one.
+            gate.iter().for_each(LoginGate::open);
+        }
+        loaded
     }
 
     /// Puts a volume behind the target of its pool's home, held.
