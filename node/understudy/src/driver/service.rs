@@ -4,7 +4,7 @@
 //! partner's while it serves the partner's pools. Nothing is decided here: the failover machine orders each step.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,6 +61,8 @@ pub struct Service {
     pools: RefCell<BTreeMap<PoolId, Rc<OpenPool>>>,
     /// Pools ordered to be opened whose answer is still out: while there is one, logins stay held.
     opening: RefCell<Vec<PoolId>>,
+    /// Pools let through.
+    served: RefCell<BTreeSet<PoolId>>,
     /// One volume made or deleted at a time in a pool, and none while the pool is held: the metadata version of a hand-off
     /// is final.
     provisioning: BTreeMap<PoolId, Arc<Mutex<()>>>,
@@ -120,6 +122,7 @@ impl Service {
             overseers,
             pools: RefCell::default(),
             opening: RefCell::default(),
+            served: RefCell::default(),
             provisioning,
             turns: RefCell::default(),
             resumed: RefCell::default(),
@@ -252,6 +255,7 @@ impl Service {
             Ok(metadata_version) => OpenOutcome::Opened { metadata_version },
             Err(error) => {
                 tracing::error!("{id} could not be opened: {error}");
+                self.open_gate_if_ready(id);
                 OpenOutcome::Failed
             }
         }
@@ -332,8 +336,17 @@ impl Service {
             return;
         }
         self.resume(id);
-        let Some(place) = self.identity_of(id) else { return };
-        if self.opening.borrow().is_empty() {
+        self.served.borrow_mut().insert(id);
+        self.open_gate_if_ready(id);
+    }
+
+    /// Lets the logins of a pool's identity through once one of its pools is served and none is on its way: a client that
+    /// comes in finds all units there are going to be.
+    fn open_gate_if_ready(&self, id: PoolId) {
+        let home = self.home_of(id);
+        let on_its_way = self.opening.borrow().iter().any(|other| self.home_of(*other) == home);
+        let served = self.served.borrow().iter().any(|other| self.home_of(*other) == home);
+        if let (Some(place), true, false) = (self.identity_of(id), served, on_its_way) {
             place.gate.borrow().open();
         }
     }
@@ -398,6 +411,7 @@ impl Service {
     /// Forgets a pool; what is held is dropped without an answer.
     pub fn close(&self, id: PoolId) {
         self.end_hold(id);
+        self.served.borrow_mut().remove(&id);
         let Some(opened) = self.pools.borrow_mut().remove(&id) else { return };
         for (lun, unit) in opened.units.borrow().values() {
             unit.fence();
