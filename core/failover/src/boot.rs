@@ -76,12 +76,15 @@ impl Machine {
     /// Whether the partner's page has acknowledged this incarnation as booting and serves nothing that is recorded as ours.
     fn partner_vouches(&self) -> bool {
         let Some(page) = self.watch.page() else { return false };
-        let acknowledged = page.content.acknowledgement.is_some_and(|seen| {
-            seen.incarnation == self.incarnation && seen.state == StateWord::Booting
-        });
-        let serves_ours = page.content.pools.iter().any(|pool| {
-            self.owner(pool.id) == Some(self.config.node) && pool.state == PoolState::Serving
-        });
+        let acknowledged = page
+            .content
+            .acknowledgement
+            .is_some_and(|seen| seen.incarnation == self.incarnation && seen.state == StateWord::Booting);
+        let serves_ours = page
+            .content
+            .pools
+            .iter()
+            .any(|pool| self.owner(pool.id) == Some(self.config.node) && pool.state == PoolState::Serving);
         acknowledged && !serves_ours
     }
 }

@@ -26,6 +26,10 @@ impl Machine {
             released_to: match &self.state {
                 State::Released(released) => Some(released.to),
                 State::HandingOff(hand_off) => hand_off.released_to(),
+                State::Claiming(claim) => match &claim.origin {
+                    Origin::Released(released) => Some(released.to),
+                    _ => None,
+                },
                 _ => None,
             },
             inventory: self.inventory,
@@ -65,9 +69,7 @@ impl Machine {
         {
             return None;
         }
-        self.watch
-            .page()
-            .map(|page| Acknowledgement { incarnation: page.incarnation, state: page.content.state })
+        self.watch.page().map(|page| Acknowledgement { incarnation: page.incarnation, state: page.content.state })
     }
 
     fn state_and_stage(&self) -> (StateWord, Stage) {
@@ -112,6 +114,7 @@ impl Machine {
             Origin::HandedOver => StateWord::Resuming,
             Origin::Wanted { .. } => StateWord::Up,
             Origin::Service | Origin::AfterCommit(_) if won => StateWord::Takeover,
+            Origin::Released(_) => StateWord::Released,
             Origin::Service => self.serving_word(),
             Origin::AfterCommit(_) => StateWord::Giveback,
         }

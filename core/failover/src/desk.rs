@@ -221,12 +221,7 @@ fn entries_for(job: &Job, known: &BTreeMap<PoolId, PoolEntry>, own: NodeId, gene
 }
 
 /// The entry of a pool claimed: a leg this node has recorded bad meanwhile stays bad.
-fn claimed(
-    basis: &PoolEntry,
-    known: &BTreeMap<PoolId, PoolEntry>,
-    own: NodeId,
-    generation: Generation,
-) -> PoolEntry {
+fn claimed(basis: &PoolEntry, known: &BTreeMap<PoolId, PoolEntry>, own: NodeId, generation: Generation) -> PoolEntry {
     let mut legs = basis.legs.clone();
     if let Some(mine) = known.get(&basis.pool).filter(|mine| mine.owner == own && mine.generation >= basis.generation) {
         for (legs, others) in legs.iter_mut().zip(&mine.legs) {
@@ -381,9 +376,8 @@ impl Machine {
         let Some(entry) = self.desk.entries.get(&pool).filter(|_| self.is_holding(pool)) else { return };
         let Some(legs) = entry.legs.get(mirror.0 as usize).copied() else { return };
         let going = self.desk.legs_under_way();
-        let waiting = going.iter().filter(|change| {
-            change.pool == pool && change.mirror == mirror && change.to == LegState::Bad
-        });
+        let waiting =
+            going.iter().filter(|change| change.pool == pool && change.mirror == mirror && change.to == LegState::Bad);
         let left = waiting.fold(legs, |legs, change| legs.without(change.leg)).without(leg);
         if left.is_empty() {
             // The last good leg: dropping it would leave nothing that holds what was acknowledged. The pool's commands wait for it.

@@ -5,12 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::key::ReservationKey;
 use crate::machine::Machine;
 use crate::page::Page;
 use crate::record::{PoolEntry, Verdict};
 use crate::survey::{LockDiskView, Survey};
 use crate::words::{Generation, LegIndex, LegSet, NodeId, PoolId};
-use crate::key::ReservationKey;
 
 /// What a node's driver does with a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -111,9 +111,9 @@ pub fn invariant_one_node_answers(view: &PairView<'_>) -> Verdicts {
         let reads = |disk: &PoolDiskView, node: NodeId| {
             disk.keys[node.index()].is_some() || disk.reservation.is_none_or(|holder| holder.kind == 5)
         };
-        let answering = NodeId::BOTH.into_iter().filter(|node| {
-            view.answers(*node, *pool) && disks.iter().all(|disk| reads(disk, *node))
-        });
+        let answering = NodeId::BOTH
+            .into_iter()
+            .filter(|node| view.answers(*node, *pool) && disks.iter().all(|disk| reads(disk, *node)));
         if answering.count() > 1 {
             return Err(format!("{pool}: both nodes answer"));
         }
@@ -199,7 +199,22 @@ pub fn invariant_generation_never_goes_back(highest: &BTreeMap<PoolId, Generatio
         if let Some(entry) = view.truth(*pool)
             && entry.generation < *before
         {
-            let areas = view.lock_disks.iter().map(|disk| disk.records().map(|r| format!("{}{} {:?}", r.node, r.sequence, r.pools.iter().map(|e| (e.pool.0, e.owner, e.generation.0)).collect::<Vec<_>>())).collect::<Vec<_>>()).collect::<Vec<_>>();
+            let areas = view
+                .lock_disks
+                .iter()
+                .map(|disk| {
+                    disk.records()
+                        .map(|r| {
+                            format!(
+                                "{}{} {:?}",
+                                r.node,
+                                r.sequence,
+                                r.pools.iter().map(|e| (e.pool.0, e.owner, e.generation.0)).collect::<Vec<_>>()
+                            )
+                        })
+                        .collect::<Vec<_>>()
+                })
+                .collect::<Vec<_>>();
             return Err(format!("{pool}: generation went from {before} back to {}; {areas:?}", entry.generation));
         }
     }

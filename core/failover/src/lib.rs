@@ -23,7 +23,9 @@ pub mod machine;
 pub mod mutants;
 pub mod operator;
 pub mod page;
+mod prepare;
 pub mod record;
+mod settle;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod survey;

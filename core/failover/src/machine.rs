@@ -15,8 +15,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::claim::Claim;
 use crate::bring_up::{DiskInit, GiveWait};
+use crate::claim::Claim;
 use crate::config::Config;
 use crate::desk::Desk;
 use crate::effect::{Alarm, Effect, Effects, FenceKind, PollPace, RestartReason, Veto};
@@ -342,9 +342,10 @@ impl Machine {
     }
 
     fn page_read(&mut self, now: Micros, page: crate::page::Page, out: &mut Effects) {
-        let news = self.watch.page().is_none_or(|last| {
-            (last.incarnation, last.content.state) != (page.incarnation, page.content.state)
-        });
+        let news = self
+            .watch
+            .page()
+            .is_none_or(|last| (last.incarnation, last.content.state) != (page.incarnation, page.content.state));
         if news {
             let (state, incarnation) = (page.content.state, page.incarnation);
             out.push(Effect::Timeline(Step::PartnerRead { state, incarnation }));

@@ -79,8 +79,7 @@ impl Machine {
             vetoes.insert(Veto::PartnerUnhealthy);
         }
         let homes = self.config.homes_of(self.config.partner());
-        let pools: BTreeSet<PoolId> =
-            homes.filter(|pool| self.owner(*pool) == Some(self.config.partner())).collect();
+        let pools: BTreeSet<PoolId> = homes.filter(|pool| self.owner(*pool) == Some(self.config.partner())).collect();
         if !vetoes.is_empty() {
             self.answer(request, Reply::Vetoed { vetoes }, out);
         } else if asked.earnest == Earnest::DryRun {
@@ -149,11 +148,7 @@ impl Machine {
         };
         if earnest == Earnest::DryRun {
             let pools = self.config.homes_of(self.config.partner()).collect();
-            return self.answer(
-                request,
-                Reply::WouldDo { overridden: BTreeSet::new(), pause: Micros(0), pools },
-                out,
-            );
+            return self.answer(request, Reply::WouldDo { overridden: BTreeSet::new(), pause: Micros(0), pools }, out);
         }
         // Whatever key the partner has: the operator knows that it is to be stopped. Done means begun; the timeline shows the rest.
         self.watch.forget_key();

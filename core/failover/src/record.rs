@@ -134,7 +134,10 @@ impl Record {
     /// The first record of a pair, written by `pair init` to slot 1 of node A's area on every lock disk: every pool with its home,
     /// generation 1.
     #[must_use]
-    pub fn initial(pair: PairId, pools: impl IntoIterator<Item = (PoolId, NodeId, MetadataVersion, Vec<LegSet>)>) -> Self {
+    pub fn initial(
+        pair: PairId,
+        pools: impl IntoIterator<Item = (PoolId, NodeId, MetadataVersion, Vec<LegSet>)>,
+    ) -> Self {
         let mut entries: Vec<_> = pools
             .into_iter()
             .map(|(pool, owner, metadata_version, legs)| PoolEntry {
@@ -202,7 +205,10 @@ impl Record {
             return Err(RecordError::Torn);
         }
         let length = u32_at(bytes, 32).ok_or(RecordError::Torn)? as usize;
-        if length < HEADER_BYTES + 4 || length > bytes.len() || u32_at(bytes, length - 4) != Some(crc32c(&bytes[..length - 4])) {
+        if length < HEADER_BYTES + 4
+            || length > bytes.len()
+            || u32_at(bytes, length - 4) != Some(crc32c(&bytes[..length - 4]))
+        {
             return Err(RecordError::Torn);
         }
         let version = u16_at(bytes, 8).ok_or(RecordError::Torn)?;

@@ -264,9 +264,7 @@ impl Survey {
     #[must_use]
     pub fn is_claimed_by(&self, writer: NodeId, pool: PoolId, from: Generation) -> bool {
         let records = self.disks.iter().flatten().flat_map(|disk| disk.records[writer.index()].iter().flatten());
-        records
-            .filter_map(|record| record.entry(pool))
-            .any(|entry| entry.owner == writer && entry.generation >= from)
+        records.filter_map(|record| record.entry(pool)).any(|entry| entry.owner == writer && entry.generation >= from)
     }
 
     /// On how many lock disks exactly this entry stands in the area of `writer`.

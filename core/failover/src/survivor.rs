@@ -251,25 +251,36 @@ impl Machine {
     }
 
     pub(crate) fn is_partner_waiting(&self, to: Incarnation) -> bool {
-        self.watch
-            .page()
-            .is_some_and(|page| page.incarnation == to && page.content.state == StateWord::MailboxWait)
+        self.watch.page().is_some_and(|page| page.incarnation == to && page.content.state == StateWord::MailboxWait)
     }
 
     /// Pools this node owns and could not serve are tried again.
     pub(crate) fn try_refused(&mut self, now: Micros, out: &mut Effects) {
-        let refused = |pool: &PoolId| {
-            self.here[pool].state == PoolState::Refused && self.owner(*pool) == Some(self.config.node)
-        };
+        let refused =
+            |pool: &PoolId| self.here[pool].state == PoolState::Refused && self.owner(*pool) == Some(self.config.node);
         let pools: BTreeSet<PoolId> = self.here.keys().copied().filter(refused).collect();
-        let resting = matches!(self.state, State::Up | State::Takeover(Exclusive::Resting));
         if pools.is_empty() {
             return;
         }
-        if resting {
-            self.begin_claim(Origin::Service, Route::HomeAgain, pools, out);
-        } else {
-            self.timers.set(Timer::Refused, now.after(self.config.timing.refused_retry));
+        let origin = match &self.state {
+            State::Up | State::Takeover(Exclusive::Resting) => Some(Origin::Service),
+            State::Released(released) => Some(Origin::Released(released.clone())),
+            // Something else is under way; later.
+            State::Off
+            | State::Booting
+            | State::Claiming(_)
+            | State::GiveWait(_)
+            | State::DiskInit(_)
+            | State::MailboxWait
+            | State::Takeover(Exclusive::Releasing { .. } | Exclusive::Restoring { .. })
+            | State::HandingOff(_)
+            | State::Wanting(_)
+            | State::Halting(_)
+            | State::Ended => None,
+        };
+        match origin {
+            Some(origin) => self.begin_claim(origin, Route::HomeAgain, pools, out),
+            None => self.timers.set(Timer::Refused, now.after(self.config.timing.refused_retry)),
         }
     }
 
@@ -281,12 +292,7 @@ impl Machine {
     }
 
     /// A dry run, or the real thing, asked for by the operator in RELEASED.
-    pub(crate) fn giveback_asked(
-        &mut self,
-        to: Incarnation,
-        asked: Asked,
-        out: &mut Effects,
-    ) {
+    pub(crate) fn giveback_asked(&mut self, to: Incarnation, asked: Asked, out: &mut Effects) {
         let pools = self.guests().into_iter().collect();
         self.begin_hand_off(to, pools, Why::Giveback, Some(asked), out);
     }

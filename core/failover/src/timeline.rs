@@ -171,7 +171,9 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Asserted(state) => write!(f, "asserted {state}"),
-            Self::PartnerRead { state, incarnation } => write!(f, "{state} read by RDMA from incarnation {incarnation}"),
+            Self::PartnerRead { state, incarnation } => {
+                write!(f, "{state} read by RDMA from incarnation {incarnation}")
+            }
             Self::PartnerLost => f.write_str("partner lost"),
             Self::ContestBegun => f.write_str("lock disks contested"),
             Self::ContestWon { won, of } => write!(f, "lock disks won: {won} of {of}"),

@@ -162,8 +162,9 @@ impl Watch {
         let timing = &config.timing;
         let base = match (&self.page, self.link) {
             (None, _) => timing.boot_wait,
-            (Some(_), Link::Gone) => timing.wait_short,
-            (Some(_), _) if self.has_ended() => timing.wait_short,
+            // It is known to have ended: the partner does not contest, so there is no tie to avoid.
+            (Some(_), Link::Gone) => return timing.wait_short,
+            (Some(_), _) if self.has_ended() => return timing.wait_short,
             (Some(_), Link::Usual | Link::Rejected) => timing.wait_long,
         };
         if config.preferred == config.node { base } else { base.after(timing.second_node_delay) }

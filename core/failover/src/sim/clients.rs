@@ -133,7 +133,9 @@ impl World {
     pub(crate) fn acknowledge_if_done(&mut self, node: NodeId, pool: PoolId) {
         let mount = &self.nodes[node.index()].mounts[&pool];
         let answers = matches!(mount.served, Served::Yes | Served::Held);
-        let Some(outstanding) = mount.outstanding.as_ref().filter(|it| answers && it.waiting.is_empty()) else { return };
+        let Some(outstanding) = mount.outstanding.as_ref().filter(|it| answers && it.waiting.is_empty()) else {
+            return;
+        };
         let value = outstanding.value;
         let acked = self.acked.entry(pool).or_insert(0);
         *acked = (*acked).max(value);
@@ -163,7 +165,8 @@ impl World {
         }
         let value = disks[source as usize].value;
         let targets: Vec<u8> = (0..2).filter(|leg| *leg != source && idle(*leg)).collect();
-        let all_good_reached = (0..2).all(|leg| leg == source || !good.contains(LegIndex(leg)) || targets.contains(&leg));
+        let all_good_reached =
+            (0..2).all(|leg| leg == source || !good.contains(LegIndex(leg)) || targets.contains(&leg));
         for leg in targets {
             self.disk(pool, leg).value = value;
             if !good.contains(LegIndex(leg)) {

@@ -57,9 +57,10 @@ impl PoolDisk {
     #[must_use]
     pub fn standing(&self) -> DiskStanding {
         let kind = |holder: Holder| if holder.kind == 6 { FenceType::Exclusive } else { FenceType::WriteGuard };
-        let held = self.pr.reservation.and_then(|holder| {
-            self.pr.keys[holder.node.index()].map(|key| (key, Some(kind(holder))))
-        });
+        let held = self
+            .pr
+            .reservation
+            .and_then(|holder| self.pr.keys[holder.node.index()].map(|key| (key, Some(kind(holder)))));
         DiskStanding { keys: self.pr.keys.iter().flatten().copied().collect(), reservation: held }
     }
 

@@ -80,7 +80,8 @@ fn draw_fault(world: &mut World, mix: Mix) {
     };
     if is(mix.kill) {
         world.kill(node);
-        let after = if world.dice.once_in(2) { 30_000 + world.dice.below(300_000) } else { world.dice.below(6_000_000) };
+        let after =
+            if world.dice.once_in(2) { 30_000 + world.dice.below(300_000) } else { world.dice.below(6_000_000) };
         world.restart_later(node, after);
     } else if is(mix.stop) {
         world.stop(node);
@@ -198,5 +199,8 @@ pub fn serve_again(world: &mut World) -> Result<(), String> {
 fn is_home(world: &World) -> bool {
     let up = NodeId::BOTH.iter().all(|node| world.word(*node) == Some(StateWord::Up));
     let config = usual_config(NodeId::A);
-    up && config.pools.iter().all(|(pool, it)| world.answers(it.home, *pool) && !world.answers(it.home.partner(), *pool))
+    up && config
+        .pools
+        .iter()
+        .all(|(pool, it)| world.answers(it.home, *pool) && !world.answers(it.home.partner(), *pool))
 }

@@ -11,8 +11,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub mod disks;
 mod clients;
+pub mod disks;
 mod driver;
 pub mod faults;
 mod tasks;
@@ -231,8 +231,7 @@ impl World {
     pub fn new(configs: [Config; 2], seed: u64, chaos: Chaos) -> Self {
         let legs = vec![LegSet::first(2)];
         let pools = configs[0].pools.iter();
-        let initial =
-            Record::initial(PAIR, pools.map(|(pool, it)| (*pool, it.home, MetadataVersion(1), legs.clone())));
+        let initial = Record::initial(PAIR, pools.map(|(pool, it)| (*pool, it.home, MetadataVersion(1), legs.clone())));
         let mut disk = LockDisk::default();
         disk.store(NodeId::A, &initial);
         let ids: Vec<PoolId> = configs[0].pools.keys().copied().collect();
@@ -377,7 +376,11 @@ impl World {
     pub fn run_until_true(&mut self, until: Micros, what: &str, done: impl Fn(&Self) -> bool) -> Result<(), String> {
         while !done(self) {
             if self.now >= until {
-                return Err(format!("never came about: {what}; A {:?}, B {:?}", self.word(NodeId::A), self.word(NodeId::B)));
+                return Err(format!(
+                    "never came about: {what}; A {:?}, B {:?}",
+                    self.word(NodeId::A),
+                    self.word(NodeId::B)
+                ));
             }
             let next = self.queue.first_key_value().map_or(until, |((at, _), _)| (*at).max(self.now));
             self.run_until(next.min(until))?;
@@ -630,9 +633,11 @@ impl World {
                 it.deeds.served.insert(*pool, clock);
                 invariants::invariant_served_after_fence_and_verification(node, *pool, &it.deeds)
             }
-            Effect::InitialiseDisks { .. } if it.machine.as_ref().is_some_and(|machine| {
-                matches!(machine.state(), crate::machine::State::DiskInit(_))
-            }) =>
+            Effect::InitialiseDisks { .. }
+                if it
+                    .machine
+                    .as_ref()
+                    .is_some_and(|machine| matches!(machine.state(), crate::machine::State::DiskInit(_))) =>
             {
                 invariants::invariant_release_before_disk_init(node, &it.deeds)
             }

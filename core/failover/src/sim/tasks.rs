@@ -333,7 +333,9 @@ impl World {
         };
         let disk = self.disk(pool, leg);
         let guard = Some(Holder { node: node.partner(), kind: 5 });
-        if !disk.reachable[node.index()] || disk.pr.reservation == guard {
+        // Still this node's own: the partner could not fence it, and it does not stand in the way of reading.
+        let own = disk.pr.reservation.is_some_and(|holder| holder.node == node);
+        if !disk.reachable[node.index()] || own || disk.pr.reservation == guard {
             open += 1;
         }
         Next::Again(Kind::Check { legs, open, next: next + 1 })

@@ -1,0 +1,423 @@
+//! Golden scenarios: a script of what befalls the pair, and the transcript of everything both nodes say about it.
+//!
+//! `UPDATE_GOLDEN=1` writes the transcripts anew; reading the difference is the review. Everything is deterministic: seed 1, no
+//! chance of a fault beyond the script's, simulated time.
+
+use std::path::PathBuf;
+
+use understudy_failover::config::AutomaticGiveback;
+use understudy_failover::input::{Earnest, Request, SoftVetoes, TakeoverKind};
+use understudy_failover::machine::State;
+use understudy_failover::page::StateWord;
+use understudy_failover::sim::faults::{heal, serve_again};
+use understudy_failover::sim::{Chaos, Process, World, usual_config};
+use understudy_failover::words::{Micros, NodeId, PoolId};
+
+use NodeId::{A, B};
+
+const P1: PoolId = PoolId(1);
+const P2: PoolId = PoolId(2);
+
+struct Scenario {
+    name: String,
+    world: World,
+}
+
+impl Scenario {
+    fn new(name: &str) -> Self {
+        Self::with_giveback(name, AutomaticGiveback::Within { limit: 10, window: Micros::from_millis(600_000) })
+    }
+
+    fn with_giveback(name: &str, giveback: AutomaticGiveback) -> Self {
+        let configs = NodeId::BOTH.map(|node| {
+            let mut config = usual_config(node);
+            config.giveback = giveback;
+            config
+        });
+        let mut world = World::new(configs, 1, Chaos::NONE);
+        world.transcript = Some(Vec::new());
+        Self { name: name.to_owned(), world }
+    }
+
+    fn note(&mut self, text: &str) {
+        if let Some(lines) = &mut self.world.transcript {
+            lines.push(format!("# {text}"));
+        }
+    }
+
+    fn run(&mut self, millis: u64) {
+        let until = self.world.now.after(Micros::from_millis(millis));
+        self.world.run_until(until).unwrap_or_else(|what| panic!("{}: {what}\n{}", self.name, self.text()));
+    }
+
+    fn until(&mut self, what: &str, done: impl Fn(&World) -> bool) {
+        let limit = self.world.now.after(Micros::from_millis(30_000));
+        let came = self.world.run_until_true(limit, what, done);
+        came.unwrap_or_else(|what| panic!("{}: {what}\n{}", self.name, self.text()));
+    }
+
+    fn until_word(&mut self, node: NodeId, word: StateWord) {
+        self.until(word.name(), |world| world.word(node) == Some(word));
+    }
+
+    fn cold_start(&mut self) {
+        self.note("both nodes are powered on");
+        self.world.start(A);
+        self.world.start(B);
+        self.until("both up", is_home);
+        self.run(500);
+    }
+
+    fn kill(&mut self, node: NodeId) {
+        self.note(&format!("{node} is killed"));
+        self.world.kill(node);
+    }
+
+    fn start(&mut self, node: NodeId) {
+        self.note(&format!("{node} is started"));
+        self.world.start(node);
+    }
+
+    fn ask(&mut self, node: NodeId, what: Request) {
+        self.note(&format!("the operator asks {node}"));
+        self.world.ask(node, 1, what);
+    }
+
+    fn text(&self) -> String {
+        let mut text = self.world.transcript.clone().unwrap_or_default().join("\n");
+        text.push('\n');
+        text
+    }
+
+    fn position(&self, from: usize, node: NodeId, part: &str) -> usize {
+        let lines = self.world.transcript.as_ref().expect("kept");
+        let found = lines
+            .iter()
+            .enumerate()
+            .skip(from)
+            .find(|(_, line)| line.contains(&format!(" {node} ")) && line.contains(part));
+        found.unwrap_or_else(|| panic!("{}: no {part:?} of {node} after line {from}\n{}", self.name, self.text())).0
+    }
+
+    /// Each of these is said, in this order.
+    fn assert_order(&self, steps: &[(NodeId, &str)]) {
+        let mut from = 0;
+        for (node, part) in steps {
+            from = self.position(from, *node, part) + 1;
+        }
+    }
+
+    fn assert_golden(&self) {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{}.txt", self.name));
+        if std::env::var_os("UPDATE_GOLDEN").is_some_and(|value| value == "1") {
+            std::fs::write(&path, self.text()).expect("transcript written");
+            return;
+        }
+        let golden = std::fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(golden, self.text(), "{} differs from its transcript; UPDATE_GOLDEN=1 writes it anew", self.name);
+    }
+}
+
+fn is_home(world: &World) -> bool {
+    let up = NodeId::BOTH.iter().all(|node| world.word(*node) == Some(StateWord::Up));
+    up && world.answers(A, P1) && world.answers(B, P2) && !world.answers(A, P2) && !world.answers(B, P1)
+}
+
+fn heal_and_check(scenario: &mut Scenario) {
+    heal(&mut scenario.world);
+    serve_again(&mut scenario.world).unwrap_or_else(|what| panic!("{}: {what}\n{}", scenario.name, scenario.text()));
+}
+
+#[test]
+fn cold_start_of_both_nodes_ends_with_each_serving_its_own() {
+    let mut it = Scenario::new("cold_start");
+    it.cold_start();
+    it.assert_golden();
+}
+
+#[test]
+fn a_lone_node_waits_for_its_partner_and_then_takes_everything() {
+    let mut it = Scenario::new("lone_start");
+    it.start(A);
+    it.until("everything served by A", |world| world.answers(A, P1) && world.answers(A, P2));
+    it.start(B);
+    it.until("home", is_home);
+    it.run(200);
+    it.assert_golden();
+}
+
+/// The mission, rows 1 to 10, in their order.
+#[test]
+fn killed_node_is_taken_over_and_brought_back_in_coordination() {
+    let mut it = Scenario::new("kill_takeover_giveback");
+    it.cold_start();
+    it.kill(A);
+    it.until("B serves both", |world| world.answers(B, P1) && world.answers(B, P2));
+    it.run(1_000);
+    it.start(A);
+    it.until("home", is_home);
+    it.run(500);
+    it.assert_order(&[
+        (B, "lock disks won: 3 of 3"),
+        (B, "generation 4 recorded on 3 of 3"),
+        (B, "pool 1 fenced with generation 4, read back"),
+        (B, "claim verified after the fence"),
+        (B, "pool 1 served with generation 4"),
+        (A, "asserted BOOTING"),
+        (A, "asserted GIVEWAIT"),
+        (B, "GIVEWAIT read by RDMA"),
+        (B, "released 2 of 2"),
+        (B, "asserted RELEASED"),
+        (A, "RELEASED read by RDMA"),
+        (A, "release verified on 2 of 2"),
+        (A, "asserted DISKINIT"),
+        (A, "disks initialised: 2 of 2"),
+        (A, "asserted MBWAIT"),
+        (B, "MBWAIT read by RDMA"),
+        (B, "holding commands, handing off to A"),
+        (B, "held, drained, flushed"),
+        (B, "COMMIT of generation 5 sent"),
+        (B, "COMMIT of generation 5 recorded on 3 of 3"),
+        (B, "commit of generation 5 announced"),
+        (A, "commit of generation 5 read by RDMA"),
+        (A, "COMMIT of generation 5 read from the lock disks"),
+    ]);
+    it.assert_order(&[(B, "commit of generation 5 announced"), (B, "service for A closed"), (B, "asserted UP")]);
+    it.assert_order(&[
+        (A, "COMMIT of generation 5 read from the lock disks"),
+        (A, "pool 1 fenced with generation 5, read back"),
+        (A, "claim verified after the fence"),
+        (A, "pool 1 served with generation 5"),
+        (A, "asserted UP"),
+    ]);
+    it.assert_golden();
+}
+
+#[test]
+fn node_stopped_without_a_word_is_taken_over_and_its_waking_changes_nothing() {
+    let mut it = Scenario::new("silent_death_and_zombie");
+    it.cold_start();
+    it.note("A is stopped");
+    let before = it.world.now;
+    it.world.stop(A);
+    it.until("B serves both", |world| world.answers(B, P1) && world.answers(B, P2));
+    let outage = it.world.now.since(before);
+    assert!(outage < Micros::from_millis(2_000), "taken over after {outage:?}");
+    it.run(2_000);
+    it.note("A wakes");
+    it.world.wake(A);
+    it.until("A has noticed", |world| world.nodes[A.index()].process == Process::Dead);
+    assert!(!it.world.answers(A, P1));
+    it.until("home", is_home);
+    it.run(200);
+    it.assert_golden();
+}
+
+#[test]
+fn interconnect_alone_lost_raises_an_alarm_and_moves_nothing() {
+    let mut it = Scenario::new("interconnect_lost");
+    it.cold_start();
+    it.note("the interconnect is cut both ways");
+    it.world.interconnect = [false; 2];
+    it.run(5_000);
+    assert!(is_home(&it.world), "{}", it.text());
+    it.assert_order(&[(A, "alarm InterconnectDown")]);
+    it.assert_order(&[(B, "alarm InterconnectDown")]);
+    it.note("it is mended");
+    it.world.interconnect = [true; 2];
+    it.run(500);
+    it.assert_order(&[(A, "alarm over InterconnectDown")]);
+    it.assert_golden();
+}
+
+#[test]
+fn node_in_givewait_stays_there_while_the_interconnect_is_cut() {
+    let mut it = Scenario::new("givewait_without_interconnect");
+    it.cold_start();
+    it.kill(A);
+    it.until("B serves both", |world| world.answers(B, P1));
+    it.note("the interconnect is cut both ways");
+    it.world.interconnect = [false; 2];
+    it.start(A);
+    it.run(8_000);
+    assert_eq!(it.world.word(A), Some(StateWord::GiveWait), "{}", it.text());
+    assert!(it.world.answers(B, P1) && it.world.answers(B, P2));
+    it.note("it is mended");
+    it.world.interconnect = [true; 2];
+    it.until("home", is_home);
+    it.assert_golden();
+}
+
+/// The repaired node, or the survivor, is killed when the repaired node shows `at`.
+fn killed_at(at: StateWord, victim: NodeId, how: fn(&mut World, NodeId)) {
+    let who = if victim == A { "repaired" } else { "survivor" };
+    let mut it = Scenario::new(&format!("{who}_killed_at_{}", at.name().to_lowercase()));
+    it.cold_start();
+    it.kill(A);
+    it.until("B serves both", |world| world.answers(B, P1) && world.answers(B, P2));
+    it.run(300);
+    it.start(A);
+    it.until_word(if matches!(at, StateWord::Released | StateWord::Giveback) { B } else { A }, at);
+    it.note(&format!("{victim} is struck at {at}"));
+    how(&mut it.world, victim);
+    it.until("everything served", |world| {
+        [P1, P2].iter().all(|pool| NodeId::BOTH.iter().filter(|node| world.answers(**node, *pool)).count() == 1)
+    });
+    it.run(1_000);
+    it.note("faults end");
+    heal_and_check(&mut it);
+    it.assert_golden();
+}
+
+const BRING_UP: [StateWord; 7] = [
+    StateWord::Booting,
+    StateWord::GiveWait,
+    StateWord::Released,
+    StateWord::DiskInit,
+    StateWord::MailboxWait,
+    StateWord::Giveback,
+    StateWord::Resuming,
+];
+
+#[test]
+fn repaired_node_killed_in_each_state_of_the_bring_up_leaves_everything_served() {
+    for at in BRING_UP {
+        killed_at(at, A, World::kill);
+    }
+}
+
+#[test]
+fn survivor_killed_in_each_state_of_the_bring_up_leaves_everything_served() {
+    for at in BRING_UP {
+        killed_at(at, B, World::kill);
+    }
+}
+
+#[test]
+fn either_node_stopped_in_each_state_of_the_bring_up_and_woken_writes_nothing_late() {
+    for at in BRING_UP {
+        for victim in NodeId::BOTH {
+            let mut it = Scenario::new("stopped");
+            it.cold_start();
+            it.kill(A);
+            it.until("B serves both", |world| world.answers(B, P1));
+            it.start(A);
+            it.until_word(if matches!(at, StateWord::Released | StateWord::Giveback) { B } else { A }, at);
+            it.world.stop(victim);
+            it.run(4_000);
+            it.world.wake(victim);
+            it.run(1_000);
+            heal_and_check(&mut it);
+        }
+    }
+}
+
+#[test]
+fn commit_that_did_not_come_to_stand_is_aborted_and_served_on() {
+    let mut it = Scenario::new("commit_absent");
+    it.cold_start();
+    it.kill(A);
+    it.until("B serves both", |world| world.answers(B, P1));
+    it.start(A);
+    it.until("COMMIT asked for", |world| stage_of(world, B) == "Committing");
+    it.note("two lock disks are out of reach of B");
+    it.world.lock_disks[1].cut[B.index()] = true;
+    it.world.lock_disks[2].cut[B.index()] = true;
+    it.run(300);
+    assert!(!it.world.answers(B, P1), "held until it is known\n{}", it.text());
+    it.note("they are back");
+    it.world.lock_disks[1].cut = [false; 2];
+    it.world.lock_disks[2].cut = [false; 2];
+    it.until("home", is_home);
+    it.assert_order(&[(B, "COMMIT of generation 5 sent"), (B, "COMMIT did not stand, ABORT recorded"), (B, "resumed")]);
+    it.assert_golden();
+}
+
+#[test]
+fn commit_that_cannot_be_settled_restarts_the_node() {
+    let mut it = Scenario::new("commit_unsettled");
+    it.cold_start();
+    it.kill(A);
+    it.until("B serves both", |world| world.answers(B, P1));
+    it.start(A);
+    it.until("COMMIT asked for", |world| stage_of(world, B) == "Committing");
+    it.note("two lock disks are out of reach of B for good");
+    it.world.lock_disks[1].cut[B.index()] = true;
+    it.world.lock_disks[2].cut[B.index()] = true;
+    it.until("B restarts", |world| world.nodes[B.index()].process == Process::Dead);
+    it.note("they are back");
+    heal_and_check(&mut it);
+    it.assert_order(&[(B, "restarting: CommitUnsettled")]);
+    it.assert_golden();
+}
+
+fn stage_of(world: &World, node: NodeId) -> &'static str {
+    let Some(machine) = world.nodes[node.index()].machine.as_ref() else { return "" };
+    match machine.state() {
+        State::HandingOff(it) if it.phase.stage() == understudy_failover::page::Stage::Committing => "Committing",
+        _ => "",
+    }
+}
+
+#[test]
+fn planned_takeover_and_giveback_hand_the_pools_over_twice() {
+    let mut it = Scenario::new("planned_takeover");
+    it.cold_start();
+    let takeover =
+        Request::Takeover { kind: TakeoverKind::Planned, vetoes: SoftVetoes::Overridden, earnest: Earnest::Do };
+    it.ask(B, takeover);
+    it.until("B serves both", |world| world.answers(B, P1) && world.answers(B, P2));
+    it.until_word(A, StateWord::MailboxWait);
+    it.run(3_000);
+    assert_eq!(it.world.word(A), Some(StateWord::MailboxWait), "no automatic giveback\n{}", it.text());
+    it.ask(B, Request::Giveback { vetoes: SoftVetoes::Count, earnest: Earnest::DryRun });
+    it.run(100);
+    it.ask(B, Request::Giveback { vetoes: SoftVetoes::Count, earnest: Earnest::Do });
+    it.until("home", is_home);
+    it.run(200);
+    it.assert_golden();
+}
+
+#[test]
+fn forced_takeover_stops_a_sound_partner() {
+    let mut it = Scenario::new("forced_takeover");
+    it.cold_start();
+    let what = Request::Takeover { kind: TakeoverKind::Forced, vetoes: SoftVetoes::Count, earnest: Earnest::Do };
+    it.ask(B, what);
+    it.until("B serves both", |world| world.answers(B, P1) && world.answers(B, P2));
+    it.until("home", is_home);
+    it.run(200);
+    it.assert_golden();
+}
+
+#[test]
+fn too_many_automatic_givebacks_wait_for_the_operator() {
+    let giveback = AutomaticGiveback::Within { limit: 1, window: Micros::from_millis(600_000) };
+    let mut it = Scenario::with_giveback("ping_pong", giveback);
+    it.cold_start();
+    for _ in 0..2 {
+        it.kill(A);
+        it.until("B serves both", |world| world.answers(B, P1) && world.answers(B, P2));
+        it.run(300);
+        it.start(A);
+        it.until_word(A, StateWord::MailboxWait);
+        it.run(3_000);
+    }
+    assert_eq!(it.world.word(A), Some(StateWord::MailboxWait), "{}", it.text());
+    it.ask(B, Request::Giveback { vetoes: SoftVetoes::Count, earnest: Earnest::Do });
+    it.until("home", is_home);
+    it.assert_order(&[(B, "vetoed: {PingPong}")]);
+    it.assert_golden();
+}
+
+#[test]
+fn halted_node_is_taken_over_after_the_short_wait() {
+    let mut it = Scenario::new("halt");
+    it.cold_start();
+    it.ask(A, Request::Halt);
+    it.until("B serves both", |world| world.answers(B, P1) && world.answers(B, P2));
+    it.assert_order(&[(A, "asserted HALTED")]);
+    it.start(A);
+    it.until("home", is_home);
+    it.assert_golden();
+}
