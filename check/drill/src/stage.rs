@@ -24,6 +24,9 @@ const GOING_ON: u64 = 30;
 /// wait before a takeover of a running node.
 const SILENCE_MS: u64 = 1_500;
 
+/// As many reads of a page as a routine pace makes in that time.
+const PAGES: u64 = 150;
+
 /// What a client writes to: little, so that most blocks are written several times and an old state would show.
 const SPAN_BYTES: u64 = 1 << 20;
 
@@ -32,8 +35,10 @@ const SPAN_BYTES: u64 = 1 << 20;
 pub enum Fault {
     /// SIGKILL.
     Killed,
-    /// SIGSTOP, and SIGCONT once the other node has settled without it.
+    /// SIGSTOP, and SIGCONT once the other node has settled without it: nothing of it answers.
     Stopped,
+    /// It does nothing for as long, but its memory can be read.
+    Hung,
 }
 
 /// Plays a drill in a folder of its own, at most for `limit`. If it does not hold, everything stays in the folder,
@@ -116,20 +121,27 @@ impl Stage {
     /// # Errors
     /// They are not.
     pub fn start_clients(&mut self, seed: u64) -> anyhow::Result<()> {
-        println!("seed {seed}");
-        for node in NodeName::BOTH {
-            let label = volume_name(node, 0);
-            let address = self.address_of(&label, node)?;
-            let options = VerifierOptions {
-                depth: 4,
-                pace: Duration::from_millis(2),
-                span_bytes: SPAN_BYTES,
-                seed: seed * 2 + node.index() as u64,
-                ..VerifierOptions::default()
-            };
-            let verifier = Verifier::start(&label, address, options).context("cannot start a client")?;
-            self.clients.push(Client { label, verifier });
-        }
+        NodeName::BOTH.into_iter().try_for_each(|node| self.start_client(node, seed))
+    }
+
+    /// Starts a verifying client on the first volume of a node and waits until it is served.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn start_client(&mut self, node: NodeName, seed: u64) -> anyhow::Result<()> {
+        let label = volume_name(node, 0);
+        let address = self.address_of(&label, node)?;
+        let seed = seed * 2 + node.index() as u64;
+        println!("client of {label}: seed {seed}");
+        let options = VerifierOptions {
+            depth: 4,
+            pace: Duration::from_millis(2),
+            span_bytes: SPAN_BYTES,
+            seed,
+            ..VerifierOptions::default()
+        };
+        let verifier = Verifier::start(&label, address, options).context("cannot start a client")?;
+        self.clients.push(Client { label, verifier });
         self.wait_until_clients_go_on("at the start")
     }
 
@@ -162,6 +174,7 @@ impl Stage {
         let fault = match fault {
             Fault::Killed => "kill",
             Fault::Stopped => "stop",
+            Fault::Hung => "hang",
         };
         let state = &self.pair.config().node(node).state;
         std::fs::create_dir_all(state)?;
@@ -179,6 +192,7 @@ impl Stage {
         let hit = match fault {
             Fault::Killed => self.pair.wait_for_end(node, PATIENCE),
             Fault::Stopped => self.pair.wait_until_stopped(node, PATIENCE),
+            Fault::Hung => self.wait_until_hanging(node),
         };
         hit.with_context(|| format!("node {node} was never hit\n{}", self.situation()))
     }
@@ -188,10 +202,23 @@ impl Stage {
     /// # Errors
     /// It does not get there.
     pub fn wait_until_alone(&mut self, node: NodeName) -> anyhow::Result<()> {
+        self.wait_until_taken_over(node, |status| status.partner.page_age_ms.is_none_or(|age| age > SILENCE_MS))
+    }
+
+    /// The same with a partner that hangs: its page is read on, again and again the same.
+    ///
+    /// # Errors
+    /// It does not get there.
+    pub fn wait_until_alone_beside_hanging(&mut self, node: NodeName) -> anyhow::Result<()> {
+        // Another one may only just have started to answer.
+        let before = self.pair.status(node).map_or(0, |status| status.partner.pages_read);
+        self.wait_until_taken_over(node, |status| status.partner.pages_read > before + PAGES)
+    }
+
+    fn wait_until_taken_over(&mut self, node: NodeName, settled: impl Fn(&Status) -> bool) -> anyhow::Result<()> {
         self.wait_for(&format!("node {node} serves everything alone"), |stage| {
             stage.pair.status(node).is_ok_and(|status| {
-                let silent = status.partner.page_age_ms.is_none_or(|age| age > SILENCE_MS);
-                status.state == "TAKEOVER" && silent && serving(&status).len() == status.pools.len()
+                status.state == "TAKEOVER" && settled(&status) && serving(&status).len() == status.pools.len()
             })
         })?;
         self.wait_until_clients_go_on(&format!("while node {node} is alone"))
@@ -221,6 +248,12 @@ impl Stage {
         self.wait_for(&format!("all clients go on {when}"), |stage| {
             stage.clients.iter().zip(&before).all(|(client, before)| client.acknowledged() > before + GOING_ON)
         })
+    }
+
+    /// How often the clients have lost a connection so far, one number a client.
+    #[must_use]
+    pub fn connection_losses(&self) -> Vec<u64> {
+        self.clients.iter().map(|client| client.verifier.progress().connection_losses).collect()
     }
 
     /// The keys on every pool disk must be those of `owner` of its pool, as it runs now, and no others.
@@ -327,12 +360,25 @@ impl Stage {
         lines.join("\n")
     }
 
-    /// Ends a stop.
+    fn wait_until_hanging(&mut self, node: NodeName) -> anyhow::Result<()> {
+        let file = self.hanging(node);
+        self.wait_for("a node hangs", |_| file.exists())
+    }
+
+    fn hanging(&self, node: NodeName) -> PathBuf {
+        self.pair.config().node(node).state.join(drill::HANGING)
+    }
+
+    /// Ends what was done to a node: starts it again, or lets it go on.
     ///
     /// # Errors
-    /// The node does not run.
-    pub fn wake(&self, node: NodeName) -> anyhow::Result<()> {
-        self.pair.signal(node, Signal::CONT)
+    /// It can not be started or does not run.
+    pub fn repair(&mut self, node: NodeName, fault: Fault) -> anyhow::Result<()> {
+        match fault {
+            Fault::Killed => self.pair.start(node),
+            Fault::Stopped => self.pair.signal(node, Signal::CONT),
+            Fault::Hung => std::fs::remove_file(self.hanging(node)).context("the node does not hang"),
+        }
     }
 }
 

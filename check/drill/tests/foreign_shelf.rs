@@ -53,6 +53,6 @@ fn a_survivor_stopped_while_it_holds_writes_nothing_late_on_tgtd() {
         stage.wait_until_hit(NodeName::B, Fault::Stopped)?;
         stage.wait_until_alone(NodeName::A)?;
         stage.demand_keys_of(|_| NodeName::A)?;
-        stage.wake(NodeName::B)
+        stage.repair(NodeName::B, Fault::Stopped)
     });
 }

@@ -20,7 +20,7 @@ const REPAIRED: NodeName = NodeName::A;
 /// The node that serves everything meanwhile.
 const SURVIVOR: NodeName = NodeName::B;
 
-/// Hits `node` at `place`. States the repaired node leaves at once are made to last: it is stopped `at` that place until the
+/// Hits `node` at `place`. States the repaired node leaves at once are made to last: it hangs `at` that place until the
 /// survivor, which must see it there, was hit.
 fn cell(node: NodeName, place: &'static str, at: Option<&'static str>, fault: Fault) {
     play(LIMIT, move |folder| {
@@ -29,21 +29,21 @@ fn cell(node: NodeName, place: &'static str, at: Option<&'static str>, fault: Fa
         stage.lose(REPAIRED)?;
         stage.arm(node, place, fault)?;
         if let Some(at) = at {
-            stage.arm(REPAIRED, at, Fault::Stopped)?;
+            stage.arm(REPAIRED, at, Fault::Hung)?;
         }
         stage.pair.start(REPAIRED)?;
         stage.wait_until_hit(node, fault)?;
         if at.is_some() {
-            stage.wait_until_hit(REPAIRED, Fault::Stopped)?;
-            stage.wake(REPAIRED)?;
+            stage.wait_until_hit(REPAIRED, Fault::Hung)?;
+            stage.repair(REPAIRED, Fault::Hung)?;
         }
         let other = node.partner();
-        stage.wait_until_alone(other)?;
-        stage.demand_keys_of(|_| other)?;
         match fault {
-            Fault::Killed => stage.pair.start(node)?,
-            Fault::Stopped => stage.wake(node)?,
+            Fault::Killed | Fault::Stopped => stage.wait_until_alone(other)?,
+            Fault::Hung => stage.wait_until_alone_beside_hanging(other)?,
         }
+        stage.demand_keys_of(|_| other)?;
+        stage.repair(node, fault)?;
         stage.conclude()
     });
 }
@@ -65,6 +65,11 @@ macro_rules! cells {
                 #[test]
                 fn stopped_and_woken() {
                     cell($node, $place, AT, Fault::Stopped);
+                }
+
+                #[test]
+                fn hung_and_gone_on() {
+                    cell($node, $place, AT, Fault::Hung);
                 }
             })*
         })*
