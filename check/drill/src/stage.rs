@@ -62,7 +62,7 @@ pub fn play(limit: Duration, drill: impl FnOnce(&Path) -> anyhow::Result<()> + S
         Ok(()) | Err(RecvTimeoutError::Disconnected) => match player.join() {
             Ok(outcome) => outcome,
             Err(panic) => {
-                println!("disks and logs are in {}", folder.keep().display());
+                eprintln!("disks and logs are in {}", folder.keep().display());
                 std::panic::resume_unwind(panic)
             }
         },
@@ -132,7 +132,7 @@ impl Stage {
         let label = volume_name(node, 0);
         let address = self.address_of(&label, node)?;
         let seed = seed * 2 + node.index() as u64;
-        println!("client of {label}: seed {seed}");
+        eprintln!("client of {label}: seed {seed}");
         let options = VerifierOptions {
             depth: 4,
             pace: Duration::from_millis(2),
@@ -300,7 +300,7 @@ impl Stage {
         self.demand_keys_of(|home| home)?;
         self.demand_living_keys_on_lock_disks()?;
         for verdict in self.verdicts()? {
-            println!("{verdict:?}");
+            eprintln!("{verdict:?}");
             ensure!(verdict.holds(), "the client of {} is not content: {verdict:?}", verdict.label);
         }
         // That no node left the state while the clients read back.
@@ -335,7 +335,7 @@ impl Stage {
     fn pump(&mut self, deadline: Instant) {
         // BOUND: after the deadline only what has already arrived is taken.
         while let Some(step) = self.watch.next(deadline) {
-            println!("{} {} {:<22} {}", step.wall_micros, step.node, step.step, step.text);
+            eprintln!("{} {} {:<22} {}", step.wall_micros, step.node, step.step, step.text);
             self.steps.push(step);
         }
     }
