@@ -1,8 +1,8 @@
 //! The desk where records are written: one at a time, each with a generation and a sequence number never used before.
 //!
 //! Not here: why one is written; [`crate::claim`], [`crate::hand_off`] and mirror legs each have their own job. The one idea:
-//! entries change in memory only after the record stands on a majority; a write whose outcome is not a majority is followed by a newer
-//! one, never by silence.
+//! entries change in memory only after the record stands on a majority, and a record that might stand is never written over: it is written
+//! again until it does. COMMIT is the exception, with a settlement of its own ([`crate::settle`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -51,7 +51,7 @@ pub(crate) enum LegState {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Writing {
     op: Op,
-    sequence: u64,
+    record: Record,
     job: Job,
     entries: Vec<PoolEntry>,
 }
@@ -67,18 +67,18 @@ pub struct Desk {
     standing: u64,
     writing: Option<Writing>,
     next: Option<Job>,
-    /// Pools whose last record did not get a majority that is known of; it may stand all the same. The next record, whatever it is
-    /// for, names them with a newer generation, so that what stands never goes back.
-    tainted: BTreeSet<PoolId>,
+    /// A record that did not get a majority that is known of. It may stand all the same, so nothing is written over it: it is
+    /// written again, unchanged, until it stands.
+    unresolved: Option<Writing>,
     legs: BTreeSet<LegChange>,
-    leg_pause: LegPause,
+    pause: Pause,
     halted: Halted,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum LegPause {
+enum Pause {
     No,
-    /// The last record of a leg did not get a majority; [`Timer::Leg`] ends it.
+    /// The last record did not get a majority; [`Timer::Record`] ends it.
     Yes,
 }
 
@@ -97,9 +97,9 @@ impl Default for Desk {
             standing: 0,
             writing: None,
             next: None,
-            tainted: BTreeSet::new(),
+            unresolved: None,
             legs: BTreeSet::new(),
-            leg_pause: LegPause::No,
+            pause: Pause::No,
             halted: Halted::No,
         }
     }
@@ -133,7 +133,7 @@ impl Desk {
     }
 
     pub(crate) fn is_idle(&self) -> bool {
-        self.writing.is_none() && self.next.is_none() && self.legs.is_empty()
+        self.writing.is_none() && self.unresolved.is_none() && self.next.is_none() && self.legs.is_empty()
     }
 
     pub(crate) fn is_halted(&self) -> bool {
@@ -144,8 +144,8 @@ impl Desk {
         self.halted = Halted::Yes;
     }
 
-    pub(crate) fn may_write_legs(&mut self) {
-        self.leg_pause = LegPause::No;
+    pub(crate) fn end_pause(&mut self) {
+        self.pause = Pause::No;
     }
 
     /// Puts a job on the desk; it is written as soon as the one before has answered.
@@ -161,8 +161,10 @@ impl Desk {
     /// Changes waiting, and those in the record being written.
     fn legs_under_way(&self) -> BTreeSet<LegChange> {
         let mut all = self.legs.clone();
-        if let Some(Writing { job: Job::Legs(changes), .. }) = &self.writing {
-            all.extend(changes);
+        for writing in self.writing.iter().chain(&self.unresolved) {
+            if let Job::Legs(changes) = &writing.job {
+                all.extend(changes);
+            }
         }
         all
     }
@@ -241,10 +243,14 @@ fn claimed(basis: &PoolEntry, known: &BTreeMap<PoolId, PoolEntry>, own: NodeId, 
 impl Machine {
     /// Writes the next record if the desk is free. Called at the end of every step.
     pub(crate) fn write_next(&mut self, _now: Micros, out: &mut Effects) {
-        if self.membership == Membership::Outside || self.desk.is_writing() {
+        if self.membership == Membership::Outside || self.desk.is_writing() || self.desk.pause == Pause::Yes {
             return;
         }
+        if let Some(again) = self.desk.unresolved.take() {
+            return self.write(again.record, again.job, again.entries, out);
+        }
         let job = match self.desk.next.take() {
+            Some(Job::Settle(record)) => return self.write((*record).clone(), Job::Settle(record), Vec::new(), out),
             Some(job) => job,
             None if self.may_record_legs() => Job::Legs(std::mem::take(&mut self.desk.legs).into_iter().collect()),
             None => return,
@@ -253,36 +259,19 @@ impl Machine {
             self.raise_alarm(Alarm::GenerationsUsedUp, out);
             return;
         }
-        if let Job::Settle(record) = job {
-            return self.write_again(*record, out);
-        }
         let generation = self.desk.new_generation();
-        let mut entries = entries_for(&job, &self.desk.entries, self.config.node, generation);
-        self.add_tainted(&mut entries, generation);
-        let op = self.op();
+        let entries = entries_for(&job, &self.desk.entries, self.config.node, generation);
         if let Job::Commit(_) = job {
             out.push(Effect::Timeline(Step::CommitSent { generation }));
         }
         let record = self.record_with(&entries);
-        let sequence = record.sequence;
-        out.push(Effect::WriteRecord { op, record: Box::new(record) });
-        self.desk.writing = Some(Writing { op, sequence, job, entries });
+        self.write(record, job, entries, out);
     }
 
-    fn add_tainted(&self, entries: &mut Vec<PoolEntry>, generation: Generation) {
-        let named: BTreeSet<PoolId> = entries.iter().map(|entry| entry.pool).collect();
-        for pool in self.desk.tainted.difference(&named) {
-            if let Some(entry) = self.desk.entries.get(pool).filter(|entry| entry.owner == self.config.node) {
-                entries.push(PoolEntry { generation, ..entry.clone() });
-            }
-        }
-    }
-
-    fn write_again(&mut self, record: Record, out: &mut Effects) {
+    fn write(&mut self, record: Record, job: Job, entries: Vec<PoolEntry>, out: &mut Effects) {
         let op = self.op();
         out.push(Effect::WriteRecord { op, record: Box::new(record.clone()) });
-        let sequence = record.sequence;
-        self.desk.writing = Some(Writing { op, sequence, job: Job::Settle(Box::new(record)), entries: Vec::new() });
+        self.desk.writing = Some(Writing { op, record, job, entries });
     }
 
     /// Legs wait while a COMMIT is not settled: no write is in flight then.
@@ -291,7 +280,7 @@ impl Machine {
             State::HandingOff(hand_off) => hand_off.is_settling(),
             _ => false,
         };
-        !settling && !self.desk.legs.is_empty() && self.desk.leg_pause == LegPause::No
+        !settling && !self.desk.legs.is_empty()
     }
 
     fn record_with(&mut self, changed: &[PoolEntry]) -> Record {
@@ -323,10 +312,7 @@ impl Machine {
     fn record_stands(&mut self, now: Micros, writing: Writing, written: usize, out: &mut Effects) {
         let of = self.config.lock_disks;
         let generation = writing.entries.first().map_or(Generation(0), |entry| entry.generation);
-        self.desk.standing = self.desk.standing.max(writing.sequence);
-        for entry in &writing.entries {
-            self.desk.tainted.remove(&entry.pool);
-        }
+        self.desk.standing = self.desk.standing.max(writing.record.sequence);
         self.desk.entries.extend(writing.entries.iter().map(|entry| (entry.pool, entry.clone())));
         match writing.job {
             Job::Commit(_) => self.commit_stands(now, generation, written, out),
@@ -345,18 +331,23 @@ impl Machine {
     }
 
     fn record_failed(&mut self, now: Micros, writing: Writing, out: &mut Effects) {
-        self.desk.tainted.extend(writing.entries.iter().map(|entry| entry.pool));
         match writing.job {
             Job::Commit(_) => self.commit_unknown(now, writing.entries, out),
-            Job::Claim(_) | Job::Settle(_) => self.claim_not_recorded(now),
-            Job::Abort(_) => self.abort_unknown(now),
             Job::Halt(_) => self.halt_recorded(out),
-            Job::Legs(changes) => {
-                self.desk.legs.extend(changes);
-                self.desk.leg_pause = LegPause::Yes;
-                self.timers.set(Timer::Leg, now.after(self.config.timing.retry));
+            Job::Claim(_) | Job::Settle(_) => {
+                // Whether it is still wanted is for the next look to say.
+                let job = Job::Settle(Box::new(writing.record.clone()));
+                self.write_later(now, Writing { job, ..writing });
+                self.claim_not_recorded(now);
             }
+            Job::Abort(_) | Job::Legs(_) => self.write_later(now, writing),
         }
+    }
+
+    fn write_later(&mut self, now: Micros, writing: Writing) {
+        self.desk.unresolved = Some(writing);
+        self.desk.pause = Pause::Yes;
+        self.timers.set(Timer::Record, now.after(self.config.timing.retry));
     }
 
     fn legs_recorded(&mut self, changes: Vec<LegChange>, generation: Generation, out: &mut Effects) {

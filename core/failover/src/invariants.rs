@@ -121,7 +121,7 @@ pub fn invariant_one_node_answers(view: &PairView<'_>) -> Verdicts {
     Ok(())
 }
 
-/// Who answers for a pool has its claim on a majority of the lock disks.
+/// Who answers for a pool, and is not fenced off already, has its claim on a majority of the lock disks.
 ///
 /// # Errors
 /// Names node and pool.
@@ -129,7 +129,8 @@ pub fn invariant_no_serve_without_record_majority(view: &PairView<'_>) -> Verdic
     let survey = view.survey();
     for node in NodeId::BOTH {
         let Some(machine) = view.machines[node.index()] else { continue };
-        for pool in view.pool_disks.keys().filter(|pool| view.answers(node, **pool)) {
+        let unfenced = |pool: &PoolId| view.pool_disks[pool].iter().any(|disk| disk.keys[node.index()].is_some());
+        for pool in view.pool_disks.keys().filter(|pool| view.answers(node, **pool) && unfenced(pool)) {
             let Some(entry) = machine.entry(*pool) else {
                 return Err(format!("{node} answers for {pool} without knowing its record"));
             };

@@ -294,7 +294,8 @@ impl Machine {
                 Timer::Signs => {}
                 Timer::Retry => self.retry(now, out),
                 Timer::Limit => self.limit_passed(now, out),
-                Timer::Leg => self.desk.may_write_legs(),
+                Timer::Record => self.desk.end_pause(),
+                Timer::Release => self.release_again(now, out),
                 Timer::Doubt => self.look_at_doubts(now, out),
                 Timer::Refused => self.try_refused(now, out),
             }
@@ -423,6 +424,7 @@ impl Machine {
     pub(crate) fn enter(&mut self, state: State) {
         self.timers.stop(Timer::Retry);
         self.timers.stop(Timer::Limit);
+        self.timers.stop(Timer::Release);
         self.state = state;
     }
 

@@ -607,3 +607,158 @@ impl PagePool {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAIR: PairId = PairId(0x1234);
+
+    fn pool(id: u32) -> PagePool {
+        PagePool {
+            id: PoolId(id),
+            owner: Some(NodeId::B),
+            state: PoolState::Serving,
+            wanted: id.is_multiple_of(2),
+            generation: Generation(0x00ab_cdef),
+            metadata_version: MetadataVersion(u64::from(id) << 33),
+        }
+    }
+
+    fn page() -> Page {
+        Page {
+            pair: PAIR,
+            node: NodeId::A,
+            incarnation: Incarnation(0x0102_0304_0506_0708),
+            sequence: 42,
+            layout_version: LAYOUT_VERSION,
+            content: PageContent {
+                state: StateWord::GiveWait,
+                stage: Stage::WaitingForRelease,
+                health: Health::Degraded,
+                generation: Generation(17),
+                acknowledgement: Some(Acknowledgement { incarnation: Incarnation(9), state: StateWord::Released }),
+                portals_listening: [false, true],
+                released_to: Some(Incarnation(77)),
+                inventory: Some(0xdead_beef),
+                vetoes: 0b1001,
+                announcement: Some(Announcement { generation: Generation(18), to: Incarnation(78) }),
+                want: Some(Want { number: 5, vetoes: SoftVetoes::Overridden }),
+                want_refused: Some(4),
+                pools: (1..=60).map(pool).collect(),
+            },
+            live: LiveWords { progress: 1, heartbeat: 2, last_completion: 3 },
+        }
+    }
+
+    fn with_crc(mut bytes: Box<[u8; PAGE_BYTES]>) -> Box<[u8; PAGE_BYTES]> {
+        let crc = crc32c(&bytes[..CRC_OFFSET]);
+        bytes[CRC_OFFSET..].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn full_page_comes_back_as_it_was() {
+        let page = page();
+        assert_eq!(Page::decode(&page.encode(), PAIR, NodeId::A), Ok(page));
+    }
+
+    #[test]
+    fn state_word_is_at_its_one_predetermined_location() {
+        for state in StateWord::ALL {
+            let mut page = page();
+            page.content.state = state;
+            assert_eq!(page.encode()[64..68], (state as u32).to_le_bytes());
+            assert_eq!(StateWord::from_word(state as u32), Some(state));
+        }
+        assert_eq!(StateWord::from_word(0), None);
+    }
+
+    #[test]
+    fn every_flipped_bit_makes_the_page_torn() {
+        let good = page().encode();
+        for at in 0..PAGE_BYTES {
+            let mut bytes = good.clone();
+            bytes[at] ^= 1 << (at % 8);
+            assert_eq!(Page::decode(&bytes, PAIR, NodeId::A), Err(PageError::Torn), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn halves_of_two_publications_are_torn_wherever_the_cut_is() {
+        let (one, mut two) = (page().encode(), page());
+        two.sequence += 2;
+        two.content.state = StateWord::DiskInit;
+        two.live.heartbeat += 1;
+        let two = two.encode();
+        // Below 32 bytes nothing of the first publication is left behind that differs, except the sequence word itself.
+        for cut in (32..CRC_OFFSET).step_by(8) {
+            let mut mixed = two.clone();
+            mixed[cut..].copy_from_slice(&one[cut..]);
+            assert_eq!(Page::decode(&mixed, PAIR, NodeId::A), Err(PageError::Torn), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn page_under_change_is_torn() {
+        let mut bytes = page().encode();
+        bytes[SEQUENCE_OFFSET] |= 1;
+        assert_eq!(Page::decode(&with_crc(bytes), PAIR, NodeId::A), Err(PageError::Torn));
+    }
+
+    #[test]
+    fn blank_memory_and_foreign_memory_are_no_page() {
+        assert_eq!(Page::decode(&[0; PAGE_BYTES], PAIR, NodeId::A), Err(PageError::NoPage));
+        let mut bytes = page().encode();
+        bytes[0] = b'X';
+        assert_eq!(Page::decode(&with_crc(bytes), PAIR, NodeId::A), Err(PageError::NoPage));
+    }
+
+    #[test]
+    fn page_of_another_pair_or_node_is_rejected() {
+        let bytes = page().encode();
+        assert_eq!(Page::decode(&bytes, PairId(1), NodeId::A), Err(PageError::Pair(PAIR)));
+        assert_eq!(Page::decode(&bytes, PAIR, NodeId::B), Err(PageError::Node(1)));
+    }
+
+    #[test]
+    fn newer_release_is_read_while_it_says_that_it_can_be() {
+        let mut bytes = page().encode();
+        bytes[8..10].copy_from_slice(&(LAYOUT_VERSION + 1).to_le_bytes());
+        let newer = with_crc(bytes.clone());
+        assert_eq!(Page::decode(&newer, PAIR, NodeId::A).map(|page| page.layout_version), Ok(LAYOUT_VERSION + 1));
+        bytes[10..12].copy_from_slice(&(LAYOUT_VERSION + 1).to_le_bytes());
+        let too_new = PageError::Version { written: LAYOUT_VERSION + 1, readable_from: LAYOUT_VERSION + 1 };
+        assert_eq!(Page::decode(&with_crc(bytes), PAIR, NodeId::A), Err(too_new));
+    }
+
+    #[test]
+    fn words_without_a_meaning_are_refused_where_they_stand() {
+        for (offset, word) in [(64, 12u32), (64, 0), (88, 3), (92, 0x0100_0000), (104, 99), (132, u32::MAX), (160, 61)]
+        {
+            let mut bytes = page().encode();
+            bytes[offset..offset + 4].copy_from_slice(&word.to_le_bytes());
+            assert_eq!(Page::decode(&with_crc(bytes), PAIR, NodeId::A), Err(PageError::Word { offset }));
+        }
+        for (offset, byte) in [(256 + 4, 3u8), (256 + 5, 6)] {
+            let mut bytes = page().encode();
+            bytes[offset] = byte;
+            assert_eq!(Page::decode(&with_crc(bytes), PAIR, NodeId::A), Err(PageError::Word { offset }));
+        }
+    }
+
+    #[test]
+    fn incarnation_zero_is_nobodys_page() {
+        let mut bytes = page().encode();
+        bytes[16..24].fill(0);
+        assert_eq!(Page::decode(&with_crc(bytes), PAIR, NodeId::A), Err(PageError::Word { offset: 16 }));
+    }
+
+    #[test]
+    fn stage_of_a_newer_release_is_shown_as_unknown() {
+        let mut bytes = page().encode();
+        bytes[68..72].copy_from_slice(&1_000u32.to_le_bytes());
+        let stage = Page::decode(&with_crc(bytes), PAIR, NodeId::A).map(|page| page.content.stage);
+        assert_eq!(stage, Ok(Stage::Unknown));
+    }
+}

@@ -325,3 +325,137 @@ impl Heartbeat {
         Ok(Self { incarnation: Incarnation(word(16)?), counter: word(24)? })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAIR: PairId = PairId(9);
+
+    fn record() -> Record {
+        let entry = |pool: u32| PoolEntry {
+            pool: PoolId(pool),
+            owner: if pool.is_multiple_of(2) { NodeId::A } else { NodeId::B },
+            generation: Generation(1000 + pool),
+            metadata_version: MetadataVersion(1 << 40),
+            verdict: [Verdict::Owned, Verdict::Commit, Verdict::Abort][pool as usize % 3],
+            legs_are: if pool < 3 { LegsAre::Equal } else { LegsAre::PerhapsDifferent },
+            legs: (0..pool as usize * 4).map(|mirror| LegSet(1 + mirror as u8 % 3)).collect(),
+        };
+        Record {
+            pair: PAIR,
+            node: NodeId::B,
+            incarnation: Incarnation(77),
+            sequence: 12,
+            pools: (1..=60).map(entry).collect(),
+        }
+    }
+
+    #[test]
+    fn record_of_sixty_pools_comes_back_as_it_was() {
+        let record = record();
+        let bytes = record.encode();
+        assert!(bytes.len() > 4096 && bytes.len().is_multiple_of(4096));
+        assert_eq!(Record::decode(&bytes, PAIR, NodeId::B), Ok(record.clone()));
+        let mut slot = bytes;
+        slot.resize(RECORD_SLOT_BYTES, 0xee);
+        assert_eq!(Record::decode(&slot, PAIR, NodeId::B), Ok(record));
+    }
+
+    #[test]
+    fn record_cut_short_at_any_sector_is_torn() {
+        let bytes = record().encode();
+        let written = (0..bytes.len()).rev().find(|at| bytes[*at] != 0).expect("not blank") + 1;
+        for sectors in 1..written.div_ceil(512) {
+            let mut torn = bytes.clone();
+            torn[sectors * 512..].fill(0x55);
+            assert_eq!(Record::decode(&torn, PAIR, NodeId::B), Err(RecordError::Torn), "{sectors} sectors");
+        }
+    }
+
+    #[test]
+    fn every_flipped_byte_is_noticed() {
+        let mut small = record();
+        small.pools.truncate(2);
+        let bytes = small.encode();
+        let length = u32::from_le_bytes(bytes[32..36].try_into().expect("four bytes")) as usize;
+        for at in 0..length {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 0x10;
+            assert!(Record::decode(&damaged, PAIR, NodeId::B).is_err(), "byte {at}");
+        }
+    }
+
+    fn with_crc(mut bytes: Vec<u8>) -> Vec<u8> {
+        let length = u32::from_le_bytes(bytes[32..36].try_into().expect("four bytes")) as usize;
+        let crc = crc32c(&bytes[..length - 4]);
+        bytes[length - 4..length].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn lengths_and_counts_that_lie_are_refused() {
+        let bytes = record().encode();
+        for length in [0u32, 43, 1 << 20, u32::MAX] {
+            let mut lying = bytes.clone();
+            lying[32..36].copy_from_slice(&length.to_le_bytes());
+            assert_eq!(Record::decode(&lying, PAIR, NodeId::B), Err(RecordError::Torn));
+        }
+        let mut lying = bytes.clone();
+        lying[14..16].copy_from_slice(&61u16.to_le_bytes());
+        assert_eq!(Record::decode(&with_crc(lying), PAIR, NodeId::B), Err(RecordError::Meaning));
+        let mut lying = bytes;
+        lying[40 + 12..40 + 14].copy_from_slice(&u16::MAX.to_le_bytes());
+        assert_eq!(Record::decode(&with_crc(lying), PAIR, NodeId::B), Err(RecordError::Meaning));
+    }
+
+    #[test]
+    fn fields_without_a_meaning_are_refused() {
+        for (offset, byte) in [(44, 3u8), (45, 4), (45, 0), (46, 2), (51, 1)] {
+            let mut bytes = record().encode();
+            bytes[offset] = byte;
+            assert_eq!(Record::decode(&with_crc(bytes), PAIR, NodeId::B), Err(RecordError::Meaning), "at {offset}");
+        }
+        let mut twice = record();
+        twice.pools[1].pool = PoolId(1);
+        assert_eq!(Record::decode(&twice.encode(), PAIR, NodeId::B), Err(RecordError::Meaning));
+    }
+
+    #[test]
+    fn blank_foreign_and_newer_slots_are_told_apart() {
+        assert_eq!(Record::decode(&[0; 4096], PAIR, NodeId::B), Err(RecordError::Blank));
+        assert_eq!(Record::decode(&[], PAIR, NodeId::B), Err(RecordError::Blank));
+        let bytes = record().encode();
+        assert_eq!(Record::decode(&bytes, PairId(1), NodeId::B), Err(RecordError::Foreign));
+        assert_eq!(Record::decode(&bytes, PAIR, NodeId::A), Err(RecordError::Foreign));
+        let mut newer = bytes;
+        newer[8] = 2;
+        assert_eq!(Record::decode(&with_crc(newer), PAIR, NodeId::B), Err(RecordError::Version(2)));
+    }
+
+    #[test]
+    fn torn_slot_leaves_the_other_one() {
+        let (mut one, mut two) = (record(), record());
+        one.sequence = 11;
+        two.sequence = 12;
+        let (odd, mut even) = (one.encode(), two.encode());
+        even[700] ^= 1;
+        assert_eq!(Record::slots_of([&even, &odd], PAIR, NodeId::B), [None, Some(one.clone())]);
+        assert_eq!((one.slot(), two.slot()), (1, 0));
+    }
+
+    #[test]
+    fn heartbeat_comes_back_and_its_damage_is_noticed() {
+        let beat = Heartbeat { incarnation: Incarnation(3), counter: 4 };
+        let bytes = beat.encode(PAIR, NodeId::A);
+        assert_eq!(Heartbeat::decode(&bytes, PAIR, NodeId::A), Ok(beat));
+        assert_eq!(Heartbeat::decode(&bytes, PAIR, NodeId::B), Err(RecordError::Foreign));
+        assert_eq!(Heartbeat::decode(&[0; 512], PAIR, NodeId::A), Err(RecordError::Blank));
+        assert_eq!(Heartbeat::decode(&bytes[..35], PAIR, NodeId::A), Err(RecordError::Torn));
+        for at in 0..36 {
+            let mut damaged = bytes;
+            damaged[at] ^= 4;
+            assert!(Heartbeat::decode(&damaged, PAIR, NodeId::A).is_err(), "byte {at}");
+        }
+    }
+}

@@ -110,14 +110,6 @@ impl Machine {
         }
     }
 
-    pub(crate) fn abort_unknown(&mut self, now: Micros) {
-        let State::HandingOff(hand_off) = self.state.clone() else { return };
-        if let HandOffPhase::Aborting { entries } = hand_off.phase.clone() {
-            self.hand_off_phase(*hand_off, HandOffPhase::ReadingBack { op: None, entries });
-            self.retry_after(now, self.config.timing.heartbeat);
-        }
-    }
-
     pub(crate) fn abort_stands(&mut self, _now: Micros, out: &mut Effects) {
         let State::HandingOff(hand_off) = self.state.clone() else { return };
         if matches!(hand_off.phase, HandOffPhase::Aborting { .. }) {

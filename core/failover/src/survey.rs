@@ -305,3 +305,212 @@ impl Survey {
         self.disks.iter().map(|disk| disk.as_ref().and_then(|disk| disk.heartbeats[node.index()])).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::effect::{Entry, LegsAre};
+    use crate::record::Verdict;
+    use crate::words::{Incarnation, LegSet, MetadataVersion};
+
+    const PAIR: PairId = PairId(3);
+    const POOL: PoolId = PoolId(1);
+
+    fn entry(owner: NodeId, generation: u32, verdict: Verdict) -> PoolEntry {
+        PoolEntry {
+            pool: POOL,
+            owner,
+            generation: Generation(generation),
+            metadata_version: MetadataVersion(u64::from(generation)),
+            verdict,
+            legs_are: LegsAre::Equal,
+            legs: vec![LegSet(3)],
+        }
+    }
+
+    fn record(node: NodeId, sequence: u64, entry: PoolEntry) -> Record {
+        Record { pair: PAIR, node, incarnation: Incarnation(1), sequence, pools: vec![entry] }
+    }
+
+    /// A lock disk with these records in the slots they belong to.
+    fn disk(records: &[Record]) -> Option<LockDiskView> {
+        let mut view = LockDiskView::default();
+        for record in records {
+            view.records[record.node.index()][record.slot()] = Some(record.clone());
+        }
+        Some(view)
+    }
+
+    fn survey(disks: Vec<Option<LockDiskView>>) -> Survey {
+        Survey { disks }
+    }
+
+    fn a_owned(generation: u32) -> Record {
+        record(NodeId::A, u64::from(generation), entry(NodeId::A, generation, Verdict::Owned))
+    }
+
+    #[test]
+    fn entry_on_all_three_or_on_two_is_known() {
+        let known = Standing::Known(entry(NodeId::A, 4, Verdict::Owned));
+        assert_eq!(survey(vec![disk(&[a_owned(4)]); 3]).standing(POOL), known);
+        assert_eq!(survey(vec![disk(&[a_owned(4)]), disk(&[a_owned(4)]), disk(&[])]).standing(POOL), known);
+        assert_eq!(survey(vec![disk(&[a_owned(4)]), None, disk(&[a_owned(4)])]).standing(POOL), known);
+        assert_eq!(survey(vec![disk(&[a_owned(4)])]).standing(POOL), known);
+    }
+
+    #[test]
+    fn minority_answering_is_unknown_whatever_it_says() {
+        assert_eq!(survey(vec![disk(&[a_owned(4)]), None, None]).standing(POOL), Standing::Unknown);
+        assert_eq!(survey(vec![None]).standing(POOL), Standing::Unknown);
+        assert_eq!(survey(vec![disk(&[]), disk(&[]), disk(&[])]).standing(POOL), Standing::Unknown);
+    }
+
+    #[test]
+    fn commit_on_a_minority_with_everyone_answering_did_not_happen() {
+        let commit = record(NodeId::A, 5, entry(NodeId::B, 5, Verdict::Commit));
+        let disks = vec![disk(&[a_owned(4), commit]), disk(&[a_owned(4)]), disk(&[a_owned(4)])];
+        assert_eq!(survey(disks).standing(POOL), Standing::Known(entry(NodeId::A, 4, Verdict::Owned)));
+    }
+
+    #[test]
+    fn commit_on_a_minority_with_one_disk_silent_is_unsettled() {
+        let commit = record(NodeId::A, 5, entry(NodeId::B, 5, Verdict::Commit));
+        let disks = vec![disk(&[a_owned(4), commit]), disk(&[a_owned(4)]), None];
+        let candidates = vec![entry(NodeId::B, 5, Verdict::Commit), entry(NodeId::A, 4, Verdict::Owned)];
+        assert_eq!(survey(disks).standing(POOL), Standing::Unsettled { candidates });
+    }
+
+    #[test]
+    fn commit_on_a_majority_stands_over_the_entry_before_it() {
+        let commit = record(NodeId::A, 5, entry(NodeId::B, 5, Verdict::Commit));
+        let disks = vec![disk(&[a_owned(4), commit.clone()]), disk(&[a_owned(4), commit]), None];
+        assert_eq!(survey(disks).standing(POOL), Standing::Known(entry(NodeId::B, 5, Verdict::Commit)));
+    }
+
+    #[test]
+    fn abort_on_a_majority_stands_over_a_commit_on_a_majority() {
+        let commit = record(NodeId::A, 5, entry(NodeId::B, 5, Verdict::Commit));
+        let abort = record(NodeId::A, 6, entry(NodeId::A, 6, Verdict::Abort));
+        let disks = vec![disk(&[commit.clone(), abort.clone()]), disk(&[commit.clone(), abort]), disk(&[commit])];
+        assert_eq!(survey(disks).standing(POOL), Standing::Known(entry(NodeId::A, 6, Verdict::Abort)));
+    }
+
+    #[test]
+    fn second_record_half_written_leaves_the_first_standing() {
+        // Generation 4 stands on disks 1 and 2; 5 reached only disk 1, and its writer died. Only with both slots 4 is found.
+        let disks = vec![disk(&[a_owned(3), a_owned(4)]), disk(&[a_owned(4), a_owned(5)]), disk(&[a_owned(3)])];
+        assert_eq!(survey(disks).standing(POOL), Standing::Known(entry(NodeId::A, 4, Verdict::Owned)));
+    }
+
+    #[test]
+    fn two_answers_that_differ_leave_the_truth_among_them() {
+        let other = record(NodeId::B, 5, entry(NodeId::B, 5, Verdict::Owned));
+        let disks = vec![disk(&[a_owned(4)]), disk(&[other]), None];
+        let candidates = vec![entry(NodeId::B, 5, Verdict::Owned), entry(NodeId::A, 4, Verdict::Owned)];
+        assert_eq!(survey(disks).standing(POOL), Standing::Unsettled { candidates });
+    }
+
+    #[test]
+    fn two_claims_of_one_generation_are_judged_alike_by_everyone() {
+        let other = record(NodeId::B, 4, entry(NodeId::B, 4, Verdict::Owned));
+        let both = disk(&[a_owned(4), other]);
+        let standing = survey(vec![both.clone(), both.clone(), both]).standing(POOL);
+        assert_eq!(standing, Standing::Known(entry(NodeId::B, 4, Verdict::Owned)));
+    }
+
+    #[test]
+    fn copy_in_the_other_area_counts_once_a_disk() {
+        let copy = record(NodeId::B, 9, entry(NodeId::A, 4, Verdict::Owned));
+        let disks = vec![disk(&[a_owned(4), copy]), disk(&[]), disk(&[])];
+        assert_eq!(survey(disks).standing(POOL), Standing::Unknown);
+    }
+
+    #[test]
+    fn winner_builds_on_the_newest_candidate_with_the_legs_good_in_all() {
+        let mut dropped = entry(NodeId::A, 5, Verdict::Owned);
+        dropped.legs = vec![LegSet(1)];
+        let disks = vec![disk(&[a_owned(4), record(NodeId::A, 5, dropped.clone())]), disk(&[a_owned(4)]), None];
+        let basis = survey(disks).standing(POOL).winner_basis().expect("candidates");
+        assert_eq!((basis.generation, basis.legs), (Generation(5), vec![LegSet(1)]));
+        assert_eq!(basis.metadata_version, MetadataVersion(4), "the disks may have any version from the older one on");
+        assert_eq!(Standing::Unknown.winner_basis(), None);
+    }
+
+    #[test]
+    fn own_record_that_may_stand_is_named_and_one_that_cannot_is_not() {
+        let disks = vec![disk(&[a_owned(4), a_owned(5)]), disk(&[a_owned(4)]), None];
+        assert_eq!(survey(disks).unsettled_record(NodeId::A), Some(&a_owned(5)));
+        let disks = vec![disk(&[a_owned(4), a_owned(5)]), disk(&[a_owned(4)]), disk(&[a_owned(4)])];
+        let survey = survey(disks);
+        assert_eq!(survey.unsettled_record(NodeId::A), None);
+        assert_eq!(survey.standing_sequence(NodeId::A), Some(4));
+        assert_eq!(survey.highest_sequence(NodeId::A), 5);
+        assert_eq!(survey.standing_sequence(NodeId::B), None);
+    }
+
+    #[test]
+    fn claim_on_a_minority_is_a_claim_and_a_commit_is_none() {
+        let claim = record(NodeId::B, 5, entry(NodeId::B, 5, Verdict::Owned));
+        let commit = record(NodeId::B, 5, entry(NodeId::A, 5, Verdict::Commit));
+        let of = |record| survey(vec![disk(&[record]), disk(&[]), disk(&[])]);
+        assert!(of(claim.clone()).is_claimed_by(NodeId::B, POOL, Generation(5)));
+        assert!(!of(claim).is_claimed_by(NodeId::B, POOL, Generation(6)));
+        assert!(!of(commit).is_claimed_by(NodeId::B, POOL, Generation(5)));
+    }
+
+    fn key(node: NodeId, incarnation: u64) -> ReservationKey {
+        ReservationKey::on_lock_disk(PAIR, node, Incarnation(incarnation))
+    }
+
+    fn with_keys(keys: &[Option<&[ReservationKey]>]) -> Survey {
+        let disk = |keys: &[ReservationKey]| LockDiskView { keys: keys.to_vec(), ..LockDiskView::default() };
+        survey(keys.iter().map(|keys| keys.map(disk)).collect())
+    }
+
+    #[test]
+    fn key_majority_counts_over_all_lock_disks() {
+        let (a, b) = (key(NodeId::A, 1), key(NodeId::B, 1));
+        let both: &[ReservationKey] = &[a, b];
+        let only_b: &[ReservationKey] = &[b];
+        assert_eq!(with_keys(&[Some(both), Some(both), Some(only_b)]).key_majority(a), KeyMajority::Held);
+        assert_eq!(with_keys(&[Some(both), Some(only_b), Some(only_b)]).key_majority(a), KeyMajority::Lost);
+        assert_eq!(with_keys(&[Some(both), Some(only_b), None]).key_majority(a), KeyMajority::Unknown);
+        assert_eq!(with_keys(&[Some(both), None, None]).key_majority(a), KeyMajority::Unknown);
+        assert_eq!(with_keys(&[Some(&[]), Some(&[]), None]).key_majority(a), KeyMajority::Lost);
+        assert_eq!(with_keys(&[Some(both)]).key_majority(a), KeyMajority::Held);
+        assert_eq!(with_keys(&[None]).key_majority(a), KeyMajority::Unknown);
+        assert_eq!(with_keys(&[Some(&[key(NodeId::A, 2)])]).key_majority(a), KeyMajority::Lost, "another run's key");
+    }
+
+    #[test]
+    fn contest_is_won_by_own_key_without_the_partners_on_a_majority() {
+        let (a, b) = (key(NodeId::A, 1), key(NodeId::B, 1));
+        let judge = |disks: &[Option<Vec<ReservationKey>>]| judge_contest(disks, a, Some(b));
+        assert_eq!(judge(&[Some(vec![a]), Some(vec![a]), None]), Contest::Won { won: 2 });
+        assert_eq!(judge(&[Some(vec![a]), Some(vec![a, b]), Some(vec![a])]), Contest::Won { won: 2 });
+        assert_eq!(judge(&[Some(vec![a]), Some(vec![a, b]), None]), Contest::Undecided);
+        assert_eq!(judge(&[Some(vec![b]), None, None]), Contest::Lost);
+        assert_eq!(judge(&[Some(vec![a]), Some(vec![b]), None]), Contest::Lost);
+        assert_eq!(
+            judge(&[Some(vec![]), Some(vec![]), Some(vec![])]),
+            Contest::Undecided,
+            "a disk that forgot counts for nobody"
+        );
+        assert_eq!(judge(&[Some(vec![a, key(NodeId::B, 2)]), None, None]), Contest::PartnerChanged);
+        assert_eq!(judge_contest(&[Some(vec![a])], a, None), Contest::Won { won: 1 });
+        assert_eq!(judge_contest(&[None], a, None), Contest::Undecided);
+    }
+
+    #[test]
+    fn loser_does_not_register_again_and_a_newcomer_does_once() {
+        let (a, b) = (key(NodeId::A, 1), key(NodeId::B, 1));
+        assert_eq!(contest_move(&[b], a, Some(b), Entry::Registered), ContestMove::Stop);
+        assert_eq!(contest_move(&[b], a, Some(b), Entry::Newcomer), ContestMove::Register);
+        assert_eq!(contest_move(&[a, b], a, Some(b), Entry::Registered), ContestMove::PreemptAndAbort(b));
+        assert_eq!(contest_move(&[a], a, Some(b), Entry::Registered), ContestMove::Next);
+        assert_eq!(contest_move(&[a, key(NodeId::B, 2)], a, Some(b), Entry::Registered), ContestMove::Stop);
+        assert_eq!(contest_move(&[a, b], a, None, Entry::Newcomer), ContestMove::PreemptAndAbort(b));
+        let foreign = ReservationKey::on_lock_disk(PairId(4), NodeId::B, Incarnation(1));
+        assert_eq!(contest_move(&[a, foreign], a, None, Entry::Registered), ContestMove::Next, "not this pair's");
+    }
+}

@@ -146,13 +146,24 @@ impl Machine {
         }
     }
 
-    fn exclusive_pools(&self) -> Vec<PoolId> {
-        let fenced = |pool: &PoolId| self.here[pool].fence == Some(FenceKind::Exclusive);
-        self.held_pools().filter(fenced).collect()
+    /// The partner's pools, and own ones that a contest left exclusive.
+    fn pools_to_release(&self) -> Vec<PoolId> {
+        let guest = |pool: &PoolId| self.home(*pool) == Some(self.config.partner());
+        let exclusive = |pool: &PoolId| self.here[pool].fence == Some(FenceKind::Exclusive);
+        self.held_pools().filter(|pool| guest(pool) || exclusive(pool)).collect()
+    }
+
+    /// RELEASED was announced and the partner still waits.
+    pub(crate) fn release_again(&mut self, _now: Micros, out: &mut Effects) {
+        if let State::Released(released) = self.state.clone()
+            && released.then == AfterMailboxWait::Configured
+        {
+            self.release(released.to, out);
+        }
     }
 
     fn release(&mut self, to: Incarnation, out: &mut Effects) {
-        let (op, pools) = (self.op(), self.exclusive_pools());
+        let (op, pools) = (self.op(), self.pools_to_release());
         out.push(Effect::ReleaseReservations { op, pools });
         self.enter(State::Takeover(Exclusive::Releasing { op, to }));
     }
@@ -231,6 +242,13 @@ impl Machine {
             | StateWord::Halted
             | StateWord::Panicked => false,
         };
+        match page.content.state {
+            StateWord::GiveWait if !self.timers.is_set(Timer::Release) => {
+                self.timers.set(Timer::Release, now.after(self.config.timing.veto_retry));
+            }
+            StateWord::GiveWait => {}
+            _ => self.timers.stop(Timer::Release),
+        }
         if page.incarnation != released.to || !on_the_way {
             self.take_release_back(now, out);
         } else if !self.timers.is_set(Timer::Retry) {

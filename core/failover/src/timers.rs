@@ -16,8 +16,10 @@ pub enum Timer {
     Retry,
     /// When the phase of a hand-off or of a request has taken too long.
     Limit,
-    /// When to write the record of a mirror leg again.
-    Leg,
+    /// When to write a record again that did not get a majority.
+    Record,
+    /// When to release once more for a partner that does not get beyond GIVEWAIT: a leg may have come back since.
+    Release,
     /// When to look again at a fence in doubt.
     Doubt,
     /// When to try refused pools again.
@@ -25,7 +27,8 @@ pub enum Timer {
 }
 
 impl Timer {
-    const ALL: [Self; 6] = [Self::Signs, Self::Retry, Self::Limit, Self::Leg, Self::Doubt, Self::Refused];
+    const ALL: [Self; 7] =
+        [Self::Signs, Self::Retry, Self::Limit, Self::Record, Self::Release, Self::Doubt, Self::Refused];
 }
 
 /// Deadlines set.

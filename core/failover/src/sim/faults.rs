@@ -38,9 +38,9 @@ impl Mix {
 ///
 /// # Errors
 /// What went wrong, with the moment.
-pub fn run_schedule(seed: u64, mix: Mix, length: Micros) -> Result<World, String> {
+pub fn run_schedule(seed: u64, mix: Mix, chaos: Chaos, length: Micros) -> Result<World, String> {
     let configs = [usual_config(NodeId::A), usual_config(NodeId::B)];
-    let mut world = World::new(configs, seed, Chaos::WILD);
+    let mut world = World::new(configs, seed, chaos);
     replay(&mut world, mix, length)?;
     Ok(world)
 }
@@ -177,7 +177,12 @@ pub fn serve_again(world: &mut World) -> Result<(), String> {
     let limit = world.now.after(Micros::from_millis(60_000));
     while !is_home(world) {
         if world.now >= limit {
-            return Err(format!("not at home: A {:?}, B {:?}", world.word(NodeId::A), world.word(NodeId::B)));
+            return Err(format!(
+                "not at home: A {:?}, B {:?}; {:?}",
+                world.word(NodeId::A),
+                world.word(NodeId::B),
+                world.view().pool_disks
+            ));
         }
         for node in NodeId::BOTH {
             let ask = Request::Giveback { vetoes: SoftVetoes::Overridden, earnest: Earnest::Do };

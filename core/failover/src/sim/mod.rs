@@ -77,15 +77,31 @@ pub struct Chaos {
     pub write_us: u64,
     /// A step takes fifty times as long, once in so many.
     pub slow_step: u64,
+    /// A client's write hangs in the disk for up to two seconds, once in so many.
+    pub slow_write: u64,
 }
 
 impl Chaos {
     /// Nothing goes wrong and everything takes its usual time.
-    pub const NONE: Self =
-        Self { page_lost: 0, page_late: 0, record_unknown: 0, step_us: 200, write_us: 400, slow_step: 0 };
+    pub const NONE: Self = Self {
+        page_lost: 0,
+        page_late: 0,
+        record_unknown: 0,
+        step_us: 200,
+        write_us: 400,
+        slow_step: 0,
+        slow_write: 0,
+    };
     /// Much goes wrong.
-    pub const WILD: Self =
-        Self { page_lost: 12, page_late: 8, record_unknown: 12, step_us: 2_000, write_us: 20_000, slow_step: 60 };
+    pub const WILD: Self = Self {
+        page_lost: 12,
+        page_late: 8,
+        record_unknown: 12,
+        step_us: 2_000,
+        write_us: 20_000,
+        slow_step: 60,
+        slow_write: 60,
+    };
 }
 
 /// Whether a node's process runs.
@@ -207,6 +223,7 @@ pub struct World {
     configs: [Config; 2],
     highest: BTreeMap<PoolId, Generation>,
     reserved: BTreeSet<(PoolId, usize)>,
+    pub(crate) changed: bool,
     failure: Option<String>,
 }
 
@@ -253,6 +270,7 @@ impl World {
             configs,
             highest: BTreeMap::new(),
             reserved: BTreeSet::new(),
+            changed: true,
             failure: None,
         }
     }
@@ -281,6 +299,7 @@ impl World {
 
     /// SIGKILL: what was sent may still land.
     pub fn kill(&mut self, node: NodeId) {
+        self.changed = true;
         let it = &mut self.nodes[node.index()];
         if it.process == Process::Dead {
             return;
@@ -422,7 +441,10 @@ impl World {
                 self.happen_to(node, what);
             }
             Event::Land { pool, leg, value } => self.land(pool, leg, value),
-            Event::LateRecord { disk, node, sequence } => self.land_record(disk, node, sequence),
+            Event::LateRecord { disk, node, sequence } => {
+                self.changed = true;
+                self.land_record(disk, node, sequence);
+            }
             Event::Restart(node) => self.start(node),
             Event::Wake(node) => self.wake(node),
         }
@@ -534,7 +556,8 @@ impl World {
     }
 
     pub(crate) fn land_later(&mut self, pool: PoolId, leg: u8, value: u64) {
-        let at = self.now.after(Micros(1 + self.dice.below(self.chaos.write_us)));
+        let longest = if self.dice.once_in(self.chaos.slow_write) { 2_000_000 } else { self.chaos.write_us };
+        let at = self.now.after(Micros(1 + self.dice.below(longest)));
         self.push(at, Event::Land { pool, leg, value });
     }
 
@@ -596,7 +619,11 @@ impl World {
         }
     }
 
+    /// Checks every invariant, if anything they look at has changed.
     fn check(&mut self) {
+        if !std::mem::take(&mut self.changed) {
+            return;
+        }
         let view = self.view();
         let mut verdict = invariants::check_moment(&view);
         if verdict.is_ok() {
@@ -621,6 +648,7 @@ impl World {
     }
 
     fn note_effect(&mut self, node: NodeId, effect: &Effect) {
+        self.changed = true;
         let it = &mut self.nodes[node.index()];
         it.deeds.clock += 1;
         let clock = it.deeds.clock;

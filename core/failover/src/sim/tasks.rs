@@ -141,6 +141,11 @@ impl World {
     }
 
     fn one_step(&mut self, node: NodeId, op: Op, kind: Kind) -> Next {
+        let reads_only = matches!(
+            kind,
+            Kind::Survey { .. } | Kind::Check { .. } | Kind::Init { .. } | Kind::Open { .. } | Kind::Hold { .. }
+        );
+        self.changed |= !reads_only;
         match kind {
             Kind::Survey { solicited, disks } => self.survey_step(node, op, solicited, disks),
             Kind::Join { key, disks } => self.join_step(node, op, key, disks),
