@@ -52,6 +52,10 @@ const FORBIDDEN_MODULES: [(&str, &str); 6] = [
     ("os", "the operating system"),
 ];
 
+/// Modules that integration tests of `spec` and `core` may name all the same: golden files, and a seed or a count given by
+/// whoever runs them. What is tested still gets neither.
+const GRANTED_TO_TESTS: [&str; 2] = ["fs", "env"];
+
 /// Layers that must stay without the world.
 const PURE: [&str; 2] = ["spec", "core"];
 
@@ -119,7 +123,9 @@ fn worldly_words(path: &str, text: &str) -> Vec<String> {
         return Vec::new();
     }
     let tokens = tokens(text);
-    let found = |at: usize| worldly_word(&tokens, at).map(|why| (at, why));
+    let is_test = path.split('/').nth(2) == Some("tests");
+    let granted = |at: usize| is_test && GRANTED_TO_TESTS.contains(&tokens[at].text.as_str());
+    let found = |at: usize| worldly_word(&tokens, at).filter(|_| !granted(at)).map(|why| (at, why));
     let complaints = (0..tokens.len()).filter_map(found);
     complaints.map(|(at, why)| format!("{path}:{}: `{}` is {why}", tokens[at].line, tokens[at].text)).collect()
 }
@@ -241,6 +247,14 @@ mod tests {
             assert_eq!(worldly_words("spec/scsi/src/lib.rs", code).len(), 1, "{code}");
             assert!(worldly_words("io/disk/src/lib.rs", code).is_empty(), "{code}");
         }
+    }
+
+    #[test]
+    fn integration_tests_read_golden_files_and_seeds_but_no_clock() {
+        let code = "use std::{env, fs};";
+        assert!(worldly_words("core/failover/tests/golden.rs", code).is_empty());
+        assert_eq!(worldly_words("core/failover/src/machine.rs", code).len(), 2);
+        assert_eq!(worldly_words("core/failover/tests/golden.rs", "use std::time::Instant;").len(), 1);
     }
 
     #[test]

@@ -13,7 +13,7 @@
 //!
 //! Invariants
 //! - An acknowledged write is on every leg that the record majority calls good at that moment.
-//! - Two writes that overlap, or a write and the resync of its region, never run at once ([`ranges`]).
+//! - Two writes that overlap, or a write and the resync of its region, never run at once (module `ranges`).
 //! - A write of unknown outcome keeps its range locked and is repeated on the same disk only, after the link is up and
 //!   the fence was proved anew; no other path ever carries it.
 //! - A leg is left out only after `Overseer::drop_leg` said that this is recorded; the last good leg is never left out.
