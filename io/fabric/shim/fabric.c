@@ -4,11 +4,13 @@
  * libfabric's fi_* calls are static inline, so Rust cannot link to them. Most go through tables of the objects; the six
  * real functions are looked up when the library is loaded, at the first use of the interconnect: merely linking to
  * Debian's libfabric makes every program start 0.2 s later, because libpsm measures the processor's clock as it loads.
- * Nothing is decided here: each function is one call, or one call and its error record. Every answer is 0 or a negative fi_errno value. Compiles with libfabric 1.17
- * and 2.x: the API asked for is 1.17, and no field that moved between the two is touched.
+ * Nothing is decided here: each function is one call, or one call and its error record. Every answer is 0 or a negative
+ * fi_errno value. Compiles with libfabric 1.17 and 2.x: the API asked for is 1.17, and no field that moved between the
+ * two is touched.
  */
 #include <dlfcn.h>
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -88,28 +90,56 @@ int uf_load(char *why, size_t room)
 	return 0;
 }
 
-/* passive 1: an address of this node to listen at; 0: the partner's to connect to. */
-int uf_getinfo(const char *provider, const char *node, const char *service, int passive, struct fi_info **out)
+static struct fi_info *hints_for(const char *provider, enum fi_ep_type type)
 {
 	struct fi_info *hints = library.dupinfo(NULL);
-	int status;
 
 	if (!hints)
-		return -FI_ENOMEM;
+		return NULL;
 	hints->caps = FI_MSG | FI_RMA;
 	hints->mode = 0;
 	hints->addr_format = FI_FORMAT_UNSPEC;
-	hints->ep_attr->type = FI_EP_MSG;
+	hints->ep_attr->type = type;
 	hints->domain_attr->mr_mode = FI_MR_LOCAL | FI_MR_VIRT_ADDR | FI_MR_ALLOCATED | FI_MR_PROV_KEY;
 	hints->domain_attr->threading = FI_THREAD_SAFE;
 	hints->fabric_attr->prov_name = strdup(provider);
 	if (!hints->fabric_attr->prov_name) {
 		library.freeinfo(hints);
-		return -FI_ENOMEM;
+		return NULL;
 	}
+	return hints;
+}
+
+/* passive 1: an address of this node to listen at; 0: the partner's to connect to. */
+int uf_getinfo(const char *provider, const char *node, const char *service, int passive, struct fi_info **out)
+{
+	struct fi_info *hints = hints_for(provider, FI_EP_MSG);
+	int status;
+
+	if (!hints)
+		return -FI_ENOMEM;
 	status = library.getinfo(FI_VERSION(1, 17), node, service, passive ? FI_SOURCE : 0, hints, out);
 	library.freeinfo(hints);
 	return status;
+}
+
+/* Unconnected endpoints whose own name begins with the one given, with queues of that many entries. */
+int uf_getinfo_unconnected(const char *provider, const char *name, size_t entries, struct fi_info **out)
+{
+	struct fi_info *hints = hints_for(provider, FI_EP_RDM);
+	int status;
+
+	if (!hints)
+		return -FI_ENOMEM;
+	status = library.getinfo(FI_VERSION(1, 17), name, NULL, FI_SOURCE, hints, out);
+	library.freeinfo(hints);
+	if (status)
+		return status;
+	if ((*out)->rx_attr->size > entries)
+		(*out)->rx_attr->size = entries;
+	if ((*out)->tx_attr->size > entries)
+		(*out)->tx_attr->size = entries;
+	return 0;
 }
 
 void uf_freeinfo(struct fi_info *info)
@@ -269,6 +299,18 @@ int uf_cq_open(struct fid_domain *domain, struct fid_cq **out, int *descriptor)
 	return status;
 }
 
+/* A completion queue that is only looked at, for providers that have nothing to sleep on. */
+int uf_cq_open_polled(struct fid_domain *domain, struct fid_cq **out)
+{
+	struct fi_cq_attr attributes;
+
+	memset(&attributes, 0, sizeof(attributes));
+	attributes.size = 64;
+	attributes.format = FI_CQ_FORMAT_CONTEXT;
+	attributes.wait_obj = FI_WAIT_NONE;
+	return fi_cq_open(domain, &attributes, out, NULL);
+}
+
 /* -FI_EAGAIN when nothing completed within the time; the wait ends early when uf_cq_signal is called. */
 int uf_cq_sread(struct fid_cq *cq, int timeout_ms, struct uf_completion *out)
 {
@@ -322,6 +364,65 @@ int uf_endpoint(struct fid_domain *domain, struct fi_info *info, struct fid_eq *
 	return status;
 }
 
+/*
+ * The same without connections: peers are looked up in an address vector. The shm provider installs handlers for these
+ * signals, once, which forget handlers installed later and end the process; the ones there before are put back.
+ */
+int uf_endpoint_unconnected(struct fid_domain *domain, struct fi_info *info, struct fid_av *av, struct fid_cq *cq,
+			    struct fid_ep **out)
+{
+	static const int signals[] = { SIGBUS, SIGSEGV, SIGTERM, SIGINT };
+	enum { COUNT = sizeof(signals) / sizeof(signals[0]) };
+	struct sigaction before[COUNT];
+	int status, i;
+
+	for (i = 0; i < COUNT; i++)
+		sigaction(signals[i], NULL, &before[i]);
+	status = fi_endpoint(domain, info, out, NULL);
+	for (i = 0; i < COUNT; i++)
+		sigaction(signals[i], &before[i], NULL);
+	if (status)
+		return status;
+	status = fi_ep_bind(*out, &av->fid, 0);
+	if (!status)
+		status = fi_ep_bind(*out, &cq->fid, FI_TRANSMIT | FI_RECV);
+	if (!status)
+		status = fi_enable(*out);
+	if (status) {
+		fi_close(&(*out)->fid);
+		*out = NULL;
+	}
+	return status;
+}
+
+/* The endpoint's own name; *length is the room on entry and the length on return. */
+int uf_endpoint_name(struct fid_ep *ep, void *name, size_t *length)
+{
+	return fi_getname(&ep->fid, name, length);
+}
+
+int uf_av_open(struct fid_domain *domain, struct fid_av **out)
+{
+	struct fi_av_attr attributes;
+
+	memset(&attributes, 0, sizeof(attributes));
+	attributes.type = FI_AV_UNSPEC;
+	attributes.count = 1;
+	return fi_av_open(domain, &attributes, out, NULL);
+}
+
+/* Makes the name of a peer known; *peer is what uf_read and uf_write take. */
+int uf_av_insert(struct fid_av *av, const char *name, uint64_t *peer)
+{
+	fi_addr_t address = FI_ADDR_UNSPEC;
+	int count = fi_av_insert(av, name, 1, &address, 0, NULL);
+
+	if (count != 1)
+		return count < 0 ? count : -FI_EADDRNOTAVAIL;
+	*peer = address;
+	return 0;
+}
+
 int uf_connect(struct fid_ep *ep, struct fi_info *info, const void *bytes, size_t length)
 {
 	return fi_connect(ep, info->dest_addr, bytes, length);
@@ -351,16 +452,17 @@ int uf_register(struct fid_domain *domain, void *bytes, size_t length, int kind,
 	return 0;
 }
 
-int uf_read(struct fid_ep *ep, void *bytes, size_t length, void *descriptor, uint64_t address, uint64_t key,
-	    void *context)
+/* peer: from uf_av_insert, or 0 on a connected endpoint. */
+int uf_read(struct fid_ep *ep, void *bytes, size_t length, void *descriptor, uint64_t peer, uint64_t address,
+	    uint64_t key, void *context)
 {
-	return (int)fi_read(ep, bytes, length, descriptor, 0, address, key, context);
+	return (int)fi_read(ep, bytes, length, descriptor, peer, address, key, context);
 }
 
-int uf_write(struct fid_ep *ep, const void *bytes, size_t length, void *descriptor, uint64_t address, uint64_t key,
-	     void *context)
+int uf_write(struct fid_ep *ep, const void *bytes, size_t length, void *descriptor, uint64_t peer, uint64_t address,
+	     uint64_t key, void *context)
 {
-	return (int)fi_write(ep, bytes, length, descriptor, 0, address, key, context);
+	return (int)fi_write(ep, bytes, length, descriptor, peer, address, key, context);
 }
 
 /* Any of the objects above: they all begin with a struct fid. */

@@ -1,7 +1,9 @@
-//! libfabric as safe Rust objects: the only `unsafe` of this crate. No policy: each method is one call of the C shim.
+//! libfabric as safe Rust objects: with its submodule, the only `unsafe` of this crate. No policy: each method is one call of the C shim.
 //!
 //! Objects close themselves, and hold what libfabric wants to outlive them: an endpoint its queues and domain, a
 //! registration its memory. All of them may be used from several threads because the domain asks for `FI_THREAD_SAFE`.
+
+mod unconnected;
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,12 +15,16 @@ use std::time::Duration;
 use crate::region::Region;
 use crate::{FabricError, Provider};
 
+pub(crate) use unconnected::UnconnectedEndpoint;
+
 /// `FI_EAGAIN`: nothing there yet.
 const AGAIN: c_int = 11;
 /// `FI_EINTR`.
 const INTERRUPTED: c_int = 4;
 /// `FI_ETIMEDOUT`: what some providers say at the end of a wait.
 const TIMED_OUT: c_int = 110;
+/// A connected endpoint's reads and writes name no peer.
+const NO_PEER: u64 = 0;
 /// Room for private data, as in the shim.
 const PRIVATE_BYTES: usize = 64;
 
@@ -83,6 +89,7 @@ unsafe extern "C" {
         bytes: *mut c_void,
         length: usize,
         descriptor: *mut c_void,
+        peer: u64,
         address: u64,
         key: u64,
         context: *mut c_void,
@@ -92,6 +99,7 @@ unsafe extern "C" {
         bytes: *const c_void,
         length: usize,
         descriptor: *mut c_void,
+        peer: u64,
         address: u64,
         key: u64,
         context: *mut c_void,
@@ -520,13 +528,14 @@ impl Endpoint {
     ) -> Result<bool, FabricError> {
         assert!(length <= into.region.bytes(), "a read fits its buffer");
         // SAFETY: the buffer is registered, long enough (asserted), and outlives the endpoint's use of it: whoever owns
-        // both closes the endpoint first (`reader::Connection`).
+        // both closes the endpoint first (`connected_line::ConnectedLine`).
         let status = unsafe {
             uf_read(
                 self.endpoint.raw(),
                 into.region.start().cast(),
                 length,
                 into.descriptor as *mut c_void,
+                NO_PEER,
                 address,
                 key,
                 context as *mut c_void,
@@ -552,6 +561,7 @@ impl Endpoint {
                 from.region.start().cast_const().cast(),
                 length,
                 from.descriptor as *mut c_void,
+                NO_PEER,
                 address,
                 key,
                 context as *mut c_void,

@@ -12,18 +12,23 @@
 //!
 //! **What the fabric can tell apart** ([`ReadFailure`]): nobody listens (`Refused`), the process ended (`Closed`, also
 //! reported between reads by [`LinkEvents`]), stopped or cut off (`TimedOut`, on `tcp`; on `verbs` and `shm` reads of a
-//! stopped process go on and its heartbeat counter stands still). A read that succeeded is therefore no sign of life:
+//! stopped process go on, on `shm` for some hundred reads, and its heartbeat counter stands still). A read that succeeded is therefore no sign of life:
 //! only a counter that grows is.
 //!
 //! **Absent on purpose:** retries, and judgement about the partner.
 
+mod connected_line;
 mod fabric_calls;
 mod greeting;
 mod measure;
 mod provider;
 mod reader;
 mod region;
+mod rendezvous;
 mod server;
+mod shared_acceptor;
+mod shared_line;
+mod threads;
 
 use std::time::Duration;
 

@@ -2,7 +2,8 @@
 //!
 //! One thread owns the endpoint and everything that could hang. It sleeps on one descriptor for orders and one for news
 //! of the connection, so a link that closes is reported although nobody reads. Orders come one at a time; after any
-//! failure the endpoint is closed, and the next order connects with a new one.
+//! failure the endpoint is closed, and the next order connects with a new one. How a provider is connected and moved is
+//! behind [`Line`]; what is done about failures is here, the same for all.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,10 +14,10 @@ use std::time::{Duration, Instant};
 use rustix::fd::OwnedFd;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::fabric_calls::{Domain, Endpoint, Event, EventQueue, Fabric, Info, Purpose, Registration, error_text};
+use crate::connected_line::ConnectedLine;
 use crate::greeting::{Greeting, RemoteRegion, Verdict};
-use crate::region::Region;
-use crate::server::{shm_is_missing, sleep_until_news, spawn, wake, wake_descriptor};
+use crate::shared_line::SharedLine;
+use crate::threads::{spawn, wake, wake_descriptor};
 use crate::{FabricError, Identity, LANDING_BYTES, PAGE_BYTES, Provider, ReadFailure};
 
 /// After a failed operation, how long to look for the shutdown event that explains it: providers report the two in
@@ -25,13 +26,6 @@ const EXPLANATION_WAIT: Duration = Duration::from_millis(20);
 
 /// Link events kept for a consumer that does not ask; older ones win, because the newest state shows in the next read.
 const LINK_EVENTS_MAX: usize = 64;
-
-/// `fi_errno` values that mean "the other end is gone": ECONNRESET, ENOTCONN, EPIPE, ESHUTDOWN, ECONNABORTED.
-const GONE: [i32; 5] = [104, 107, 32, 108, 103];
-/// `FI_ECONNREFUSED`.
-const REFUSED: i32 = 111;
-/// `FI_ETIMEDOUT`, EHOSTUNREACH, ENETUNREACH: nobody to ask there.
-const UNREACHED: [i32; 3] = [110, 113, 101];
 
 /// Whom to read.
 #[derive(Debug, Clone)]
@@ -78,7 +72,7 @@ impl LinkEvents {
     }
 }
 
-type PageAnswer = Result<Box<[u8; PAGE_BYTES]>, ReadFailure>;
+pub(crate) type PageAnswer = Result<Box<[u8; PAGE_BYTES]>, ReadFailure>;
 
 /// What the thread is asked for.
 enum Order {
@@ -110,13 +104,14 @@ impl PageReader {
     /// # Errors
     /// The provider is missing or the system refuses a thread.
     pub fn start(options: ReaderOptions) -> Result<(Self, LinkEvents), FabricError> {
-        if options.provider == Provider::Shm {
-            return Err(FabricError::Unsupported(shm_is_missing()));
-        }
+        let line: Box<dyn Line> = match options.provider {
+            Provider::Tcp | Provider::Verbs => Box::new(ConnectedLine::open(options.provider, options.partner)?),
+            Provider::Shm => Box::new(SharedLine::open(options.partner)?),
+        };
         let wake = Arc::new(wake_descriptor()?);
         let (orders, inbox) = channel();
         let (link, events) = mpsc::channel(LINK_EVENTS_MAX);
-        let worker = Worker::open(options, inbox, wake.clone(), link)?;
+        let worker = Worker { line, regions: None, options, inbox, wake: wake.clone(), link, connections: 0 };
         let thread = spawn("fabric-read", move || worker.run())?;
         let reader = Self { orders: Some(orders), wake, abandoned: Abandoned::None, thread: Some(thread) };
         Ok((reader, LinkEvents { events }))
@@ -224,76 +219,72 @@ fn thread_ended() -> ReadFailure {
     ReadFailure::Fabric("the reading thread has ended".into())
 }
 
+/// How a kind of provider is connected and moved: one connection to the partner, or none.
+pub(crate) trait Line: Send {
+    /// Connects with a new endpoint and tells each other who is there.
+    fn connect(&mut self, own: &Greeting, deadline: Deadline) -> Result<Greeting, ReadFailure>;
+
+    /// Reads a page from the start of the partner's region.
+    fn read(&mut self, page: RemoteRegion, deadline: Deadline) -> PageAnswer;
+
+    /// Writes `bytes`, which fit, at `offset` of the partner's region.
+    fn write(
+        &mut self,
+        landing: RemoteRegion,
+        offset: u64,
+        bytes: &[u8],
+        deadline: Deadline,
+    ) -> Result<(), ReadFailure>;
+
+    /// Takes one piece of news, if there is one.
+    fn look_at_news(&mut self) -> Result<News, FabricError>;
+
+    /// Sleeps until there may be news, somebody wakes the thread, or the time is over.
+    fn sleep(&self, wake: &OwnedFd, within: Option<Duration>);
+
+    /// Throws the connection away, if there is one.
+    fn close(&mut self);
+
+    /// The same with a goodbye.
+    fn hang_up(&mut self);
+}
+
+/// What there was to hear of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum News {
+    /// Nothing.
+    None,
+    /// Something that changes nothing.
+    Some,
+    /// The partner's end is gone.
+    Ended,
+}
+
 /// The thread and what it owns.
 struct Worker {
-    // Fields drop in this order: the connection before the buffers it may still fill.
-    connection: Option<Connection>,
-    buffers: Buffers,
-    domain: Arc<Domain>,
-    events: Arc<EventQueue>,
-    info: Info,
+    line: Box<dyn Line>,
+    /// The partner's memory, page and landing region; `None` without a connection.
+    regions: Option<(RemoteRegion, RemoteRegion)>,
     options: ReaderOptions,
     inbox: Receiver<Order>,
     wake: Arc<OwnedFd>,
     link: mpsc::Sender<LinkEvent>,
     connections: u64,
-    operations: usize,
-}
-
-/// This side's ends of reads and writes.
-struct Buffers {
-    page: Registration,
-    outgoing: Registration,
-}
-
-/// A live connection.
-struct Connection {
-    endpoint: Endpoint,
-    page: RemoteRegion,
-    landing: RemoteRegion,
 }
 
 impl Worker {
-    fn open(
-        options: ReaderOptions,
-        inbox: Receiver<Order>,
-        wake: Arc<OwnedFd>,
-        link: mpsc::Sender<LinkEvent>,
-    ) -> Result<Self, FabricError> {
-        let info = Info::connecting(options.provider, options.partner)?;
-        let fabric = Fabric::open(&info)?;
-        let events = EventQueue::open(&fabric)?;
-        let domain = Domain::open(&fabric, &info)?;
-        let page = Registration::new(&domain, Arc::new(Region::zeroed(PAGE_BYTES)), Purpose::Local, 1)?;
-        let outgoing = Registration::new(&domain, Arc::new(Region::zeroed(LANDING_BYTES)), Purpose::Local, 2)?;
-        let buffers = Buffers { page, outgoing };
-        Ok(Self {
-            connection: None,
-            buffers,
-            domain,
-            events,
-            info,
-            options,
-            inbox,
-            wake,
-            link,
-            connections: 0,
-            operations: 0,
-        })
-    }
-
     /// BOUND: ends when the [`PageReader`] is dropped.
     fn run(mut self) {
         loop {
             match self.inbox.try_recv() {
                 Ok(order) => self.carry_out(order),
-                Err(TryRecvError::Disconnected) => return self.hang_up(),
+                Err(TryRecvError::Disconnected) => return self.line.hang_up(),
                 Err(TryRecvError::Empty) => match self.look_at_news() {
-                    Ok(News::Some) => {}
-                    Ok(News::None) => self.sleep(None),
+                    Ok(News::Some | News::Ended) => {}
+                    Ok(News::None) => self.line.sleep(&self.wake, None),
                     Err(error) => {
                         tracing::warn!(%error, "interconnect: the reader's event queue failed");
-                        return self.hang_up();
+                        return self.line.hang_up();
                     }
                 },
             }
@@ -311,11 +302,8 @@ impl Worker {
     }
 
     fn read(&mut self, deadline: Deadline) -> PageAnswer {
-        self.operate(deadline, |connection, buffers, context| {
-            let page = connection.page;
-            connection.endpoint.post_read(&buffers.page, PAGE_BYTES, page.address, page.key, context)
-        })?;
-        Ok(self.buffers.page.region().copy_page())
+        let (page, _) = self.connected(deadline)?;
+        self.line.read(page, deadline).map_err(|failure| self.give_up(failure))
     }
 
     fn write(&mut self, offset: u64, bytes: &[u8], deadline: Deadline) -> Result<(), ReadFailure> {
@@ -323,134 +311,27 @@ impl Worker {
         if end.is_none_or(|end| end > LANDING_BYTES as u64) {
             return Err(ReadFailure::Fabric(format!("a write must lie within {LANDING_BYTES} bytes")));
         }
-        self.buffers.outgoing.region().copy_in(bytes);
-        self.operate(deadline, |connection, buffers, context| {
-            let landing = connection.landing;
-            let address = landing.address + offset;
-            connection.endpoint.post_write(&buffers.outgoing, bytes.len(), address, landing.key, context)
-        })
+        let (_, landing) = self.connected(deadline)?;
+        self.line.write(landing, offset, bytes, deadline).map_err(|failure| self.give_up(failure))
     }
 
-    /// Connects if need be, posts one operation and waits for its end.
-    fn operate(
-        &mut self,
-        deadline: Deadline,
-        post: impl Fn(&Connection, &Buffers, usize) -> Result<bool, FabricError>,
-    ) -> Result<(), ReadFailure> {
-        while let News::Some = self.look_at_news()? {}
-        if self.connection.is_none() {
-            self.connect(deadline)?;
-        }
-        self.operations += 1;
-        let outcome = match &self.connection {
-            Some(connection) => {
-                perform(connection, self.operations, deadline, |context| post(connection, &self.buffers, context))
-            }
-            None => Err(ReadFailure::Closed),
-        };
-        outcome.map_err(|failure| self.give_up(failure))
-    }
-
-    /// Closes the endpoint after a failure, having looked whether the partner's end is known to be gone.
-    fn give_up(&mut self, failure: ReadFailure) -> ReadFailure {
-        let explained = match failure {
-            ReadFailure::Fabric(_) => self.partner_hung_up(),
-            ReadFailure::Closed => true,
-            ReadFailure::Refused | ReadFailure::Rejected(_) | ReadFailure::TimedOut(_) => false,
-        };
-        if explained {
-            self.lose_link();
-            return ReadFailure::Closed;
-        }
-        self.connection = None;
-        failure
-    }
-
-    /// Whether a shutdown event arrives within [`EXPLANATION_WAIT`].
-    fn partner_hung_up(&mut self) -> bool {
-        let deadline = Deadline::after(EXPLANATION_WAIT);
-        // BOUND: the deadline.
-        while self.connection.is_some() && !deadline.is_over() {
-            match self.look_at_news() {
-                Ok(News::Some) => {}
-                Ok(News::None) => self.sleep(Some(deadline.left())),
-                Err(_) => return false,
-            }
-        }
-        self.connection.is_none()
-    }
-
-    /// Sleeps until there is something to do here.
-    fn sleep(&self, within: Option<Duration>) {
-        let queue = self.connection.as_ref().map(|connection| connection.endpoint.completions().as_ref());
-        sleep_until_news(&self.events, queue, &self.wake, within);
-    }
-
-    /// Takes one event, if there is one.
-    fn look_at_news(&mut self) -> Result<News, FabricError> {
-        if let Some(connection) = &self.connection {
-            // Nothing is under way: this only lets the provider notice that its socket closed.
-            connection.endpoint.completions().wait(Duration::ZERO)?;
-        }
-        let Some(event) = self.events.next()? else { return Ok(News::None) };
-        let ours = self.connection.as_ref().map(|connection| connection.endpoint.name());
-        match event {
-            Event::Shutdown { endpoint } | Event::Failed { endpoint, .. } if Some(endpoint) == ours => self.lose_link(),
-            // Of an endpoint closed before: its owner was told already.
-            Event::Shutdown { .. } | Event::Failed { .. } | Event::Connected { .. } => {}
-            // A reader does not listen.
-            Event::Requested { .. } | Event::Other => {}
-        }
-        Ok(News::Some)
-    }
-
-    fn lose_link(&mut self) {
-        if self.connection.take().is_some() {
-            self.tell(LinkEvent::Closed { connection: self.connections });
+    /// The partner's memory, connecting first if need be.
+    fn connected(&mut self, deadline: Deadline) -> Result<(RemoteRegion, RemoteRegion), ReadFailure> {
+        // BOUND: the news that arrived before.
+        while self.look_at_news()? != News::None {}
+        match self.regions {
+            Some(regions) => Ok(regions),
+            None => self.connect(deadline),
         }
     }
 
-    fn tell(&self, event: LinkEvent) {
-        // Full: nobody listens to link events. Closed: nobody wants to.
-        let _ = self.link.try_send(event);
-    }
-
-    fn connect(&mut self, deadline: Deadline) -> Result<(), ReadFailure> {
-        let endpoint = Endpoint::open(&self.domain, &self.info, &self.events)?;
-        endpoint.connect(&self.info, &Greeting::caller(self.options.identity).encode())?;
-        let greeting = self.await_welcome(&endpoint, deadline)?;
-        let (page, landing) = self.judge(&greeting)?;
+    fn connect(&mut self, deadline: Deadline) -> Result<(RemoteRegion, RemoteRegion), ReadFailure> {
+        let welcome = self.line.connect(&Greeting::caller(self.options.identity), deadline);
+        let regions = welcome.and_then(|greeting| self.judge(&greeting)).inspect_err(|_| self.line.close())?;
         self.connections += 1;
-        self.connection = Some(Connection { endpoint, page, landing });
+        self.regions = Some(regions);
         self.tell(LinkEvent::Connected { connection: self.connections });
-        Ok(())
-    }
-
-    /// BOUND: the deadline.
-    fn await_welcome(&self, endpoint: &Endpoint, deadline: Deadline) -> Result<Greeting, ReadFailure> {
-        while !deadline.is_over() {
-            match self.events.next()? {
-                Some(Event::Connected { endpoint: name, bytes }) if name == endpoint.name() => {
-                    return Greeting::decode(&bytes).ok_or_else(|| ReadFailure::Rejected(Verdict::OtherVersion.text()));
-                }
-                Some(Event::Failed { endpoint: name, code, bytes }) if name == endpoint.name() => {
-                    return Err(connect_failure(code, &bytes, deadline));
-                }
-                Some(Event::Shutdown { endpoint: name }) if name == endpoint.name() => return Err(ReadFailure::Closed),
-                // News of endpoints closed before, or of no interest to a reader.
-                Some(
-                    Event::Connected { .. }
-                    | Event::Failed { .. }
-                    | Event::Shutdown { .. }
-                    | Event::Requested { .. }
-                    | Event::Other,
-                ) => {}
-                None => {
-                    sleep_until_news(&self.events, Some(endpoint.completions()), &self.wake, Some(deadline.left()));
-                }
-            }
-        }
-        Err(ReadFailure::TimedOut(deadline.within))
+        Ok(regions)
     }
 
     fn judge(&self, greeting: &Greeting) -> Result<(RemoteRegion, RemoteRegion), ReadFailure> {
@@ -470,81 +351,81 @@ impl Worker {
         Ok((greeting.page, greeting.landing))
     }
 
-    fn hang_up(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            connection.endpoint.shut_down();
+    /// Closes the endpoint after a failure, having looked whether the partner's end is known to be gone.
+    fn give_up(&mut self, failure: ReadFailure) -> ReadFailure {
+        let explained = match failure {
+            ReadFailure::Fabric(_) => self.partner_hung_up(),
+            ReadFailure::Closed => true,
+            ReadFailure::Refused | ReadFailure::Rejected(_) | ReadFailure::TimedOut(_) => false,
+        };
+        if explained {
+            self.lose_link();
+            return ReadFailure::Closed;
+        }
+        self.regions = None;
+        self.line.close();
+        failure
+    }
+
+    /// Whether the partner's end is found to be gone within [`EXPLANATION_WAIT`].
+    fn partner_hung_up(&mut self) -> bool {
+        let deadline = Deadline::after(EXPLANATION_WAIT);
+        // BOUND: the deadline.
+        while self.regions.is_some() && !deadline.is_over() {
+            match self.look_at_news() {
+                Ok(News::Some | News::Ended) => {}
+                Ok(News::None) => self.line.sleep(&self.wake, Some(deadline.left())),
+                Err(_) => return false,
+            }
+        }
+        self.regions.is_none()
+    }
+
+    fn look_at_news(&mut self) -> Result<News, FabricError> {
+        let news = self.line.look_at_news()?;
+        if news == News::Ended {
+            self.lose_link();
+        }
+        Ok(news)
+    }
+
+    fn lose_link(&mut self) {
+        self.line.close();
+        if self.regions.take().is_some() {
+            self.tell(LinkEvent::Closed { connection: self.connections });
         }
     }
-}
 
-/// Whether there was an event.
-enum News {
-    Some,
-    None,
-}
-
-/// Posts one operation and waits for its completion. BOUND: the deadline.
-fn perform(
-    connection: &Connection,
-    context: usize,
-    deadline: Deadline,
-    post: impl Fn(usize) -> Result<bool, FabricError>,
-) -> Result<(), ReadFailure> {
-    let queue = connection.endpoint.completions();
-    let mut posted = false;
-    while !deadline.is_over() {
-        if !posted {
-            posted = post(context).map_err(operation_failure)?;
-        }
-        // A full queue is only moved on by looking at it, so this waits in either case.
-        let wait = if posted { deadline.left() } else { Duration::from_millis(1) };
-        match queue.wait(wait)? {
-            Some(completion) if completion.context != context => {}
-            Some(completion) if completion.code == 0 => return Ok(()),
-            Some(completion) if GONE.contains(&completion.code) => return Err(ReadFailure::Closed),
-            Some(completion) => return Err(ReadFailure::Fabric(error_text(completion.code))),
-            None => {}
-        }
-    }
-    Err(ReadFailure::TimedOut(deadline.within))
-}
-
-fn operation_failure(error: FabricError) -> ReadFailure {
-    match error {
-        FabricError::Call { code, .. } if GONE.contains(&code) => ReadFailure::Closed,
-        other => other.into(),
-    }
-}
-
-fn connect_failure(code: i32, bytes: &[u8], deadline: Deadline) -> ReadFailure {
-    match Greeting::decode(bytes) {
-        Some(greeting) => ReadFailure::Rejected(greeting.verdict.text()),
-        None if code == REFUSED => ReadFailure::Refused,
-        None if GONE.contains(&code) => ReadFailure::Closed,
-        None if UNREACHED.contains(&code) => ReadFailure::TimedOut(deadline.within),
-        None => ReadFailure::Fabric(format!("connecting failed: {}", error_text(code))),
+    fn tell(&self, event: LinkEvent) {
+        // Full: nobody listens to link events. Closed: nobody wants to.
+        let _ = self.link.try_send(event);
     }
 }
 
 /// When an operation must have ended.
 #[derive(Clone, Copy)]
-struct Deadline {
+pub(crate) struct Deadline {
     end: Instant,
     within: Duration,
 }
 
 impl Deadline {
-    fn after(within: Duration) -> Self {
+    pub(crate) fn after(within: Duration) -> Self {
         // An hour is as good as for ever here, and keeps the sum within the clock's range.
         let within = within.min(Duration::from_secs(3600));
         Self { end: Instant::now() + within, within }
     }
 
-    fn left(self) -> Duration {
+    pub(crate) fn left(self) -> Duration {
         self.end.saturating_duration_since(Instant::now())
     }
 
-    fn is_over(self) -> bool {
+    pub(crate) fn is_over(self) -> bool {
         self.left().is_zero()
+    }
+
+    /// What a caller is told who ran into it.
+    pub(crate) fn missed(self) -> ReadFailure {
+        ReadFailure::TimedOut(self.within)
     }
 }

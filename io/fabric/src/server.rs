@@ -7,29 +7,30 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::OwnedFd;
 
 use crate::fabric_calls::{
-    CompletionQueue, Domain, Endpoint, EndpointName, Event, EventQueue, Fabric, Info, Listener, Purpose, Registration,
+    Domain, Endpoint, EndpointName, Event, EventQueue, Fabric, Info, Listener, Purpose, Registration,
 };
 use crate::greeting::{Greeting, RemoteRegion, Verdict};
 use crate::region::Region;
+use crate::shared_acceptor::SharedAcceptor;
+use crate::threads::{sleep_until_news, spawn, wake, wake_descriptor};
 use crate::{FabricError, Identity, LANDING_BYTES, PAGE_BYTES, Provider};
 
 /// Connections kept; a partner needs one. The oldest goes when another arrives, because a partner that was cut off
 /// leaves connections behind which no provider reports closed for minutes.
-const CONNECTIONS_MAX: usize = 4;
+pub(crate) const CONNECTIONS_MAX: usize = 4;
 
 /// How long a serving thread waits at most before it looks whether it should end, where the provider cannot be woken.
 const SERVE_WAIT: Duration = Duration::from_secs(1);
 
 /// Keys asked for; providers that choose keys themselves ignore them.
-const PAGE_KEY: u64 = 1;
-const LANDING_KEY: u64 = 2;
+pub(crate) const PAGE_KEY: u64 = 1;
+pub(crate) const LANDING_KEY: u64 = 2;
 
 /// How to serve a page.
 #[derive(Debug, Clone)]
@@ -56,10 +57,10 @@ pub struct PageServer {
 }
 
 /// What the accepting thread and the owner share.
-struct Shared {
-    stop: AtomicBool,
-    connections: AtomicUsize,
-    wake: OwnedFd,
+pub(crate) struct Shared {
+    pub(crate) stop: AtomicBool,
+    pub(crate) connections: AtomicUsize,
+    pub(crate) wake: OwnedFd,
 }
 
 impl PageServer {
@@ -72,9 +73,6 @@ impl PageServer {
             options.sequence_offset.is_multiple_of(8) && options.sequence_offset < PAGE_BYTES,
             "the sequence number is an aligned word of the page"
         );
-        if options.provider == Provider::Shm {
-            return Err(FabricError::Unsupported(shm_is_missing()));
-        }
         let page = Arc::new(Region::zeroed(PAGE_BYTES));
         let landing = Arc::new(Region::zeroed(LANDING_BYTES));
         let shared = Arc::new(Shared {
@@ -82,8 +80,7 @@ impl PageServer {
             connections: AtomicUsize::new(0),
             wake: wake_descriptor()?,
         });
-        let (acceptor, address) = Acceptor::open(&options, page.clone(), landing.clone(), shared.clone())?;
-        let thread = spawn("fabric-accept", move || acceptor.run())?;
+        let (thread, address) = accept_on_a_thread(&options, &page, &landing, &shared)?;
         Ok(Self {
             page,
             landing,
@@ -139,10 +136,24 @@ impl Drop for PageServer {
     }
 }
 
-/// Why `shm` is refused, for the operator.
-pub(crate) fn shm_is_missing() -> String {
-    "the shm provider has no connected endpoints and is not supported by this build; use tcp for two nodes on one host"
-        .into()
+/// Starts the thread of the options' provider.
+fn accept_on_a_thread(
+    options: &ServerOptions,
+    page: &Arc<Region>,
+    landing: &Arc<Region>,
+    shared: &Arc<Shared>,
+) -> Result<(JoinHandle<()>, SocketAddr), FabricError> {
+    let (page, landing, shared) = (page.clone(), landing.clone(), shared.clone());
+    match options.provider {
+        Provider::Tcp | Provider::Verbs => {
+            let (acceptor, address) = Acceptor::open(options, page, landing, shared)?;
+            Ok((spawn("fabric-accept", move || acceptor.run())?, address))
+        }
+        Provider::Shm => {
+            let (acceptor, address) = SharedAcceptor::open(options, page, landing, shared)?;
+            Ok((spawn("fabric-accept", move || acceptor.run())?, address))
+        }
+    }
 }
 
 /// The thread that accepts.
@@ -198,7 +209,7 @@ impl Acceptor {
         while !self.shared.stop.load(Ordering::Relaxed) {
             match self.events.next() {
                 Ok(Some(event)) => self.take(event),
-                Ok(None) => sleep_until_news(&self.events, None, &self.shared.wake, None),
+                Ok(None) => sleep_until_news(&self.events, None, Some(&self.shared.wake), None),
                 Err(error) => {
                     tracing::warn!(%error, "interconnect: the event queue failed; no new connections are taken");
                     return;
@@ -218,7 +229,7 @@ impl Acceptor {
     }
 
     fn answer(&mut self, request: &Info, bytes: &[u8]) {
-        let verdict = self.judge(bytes);
+        let verdict = judge(&self.greeting, Greeting::decode(bytes));
         let answered = if verdict == Verdict::Welcome {
             self.accept(request)
         } else {
@@ -228,15 +239,6 @@ impl Acceptor {
         match answered {
             Ok(()) => tracing::debug!(?verdict, "interconnect: connection request answered"),
             Err(error) => tracing::warn!(%error, "interconnect: a connection request could not be answered"),
-        }
-    }
-
-    fn judge(&self, bytes: &[u8]) -> Verdict {
-        match Greeting::decode(bytes) {
-            None => Verdict::OtherVersion,
-            Some(caller) if caller.identity.pair != self.greeting.identity.pair => Verdict::OtherPair,
-            Some(caller) if caller.identity.node == self.greeting.identity.node => Verdict::SameNode,
-            Some(_) => Verdict::Welcome,
         }
     }
 
@@ -290,63 +292,22 @@ impl Drop for Connection {
     }
 }
 
-fn remote(registration: &Registration, virtual_addresses: bool) -> RemoteRegion {
+/// Whether a caller is the partner, as far as it says.
+pub(crate) fn judge(own: &Greeting, caller: Option<Greeting>) -> Verdict {
+    match caller {
+        None => Verdict::OtherVersion,
+        Some(caller) if caller.identity.pair != own.identity.pair => Verdict::OtherPair,
+        Some(caller) if caller.identity.node == own.identity.node => Verdict::SameNode,
+        Some(_) => Verdict::Welcome,
+    }
+}
+
+/// A region as the partner addresses it.
+pub(crate) fn remote(registration: &Registration, virtual_addresses: bool) -> RemoteRegion {
     let region = registration.region();
     RemoteRegion {
         address: if virtual_addresses { region.start() as u64 } else { 0 },
         key: registration.key(),
         length: u32::try_from(region.bytes()).expect("regions are small"),
     }
-}
-
-/// A descriptor that wakes a thread of ours out of its sleep.
-pub(crate) fn wake_descriptor() -> Result<OwnedFd, FabricError> {
-    eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-        .map_err(|error| FabricError::System { what: "make an eventfd", text: error.to_string() })
-}
-
-/// Wakes the thread that sleeps on `descriptor`.
-pub(crate) fn wake(descriptor: &OwnedFd) {
-    // A full counter means that the thread is about to wake up anyway.
-    let _ = rustix::io::write(descriptor, &1u64.to_ne_bytes());
-}
-
-/// Sleeps until the event queue has news, the connection has work to do, somebody wakes the thread, or the time is
-/// over. A connection's end becomes news only when its work is done, so a reader sleeps on both descriptors.
-pub(crate) fn sleep_until_news(
-    events: &EventQueue,
-    connection: Option<&CompletionQueue>,
-    woken: &OwnedFd,
-    within: Option<Duration>,
-) {
-    let Some(news) = events.sleepable() else { return };
-    let work = match connection.map(CompletionQueue::sleepable) {
-        None => None,
-        Some(Some(work)) => Some(work),
-        Some(None) => return,
-    };
-    let limit = within.map(|within| Timespec {
-        tv_sec: i64::try_from(within.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: within.subsec_nanos().into(),
-    });
-    let descriptors = [Some(woken.as_fd()), Some(news), work];
-    let mut waits: Vec<_> = descriptors
-        .into_iter()
-        .flatten()
-        .map(|descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN))
-        .collect();
-    // An interrupted wait is a short one.
-    let _ = poll(&mut waits, limit.as_ref());
-    if waits[0].revents().contains(PollFlags::IN) {
-        let mut count = [0; 8];
-        let _ = rustix::io::read(woken, &mut count);
-    }
-}
-
-/// Starts a thread with a name that shows in `top` and in a debugger.
-pub(crate) fn spawn(name: &'static str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, FabricError> {
-    thread::Builder::new()
-        .name(name.into())
-        .spawn(body)
-        .map_err(|error| FabricError::System { what: "start a thread", text: error.to_string() })
 }

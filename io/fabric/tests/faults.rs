@@ -1,4 +1,5 @@
-//! The reader against a partner that is killed, stopped, restarted, or somebody else: real processes, `tcp` provider.
+//! The reader against a partner that is killed, stopped, restarted, or somebody else: real processes, with the
+//! providers that run anywhere (`verbs` is accepted by `cargo xtask accept verbs`).
 //!
 //! The partner is this test binary started again with [`ROLE`] set; it serves a page with its incarnation and a growing
 //! counter until its standard input closes, so it never outlives the test.
@@ -17,7 +18,7 @@ use understudy_fabric::{
     ReaderOptions, ServerOptions, measure_polling_cost, measure_read_latency,
 };
 
-/// Set in the environment of the child: `<incarnation> <address>`.
+/// Set in the environment of the child: `<provider> <incarnation> <address>`.
 const ROLE: &str = "UNDERSTUDY_FABRIC_TEST_PARTNER";
 const PAIR: u64 = 0x5eed;
 const SEQUENCE: usize = 24;
@@ -37,18 +38,17 @@ fn loopback() -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
 }
 
-fn serve(address: SocketAddr, node: u8) -> PageServer {
-    let options =
-        ServerOptions { provider: Provider::Tcp, address, identity: identity(node), sequence_offset: SEQUENCE };
+fn serve(provider: Provider, address: SocketAddr, node: u8) -> PageServer {
+    let options = ServerOptions { provider, address, identity: identity(node), sequence_offset: SEQUENCE };
     PageServer::start(options).expect("a page server on loopback")
 }
 
-fn reader_of(partner: SocketAddr) -> (PageReader, understudy_fabric::LinkEvents) {
-    PageReader::start(options(partner)).expect("a reader")
+fn reader_of(provider: Provider, partner: SocketAddr) -> (PageReader, understudy_fabric::LinkEvents) {
+    PageReader::start(options(provider, partner)).expect("a reader")
 }
 
-fn options(partner: SocketAddr) -> ReaderOptions {
-    ReaderOptions { provider: Provider::Tcp, partner, identity: identity(2), partner_node: 1 }
+fn options(provider: Provider, partner: SocketAddr) -> ReaderOptions {
+    ReaderOptions { provider, partner, identity: identity(2), partner_node: 1 }
 }
 
 /// The next link event; `None` at the end of the reader.
@@ -75,9 +75,10 @@ fn page(sequence: u64, incarnation: u64, counter: u64) -> Box<[u8; PAGE_BYTES]> 
 fn partner_process() {
     let Ok(role) = env::var(ROLE) else { return };
     let mut words = role.split(' ');
+    let provider = words.next().expect("provider").parse().expect("a provider");
     let incarnation: u64 = words.next().expect("incarnation").parse().expect("a number");
     let address: SocketAddr = words.next().expect("address").parse().expect("an address");
-    let server = serve(address, 1);
+    let server = serve(provider, address, 1);
     server.publish(&page(2, incarnation, 0));
     println!("\nserving {}", server.address());
     std::io::stdout().flush().expect("the parent reads");
@@ -103,10 +104,10 @@ struct Partner {
 }
 
 impl Partner {
-    fn start(incarnation: u64, address: SocketAddr) -> Self {
+    fn start(provider: Provider, incarnation: u64, address: SocketAddr) -> Self {
         let mut child = Command::new(env::current_exe().expect("this binary"))
             .args(["--exact", "partner_process", "--ignored", "--nocapture"])
-            .env(ROLE, format!("{incarnation} {address}"))
+            .env(ROLE, format!("{provider} {incarnation} {address}"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -146,10 +147,45 @@ impl Drop for Partner {
     }
 }
 
-#[test]
-fn counter_of_a_living_partner_advances() {
-    let partner = Partner::start(7, loopback());
-    let (mut reader, _events) = reader_of(partner.address);
+/// The facts that hold for every provider, each a test with each of them.
+macro_rules! with_every_provider {
+    ($($fact:ident)+) => {
+        mod tcp {
+            $(#[test]
+            fn $fact() {
+                super::$fact(super::Provider::Tcp);
+            })+
+        }
+        mod shm {
+            $(#[test]
+            fn $fact() {
+                super::$fact(super::Provider::Shm);
+            })+
+        }
+    };
+}
+
+with_every_provider! {
+    counter_of_a_living_partner_advances
+    a_partner_killed_between_reads_is_reported_without_a_read
+    a_restarted_partner_shows_its_new_incarnation_at_the_same_address
+    nobody_listening_is_refused_and_found_once_somebody_does
+    a_node_of_another_pair_is_rejected
+    a_node_with_the_servers_own_number_is_rejected
+    another_node_answering_at_the_partners_address_is_rejected
+    a_listener_that_is_no_fabric_ends_at_the_deadline
+    a_stranger_talking_nonsense_does_not_disturb_the_server
+    a_write_lands_in_the_partners_second_region_only
+    a_write_past_the_landing_region_is_refused_on_this_side
+    connections_that_were_left_behind_do_not_pile_up
+    failures_leak_neither_threads_nor_descriptors
+    measurements_come_in_order_and_count_what_was_asked
+    a_partner_killed_while_stopped_is_closed
+}
+
+fn counter_of_a_living_partner_advances(provider: Provider) {
+    let partner = Partner::start(provider, 7, loopback());
+    let (mut reader, _events) = reader_of(provider, partner.address);
     let first = reader.read_blocking(PATIENT).expect("a page");
     assert_eq!(long(&first, INCARNATION), 7);
     let start = Instant::now();
@@ -160,8 +196,8 @@ fn counter_of_a_living_partner_advances() {
 
 #[test]
 fn a_partner_killed_during_a_read_is_seen_as_closed_and_then_refuses() {
-    let mut partner = Partner::start(1, loopback());
-    let (mut reader, mut events) = reader_of(partner.address);
+    let mut partner = Partner::start(Provider::Tcp, 1, loopback());
+    let (mut reader, mut events) = reader_of(Provider::Tcp, partner.address);
     reader.read_blocking(PATIENT).expect("a page");
     partner.stop();
     // Under way while the partner is stopped, and cut short by its end.
@@ -175,10 +211,9 @@ fn a_partner_killed_during_a_read_is_seen_as_closed_and_then_refuses() {
     assert_eq!(reader.read_blocking(PATIENT), Err(ReadFailure::Refused));
 }
 
-#[test]
-fn a_partner_killed_between_reads_is_reported_without_a_read() {
-    let mut partner = Partner::start(1, loopback());
-    let (mut reader, mut events) = reader_of(partner.address);
+fn a_partner_killed_between_reads_is_reported_without_a_read(provider: Provider) {
+    let mut partner = Partner::start(provider, 1, loopback());
+    let (mut reader, mut events) = reader_of(provider, partner.address);
     reader.read_blocking(PATIENT).expect("a page");
     assert_eq!(next(&mut events), Some(LinkEvent::Connected { connection: 1 }));
     let start = Instant::now();
@@ -191,8 +226,8 @@ fn a_partner_killed_between_reads_is_reported_without_a_read() {
 
 #[test]
 fn a_stopped_partner_times_out_and_is_read_again_once_it_goes_on() {
-    let partner = Partner::start(3, loopback());
-    let (mut reader, mut events) = reader_of(partner.address);
+    let partner = Partner::start(Provider::Tcp, 3, loopback());
+    let (mut reader, mut events) = reader_of(Provider::Tcp, partner.address);
     reader.read_blocking(PATIENT).expect("a page");
     partner.stop();
     for _ in 0..3 {
@@ -215,15 +250,14 @@ fn a_stopped_partner_times_out_and_is_read_again_once_it_goes_on() {
     assert!(matches!(next(&mut events), Some(LinkEvent::Connected { connection: 2.. })));
 }
 
-#[test]
-fn a_restarted_partner_shows_its_new_incarnation_at_the_same_address() {
-    let mut partner = Partner::start(10, loopback());
-    let (mut reader, _events) = reader_of(partner.address);
+fn a_restarted_partner_shows_its_new_incarnation_at_the_same_address(provider: Provider) {
+    let mut partner = Partner::start(provider, 10, loopback());
+    let (mut reader, _events) = reader_of(provider, partner.address);
     assert_eq!(long(&reader.read_blocking(PATIENT).expect("a page"), INCARNATION), 10);
     for incarnation in 11..14 {
         let address = partner.address;
         partner.kill();
-        partner = Partner::start(incarnation, address);
+        partner = Partner::start(provider, incarnation, address);
         let start = Instant::now();
         let page = loop {
             match reader.read_blocking(PATIENT) {
@@ -236,51 +270,46 @@ fn a_restarted_partner_shows_its_new_incarnation_at_the_same_address() {
     }
 }
 
-#[test]
-fn nobody_listening_is_refused_and_found_once_somebody_does() {
-    let address = serve(loopback(), 1).address();
-    let (mut reader, _events) = reader_of(address);
+fn nobody_listening_is_refused_and_found_once_somebody_does(provider: Provider) {
+    let address = serve(provider, loopback(), 1).address();
+    let (mut reader, _events) = reader_of(provider, address);
     assert_eq!(reader.read_blocking(PATIENT), Err(ReadFailure::Refused));
-    let server = serve(address, 1);
+    let server = serve(provider, address, 1);
     server.publish(&page(2, 5, 5));
     assert_eq!(reader.read_blocking(PATIENT).as_deref(), Ok(&*page(2, 5, 5)));
 }
 
-#[test]
-fn a_node_of_another_pair_is_rejected() {
-    let server = serve(loopback(), 1);
-    let stranger = ReaderOptions { identity: Identity { pair: PAIR + 1, node: 2 }, ..options(server.address()) };
+fn a_node_of_another_pair_is_rejected(provider: Provider) {
+    let server = serve(provider, loopback(), 1);
+    let stranger =
+        ReaderOptions { identity: Identity { pair: PAIR + 1, node: 2 }, ..options(provider, server.address()) };
     let (mut reader, _events) = PageReader::start(stranger).expect("a reader");
     assert_eq!(reader.read_blocking(PATIENT), Err(ReadFailure::Rejected("it belongs to another pair".into())));
 }
 
-#[test]
-fn a_node_with_the_servers_own_number_is_rejected() {
-    let server = serve(loopback(), 1);
-    let twin = ReaderOptions { identity: identity(1), ..options(server.address()) };
+fn a_node_with_the_servers_own_number_is_rejected(provider: Provider) {
+    let server = serve(provider, loopback(), 1);
+    let twin = ReaderOptions { identity: identity(1), ..options(provider, server.address()) };
     let (mut reader, _events) = PageReader::start(twin).expect("a reader");
     assert!(matches!(reader.read_blocking(PATIENT), Err(ReadFailure::Rejected(why)) if why.contains("same node")));
 }
 
-#[test]
-fn another_node_answering_at_the_partners_address_is_rejected() {
-    let server = serve(loopback(), 3);
-    let (mut reader, _events) = reader_of(server.address());
+fn another_node_answering_at_the_partners_address_is_rejected(provider: Provider) {
+    let server = serve(provider, loopback(), 3);
+    let (mut reader, _events) = reader_of(provider, server.address());
     assert_eq!(reader.read_blocking(PATIENT), Err(ReadFailure::Rejected("node 3 answers there".into())));
 }
 
-#[test]
-fn a_listener_that_is_no_fabric_ends_at_the_deadline() {
+fn a_listener_that_is_no_fabric_ends_at_the_deadline(provider: Provider) {
     let listener = std::net::TcpListener::bind(loopback()).expect("a socket");
-    let (mut reader, _events) = reader_of(listener.local_addr().expect("an address"));
+    let (mut reader, _events) = reader_of(provider, listener.local_addr().expect("an address"));
     assert_eq!(reader.read_blocking(SHORT), Err(ReadFailure::TimedOut(SHORT)));
 }
 
-#[test]
-fn a_stranger_talking_nonsense_does_not_disturb_the_server() {
-    let server = serve(loopback(), 1);
+fn a_stranger_talking_nonsense_does_not_disturb_the_server(provider: Provider) {
+    let server = serve(provider, loopback(), 1);
     server.publish(&page(2, 1, 1));
-    let (mut reader, _events) = reader_of(server.address());
+    let (mut reader, _events) = reader_of(provider, server.address());
     reader.read_blocking(PATIENT).expect("a page");
     for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 4096], &[0; 4096], &[]] {
         let mut stranger = std::net::TcpStream::connect(server.address()).expect("a connection");
@@ -289,15 +318,14 @@ fn a_stranger_talking_nonsense_does_not_disturb_the_server() {
         drop(stranger);
         reader.read_blocking(PATIENT).expect("a page");
     }
-    let (mut second, _events) = reader_of(server.address());
+    let (mut second, _events) = reader_of(provider, server.address());
     second.read_blocking(PATIENT).expect("a page");
 }
 
-#[test]
-fn a_write_lands_in_the_partners_second_region_only() {
-    let server = serve(loopback(), 1);
+fn a_write_lands_in_the_partners_second_region_only(provider: Provider) {
+    let server = serve(provider, loopback(), 1);
     server.publish(&page(2, 1, 1));
-    let (mut reader, _events) = reader_of(server.address());
+    let (mut reader, _events) = reader_of(provider, server.address());
     let bytes: Vec<u8> = (0..10_000u32).map(|number| number.to_le_bytes()[0]).collect();
     reader.write_blocking(777, bytes.clone(), PATIENT).expect("written");
     // A read on the same connection is served after the write arrived.
@@ -307,10 +335,9 @@ fn a_write_lands_in_the_partners_second_region_only() {
     assert_eq!((landed[0], &landed[1..=bytes.len()], landed[bytes.len() + 1]), (0, &bytes[..], 0));
 }
 
-#[test]
-fn a_write_past_the_landing_region_is_refused_on_this_side() {
-    let server = serve(loopback(), 1);
-    let (mut reader, _events) = reader_of(server.address());
+fn a_write_past_the_landing_region_is_refused_on_this_side(provider: Provider) {
+    let server = serve(provider, loopback(), 1);
+    let (mut reader, _events) = reader_of(provider, server.address());
     for (offset, length) in [(LANDING_BYTES as u64, 1), (LANDING_BYTES as u64 - 1, 2), (u64::MAX, 1)] {
         let outcome = reader.write_blocking(offset, vec![1; length], PATIENT);
         assert!(matches!(outcome, Err(ReadFailure::Fabric(_))), "{offset}: {outcome:?}");
@@ -319,11 +346,10 @@ fn a_write_past_the_landing_region_is_refused_on_this_side() {
     reader.read_blocking(PATIENT).expect("a page");
 }
 
-#[test]
-fn connections_that_were_left_behind_do_not_pile_up() {
-    let server = serve(loopback(), 1);
+fn connections_that_were_left_behind_do_not_pile_up(provider: Provider) {
+    let server = serve(provider, loopback(), 1);
     server.publish(&page(2, 1, 1));
-    let mut readers: Vec<_> = (0..12).map(|_| reader_of(server.address())).collect();
+    let mut readers: Vec<_> = (0..12).map(|_| reader_of(provider, server.address())).collect();
     for (reader, _events) in &mut readers {
         reader.read_blocking(PATIENT).expect("a page");
     }
@@ -342,14 +368,13 @@ fn resources() -> (usize, usize) {
     (count("/proc/self/task"), count("/proc/self/fd"))
 }
 
-#[test]
-fn failures_leak_neither_threads_nor_descriptors() {
-    let address = serve(loopback(), 1).address();
-    let (mut reader, _events) = reader_of(address);
+fn failures_leak_neither_threads_nor_descriptors(provider: Provider) {
+    let address = serve(provider, loopback(), 1).address();
+    let (mut reader, _events) = reader_of(provider, address);
     assert_eq!(reader.read_blocking(PATIENT), Err(ReadFailure::Refused));
     let before = resources();
     for _ in 0..20 {
-        let server = serve(address, 1);
+        let server = serve(provider, address, 1);
         let start = Instant::now();
         while reader.read_blocking(PATIENT).is_err() {
             assert!(start.elapsed() < PATIENT);
@@ -363,8 +388,8 @@ fn failures_leak_neither_threads_nor_descriptors() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn reads_on_a_single_threaded_local_set_leave_it_free() {
-    let partner = Partner::start(4, loopback());
-    let (mut reader, mut events) = reader_of(partner.address);
+    let partner = Partner::start(Provider::Tcp, 4, loopback());
+    let (mut reader, mut events) = reader_of(Provider::Tcp, partner.address);
     let local = tokio::task::LocalSet::new();
     local
         .run_until(async move {
@@ -395,19 +420,83 @@ async fn reads_on_a_single_threaded_local_set_leave_it_free() {
         .await;
 }
 
-#[test]
-fn an_unsupported_provider_is_said_in_one_sentence() {
-    let shm = ReaderOptions { provider: Provider::Shm, ..options(loopback()) };
-    let Err(error) = PageReader::start(shm) else { panic!("shm has no connected endpoints") };
-    assert!(error.to_string().contains("shm"), "{error}");
-}
-
-#[test]
-fn measurements_come_in_order_and_count_what_was_asked() {
-    let options = MeasureOptions { reads: 50, ..MeasureOptions::default() };
+fn measurements_come_in_order_and_count_what_was_asked(provider: Provider) {
+    let options = MeasureOptions { provider, reads: 50, ..MeasureOptions::default() };
     let latency = measure_read_latency(&options).expect("a measurement");
     assert_eq!(latency.reads, 50);
     assert!(latency.median <= latency.p99 && latency.p99 <= latency.worst, "{latency:?}");
     let cost = measure_polling_cost(&options, Duration::from_millis(1), Duration::from_millis(50)).expect("a cost");
     assert!(cost.reads > 0 && cost.processor_share > 0.0, "{cost:?}");
+}
+
+/// On `shm` the reader fetches the page itself, if the host lets it; else libfabric needs the partner's hand.
+#[test]
+fn a_stopped_partner_on_shared_memory_is_read_on_with_a_counter_that_stands_still() {
+    let partner = Partner::start(Provider::Shm, 3, loopback());
+    let (mut reader, _events) = reader_of(Provider::Shm, partner.address);
+    reader.read_blocking(PATIENT).expect("a page");
+    partner.stop();
+    match reader.read_blocking(SHORT) {
+        Ok(frozen) => {
+            for _ in 0..100 {
+                assert_eq!(reader.read_blocking(PATIENT).as_deref(), Ok(&*frozen), "nobody changes it");
+            }
+        }
+        Err(failure) => assert_eq!(failure, ReadFailure::TimedOut(SHORT)),
+    }
+    // Sooner or later the partner's queue is full, and then a deadline holds.
+    let start = Instant::now();
+    let failure = loop {
+        match reader.read_blocking(SHORT) {
+            Ok(_) => assert!(start.elapsed() < PATIENT, "the queue has no end"),
+            Err(failure) => break failure,
+        }
+    };
+    assert_eq!(failure, ReadFailure::TimedOut(SHORT));
+    partner.signal(Signal::CONT);
+    let start = Instant::now();
+    let again = loop {
+        match reader.read_blocking(PATIENT) {
+            Ok(page) => break page,
+            Err(other) => assert!(other == ReadFailure::Closed && start.elapsed() < PATIENT, "{other}"),
+        }
+    };
+    assert_eq!(long(&again, INCARNATION), 3);
+}
+
+fn a_partner_killed_while_stopped_is_closed(provider: Provider) {
+    let mut partner = Partner::start(provider, 1, loopback());
+    let (mut reader, mut events) = reader_of(provider, partner.address);
+    reader.read_blocking(PATIENT).expect("a page");
+    partner.stop();
+    partner.kill();
+    assert_eq!(next(&mut events), Some(LinkEvent::Connected { connection: 1 }));
+    assert_eq!(next(&mut events), Some(LinkEvent::Closed { connection: 1 }));
+    assert_eq!(reader.read_blocking(PATIENT), Err(ReadFailure::Refused));
+}
+
+/// More often than the provider has room for peers: what a connection took is given back when it ends.
+#[test]
+fn shared_memory_serves_more_reconnections_than_it_has_peers() {
+    let partner = Partner::start(Provider::Shm, 8, loopback());
+    for _ in 0..300 {
+        let (mut reader, _events) = reader_of(Provider::Shm, partner.address);
+        assert_eq!(long(&reader.read_blocking(PATIENT).expect("a page"), INCARNATION), 8);
+    }
+}
+
+#[test]
+fn shared_memory_of_a_killed_partner_is_removed_by_whoever_starts_next() {
+    let mut partner = Partner::start(Provider::Shm, 1, loopback());
+    let (mut reader, _events) = reader_of(Provider::Shm, partner.address);
+    reader.read_blocking(PATIENT).expect("a page");
+    let prefix = format!("understudy-{}:", partner.child.id());
+    let left_behind = || {
+        let files = std::fs::read_dir("/dev/shm").expect("shared memory").flatten();
+        files.filter(|file| file.file_name().to_string_lossy().starts_with(&prefix)).count()
+    };
+    assert_eq!(left_behind(), 1);
+    partner.kill();
+    drop(serve(Provider::Shm, loopback(), 1));
+    assert_eq!(left_behind(), 0);
 }
