@@ -3,12 +3,15 @@
 //! The program's own summary calls a test that skipped itself *passed*; here it is counted as skipped. Each suite is a
 //! process of its own with a limit, so that one that hangs is told from one that fails and the rest still runs.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::os::unix::process::ExitStatusExt;
 
 use anyhow::{Context, ensure};
+use understudy::config::NodeName;
+use understudy::harness::{Pair, volume_name};
 
-use crate::tools;
+use crate::{Stage, tools};
 
 /// The families run. `LINUX` and `ALL` hold the same tests again.
 const FAMILIES: [&str; 2] = ["SCSI", "iSCSI"];
@@ -77,6 +80,24 @@ impl SuiteResult {
         let failed = self.tests.iter().filter(|(_, ending)| matches!(ending, Ending::Failed(_)));
         failed.map(|(test, _)| format!("{}.{test}", self.name)).collect()
     }
+}
+
+/// The first volume of node a, as libiscsi writes it.
+///
+/// # Errors
+/// Node a does not serve it.
+pub fn volume_of(stage: &Stage) -> anyhow::Result<String> {
+    let address = stage.address_of(&volume_name(NodeName::A, 0), NodeName::A)?;
+    Ok(format!("iscsi://{}/{}/{}", address.portal, address.target, address.lun))
+}
+
+/// A disk of a shelf whose pair was not prepared yet, as libiscsi writes it.
+///
+/// # Errors
+/// The pair has none.
+pub fn last_disk_of(pair: &Pair) -> anyhow::Result<String> {
+    let disk = pair.config().disks.last().context("the pair has no disks")?.url(NodeName::A);
+    Ok(format!("iscsi://{}/{}/{}", disk.portal, disk.target, disk.lun))
 }
 
 /// The suites the installed program has.
@@ -159,15 +180,50 @@ pub fn table(results: &[SuiteResult]) -> String {
     out
 }
 
-/// The whole document for `docs/conformance.md`.
+/// Runs every suite against the logical unit at `url`; what is on it is lost. `after` is called after each.
+///
+/// # Errors
+/// The program cannot be run, or what `after` said.
+pub fn run_all(url: &str, mut after: impl FnMut(&str) -> anyhow::Result<()>) -> anyhow::Result<Vec<SuiteResult>> {
+    let run = |suite: String| {
+        let result = run_suite(url, &suite)?;
+        after(&suite)?;
+        Ok(result)
+    };
+    suites()?.into_iter().map(run).collect()
+}
+
+/// Fails unless every suite got to its end and nothing failed that is not the suite's own mistake.
+///
+/// # Errors
+/// What did not.
+pub fn demand_all_explained(results: &[SuiteResult]) -> anyhow::Result<()> {
+    let broken: Vec<_> = results.iter().filter(|result| result.broken.is_some()).collect();
+    ensure!(broken.is_empty(), "did not get to their end: {broken:?}");
+    let failed: Vec<String> = results.iter().flat_map(SuiteResult::failed).collect();
+    let unexplained: Vec<_> = failed.iter().filter(|name| !MISTAKEN.iter().any(|(known, _)| known == name)).collect();
+    ensure!(unexplained.is_empty(), "failed: {unexplained:?}");
+    ensure!(results.iter().map(|result| result.tests.len()).sum::<usize>() > 100, "hardly any test ran");
+    Ok(())
+}
+
+/// The whole document for `docs/conformance.md`: what was tested, and what came of it.
 #[must_use]
-pub fn document(results: &[SuiteResult]) -> String {
+pub fn document(tested: &[(&str, Vec<SuiteResult>)]) -> String {
     let mut out = DOCUMENT_HEAD.to_owned();
-    out += &table(results);
-    out += "\n## Failed\n\n";
-    if results.iter().all(|result| result.failed().is_empty()) {
-        out += "None.\n";
+    for (what, results) in tested {
+        // Writing to a string can not fail.
+        let _ = writeln!(out, "\n## {what}\n\n{}\n{}\n{}", table(results), failures(results), skips(results));
     }
+    out.truncate(out.trim_end().len());
+    out + "\n"
+}
+
+fn failures(results: &[SuiteResult]) -> String {
+    if results.iter().all(|result| result.failed().is_empty()) {
+        return "Nothing failed.\n".to_owned();
+    }
+    let mut out = "Failed:\n\n".to_owned();
     for result in results {
         for (test, ending) in &result.tests {
             let Ending::Failed(words) = ending else { continue };
@@ -177,8 +233,11 @@ pub fn document(results: &[SuiteResult]) -> String {
             let _ = writeln!(out, "- `{name}`: {why}");
         }
     }
-    out += "\n## Skipped\n\nBy the test itself, with its own words.\n\n";
-    let mut reasons: std::collections::BTreeMap<&str, Vec<String>> = std::collections::BTreeMap::new();
+    out
+}
+
+fn skips(results: &[SuiteResult]) -> String {
+    let mut reasons: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for result in results {
         for (test, ending) in &result.tests {
             if let Ending::Skipped(reason) = ending {
@@ -186,6 +245,7 @@ pub fn document(results: &[SuiteResult]) -> String {
             }
         }
     }
+    let mut out = "Skipped by the test itself, in its own words:\n\n".to_owned();
     for (reason, tests) in reasons {
         let _ = writeln!(out, "- {reason}: {}", tests.join(", "));
     }
@@ -194,14 +254,13 @@ pub fn document(results: &[SuiteResult]) -> String {
 
 const DOCUMENT_HEAD: &str = "# Conformance
 
-What libiscsi's suite `iscsi-test-cu` says of a volume of a pair. The file is written by
+What libiscsi's suite `iscsi-test-cu` says of a volume of a pair and of a disk of the shelf. The file is written by
 
     cargo run -p understudy-drill --bin conformance-table > docs/conformance.md
 
 which starts a pair, runs every suite of the families SCSI and iSCSI in a process of its own (`--dataloss`), and counts a test
 that skipped itself as skipped, not as passed. The drill `conformance` demands in every run of the tests that no suite hangs, that
 the node neither ends nor restarts, that clients elsewhere go on, and that nothing fails that is not explained here.
-
 ";
 
 #[cfg(test)]
@@ -239,7 +298,7 @@ mod tests {
 
     #[test]
     fn a_failure_nobody_explained_is_told_so() {
-        let text = document(&[mixed()]);
+        let text = document(&[("Something", vec![mixed()])]);
         assert!(text.contains("- `SCSI.Mixed.Bad`: not explained"), "{text}");
         assert!(text.contains("- X is not implemented.: `SCSI.Mixed.Left out`"), "{text}");
     }

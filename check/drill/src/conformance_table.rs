@@ -5,8 +5,7 @@
 use std::process::ExitCode;
 
 use anyhow::ensure;
-use understudy::config::NodeName;
-use understudy::harness::{Plan, volume_name};
+use understudy::harness::{Pair, Plan};
 use understudy_drill::{Stage, conformance};
 
 fn main() -> ExitCode {
@@ -25,14 +24,17 @@ fn main() -> ExitCode {
 fn print_document() -> anyhow::Result<()> {
     ensure!(conformance::is_present(), "without iscsi-test-cu there is nothing to tell");
     let folder = tempfile::Builder::new().prefix("understudy-conformance-").tempdir()?;
-    let stage = Stage::set_up(Plan { disk_bytes: 256 << 20, volume_bytes: 128 << 20, ..Plan::small(folder.path()) })?;
-    let address = stage.address_of(&volume_name(NodeName::A, 0), NodeName::A)?;
-    let url = format!("iscsi://{}/{}/{}", address.portal, address.target, address.lun);
-    let mut results = Vec::new();
-    for suite in conformance::suites()? {
+    let plan = || Plan { disk_bytes: 256 << 20, volume_bytes: 128 << 20, ..Plan::small(folder.path()) };
+    let tell = |suite: &str| {
         eprintln!("{suite}");
-        results.push(conformance::run_suite(&url, &suite)?);
-    }
-    print!("{}", conformance::document(&results));
+        Ok(())
+    };
+    let mut bare = Pair::lay_out(plan())?;
+    bare.start_shelf()?;
+    let disk = conformance::run_all(&conformance::last_disk_of(&bare)?, tell)?;
+    drop(bare);
+    let stage = Stage::set_up(plan())?;
+    let volume = conformance::run_all(&conformance::volume_of(&stage)?, tell)?;
+    print!("{}", conformance::document(&[("A volume of a pair", volume), ("A disk of `understudy shelf`", disk)]));
     Ok(())
 }

@@ -1,11 +1,12 @@
-//! libiscsi's suite against a volume of a pair: nothing hangs, the node lives on, clients elsewhere go on, and nothing fails
+//! libiscsi's suite against a volume of a pair and a disk of the shelf: nothing hangs, the node lives on, clients elsewhere go on, and nothing fails
 //! but what is known to be the suite's own mistake.
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use understudy::config::NodeName;
-use understudy::harness::{Plan, volume_name};
+use understudy::harness::{Pair, Plan};
+use understudy_drill::registered::registered_on;
 use understudy_drill::stage::plan;
 use understudy_drill::{Stage, conformance, play};
 
@@ -26,21 +27,31 @@ fn libiscsis_suite_neither_hangs_nor_ends_a_node_nor_fails_unexplained() {
         let mut stage = Stage::set_up(plan)?;
         stage.start_client(NodeName::B, 1)?;
         let incarnation = stage.pair.status(NodeName::A)?.incarnation;
-        let address = stage.address_of(&volume_name(NodeName::A, 0), NodeName::A)?;
-        let url = format!("iscsi://{}/{}/{}", address.portal, address.target, address.lun);
-        let mut results = Vec::new();
-        for suite in conformance::suites()? {
-            results.push(conformance::run_suite(&url, &suite)?);
+        let results = conformance::run_all(&conformance::volume_of(&stage)?, |suite| {
             ensure!(stage.pair.status(NodeName::A)?.incarnation == incarnation, "node a restarted in {suite}");
-        }
-        println!("{}", conformance::document(&results));
-        let broken: Vec<_> = results.iter().filter(|result| result.broken.is_some()).collect();
-        ensure!(broken.is_empty(), "did not get to their end: {broken:?}");
-        let failed: Vec<String> = results.iter().flat_map(conformance::SuiteResult::failed).collect();
-        let unexplained: Vec<_> =
-            failed.iter().filter(|name| !conformance::MISTAKEN.iter().any(|(known, _)| known == name)).collect();
-        ensure!(unexplained.is_empty(), "failed: {unexplained:?}");
-        ensure!(results.iter().map(|result| result.tests.len()).sum::<usize>() > 100, "hardly any test ran");
+            Ok(())
+        })?;
+        println!("{}", conformance::table(&results));
+        conformance::demand_all_explained(&results)?;
         stage.conclude()
+    });
+}
+
+#[test]
+fn libiscsis_suite_neither_hangs_nor_ends_a_shelf_nor_fails_unexplained() {
+    if !conformance::is_present() {
+        return;
+    }
+    play(LIMIT, |folder| {
+        let mut pair = Pair::lay_out(plan(env!("CARGO_BIN_EXE_understudy-drilled"), folder))?;
+        pair.start_shelf()?;
+        let results = conformance::run_all(&conformance::last_disk_of(&pair)?, |_| Ok(()))?;
+        println!("{}", conformance::table(&results));
+        conformance::demand_all_explained(&results)?;
+        // Still there, and its other disks are as they were.
+        let config = pair.config();
+        let keys = registered_on(config.disks.first().context("no disks")?, config)?;
+        ensure!(keys.is_empty(), "keys on another disk: {keys:?}");
+        Ok(())
     });
 }
