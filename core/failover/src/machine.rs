@@ -386,8 +386,9 @@ impl Machine {
             State::Claiming(claim) => self.surveyed_claiming(now, op, *claim, &survey, out),
             State::GiveWait(_) | State::DiskInit(_) | State::MailboxWait => self.surveyed_bring_up(now, &survey, out),
             State::HandingOff(hand_off) => self.surveyed_handing_off(now, op, *hand_off, &survey, out),
+            State::Up | State::Takeover(_) | State::Released(_) => self.claim_what_was_given(now, out),
             // They serve and were judged above; what the partner has is acted on when its signs fail.
-            State::Up | State::Takeover(_) | State::Released(_) | State::Wanting(_) | State::Halting(_) => {}
+            State::Wanting(_) | State::Halting(_) => {}
             State::Off | State::Ended => {}
         }
     }

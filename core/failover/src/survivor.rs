@@ -272,6 +272,21 @@ impl Machine {
         self.watch.page().is_some_and(|page| page.incarnation == to && page.content.state == StateWord::MailboxWait)
     }
 
+    /// The records give this node pools it does not have: a hand-off it had given up waiting for was committed all the same.
+    pub(crate) fn claim_what_was_given(&mut self, now: Micros, out: &mut Effects) {
+        let given = |pool: &PoolId| {
+            self.owner(*pool) == Some(self.config.node)
+                && matches!(self.here[pool].state, PoolState::Away | PoolState::Warm | PoolState::Opening)
+        };
+        let given: Vec<PoolId> = self.config.pools.keys().copied().filter(given).collect();
+        if !given.is_empty() {
+            for pool in given {
+                self.set_here(pool, PoolState::Refused);
+            }
+            self.try_refused(now, out);
+        }
+    }
+
     /// Pools this node owns and could not serve are tried again.
     pub(crate) fn try_refused(&mut self, now: Micros, out: &mut Effects) {
         let refused =

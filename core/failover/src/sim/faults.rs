@@ -173,32 +173,28 @@ pub fn serve_again(world: &mut World) -> Result<(), String> {
     world.run_until_true(limit, "every pool is served", |world| {
         pools.iter().all(|pool| NodeId::BOTH.iter().any(|node| world.answers(*node, *pool)))
     })?;
-    // What an operator took over stays until an operator gives it back.
+    // What an operator took over stays until an operator gives it back; a request made before the faults ended may still be under way.
     let limit = world.now.after(Micros::from_millis(60_000));
-    while !is_home(world) {
+    let mut home_since = None;
+    loop {
+        match home_since {
+            Some(since) if is_home(world) && world.now.since(since) >= Micros::from_millis(2_000) => return Ok(()),
+            Some(_) if is_home(world) => {}
+            None if is_home(world) => home_since = Some(world.now),
+            Some(_) | None => home_since = None,
+        }
         if world.now >= limit {
-            return Err(format!(
-                "not at home: A {:?}, B {:?}; {:?}",
-                world.word(NodeId::A),
-                world.word(NodeId::B),
-                world.view().pool_disks
-            ));
+            return Err(format!("not at home: {}", world.describe()));
         }
         for node in NodeId::BOTH {
-            let ask = Request::Giveback { vetoes: SoftVetoes::Overridden, earnest: Earnest::Do };
             if world.word(node) == Some(StateWord::Released) {
-                world.ask(node, 1, ask);
+                world.ask(node, 1, Request::Giveback { vetoes: SoftVetoes::Overridden, earnest: Earnest::Do });
             }
-            if world.nodes[node.index()].process == Process::Dead {
-                world.start(node);
-            }
+            world.start(node);
         }
         let next = world.now.after(Micros::from_millis(500));
         world.run_until(next)?;
     }
-    let until = world.now.after(Micros::from_millis(2_000));
-    world.run_until(until)?;
-    if is_home(world) { Ok(()) } else { Err("did not stay at home".to_owned()) }
 }
 
 fn is_home(world: &World) -> bool {

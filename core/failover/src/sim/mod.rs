@@ -395,16 +395,24 @@ impl World {
     pub fn run_until_true(&mut self, until: Micros, what: &str, done: impl Fn(&Self) -> bool) -> Result<(), String> {
         while !done(self) {
             if self.now >= until {
-                return Err(format!(
-                    "never came about: {what}; A {:?}, B {:?}",
-                    self.word(NodeId::A),
-                    self.word(NodeId::B)
-                ));
+                return Err(format!("never came about: {what}: {}", self.describe()));
             }
             let next = self.queue.first_key_value().map_or(until, |((at, _), _)| (*at).max(self.now));
             self.run_until(next.min(until))?;
         }
         Ok(())
+    }
+
+    /// Both nodes in a line, for messages.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let node = |node: NodeId| {
+            let word = self.word(node).map_or("-", crate::page::StateWord::name);
+            let machine = self.nodes[node.index()].machine.as_ref();
+            let pools = self.pool_disks.keys().filter_map(|pool| Some(machine?.pool(*pool)?.state));
+            format!("{node} {word} {:?}", pools.collect::<Vec<_>>())
+        };
+        format!("{}; {}", node(NodeId::A), node(NodeId::B))
     }
 
     /// A node's state word.

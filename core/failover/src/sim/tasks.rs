@@ -176,6 +176,7 @@ impl World {
         solicited: Solicited,
         mut disks: Vec<Option<LockDiskView>>,
     ) -> Next {
+        self.end_late_record(node, disks.len());
         let disk = &self.lock_disks[disks.len()];
         disks.push((!disk.cut[node.index()]).then(|| disk.view()));
         if disks.len() < self.lock_disks.len() {
@@ -260,6 +261,19 @@ impl World {
             return Next::Again(Kind::Record { record, disks });
         }
         Next::Done(Input::RecordWritten { op, disks })
+    }
+
+    /// A write of unknown outcome ended its session; whatever this node sends to the disk next goes through a new one, and by then the old
+    /// write has landed or never will.
+    fn end_late_record(&mut self, node: NodeId, at: usize) {
+        let late = self.lock_disks[at].late.iter().find(|(owner, _)| *owner == node).map(|(_, record)| record.sequence);
+        let Some(sequence) = late.filter(|_| !self.lock_disks[at].cut[node.index()]) else { return };
+        self.changed = true;
+        if self.dice.once_in(2) {
+            self.land_record(at, node, sequence);
+        } else {
+            self.lock_disks[at].late.retain(|(owner, _)| *owner != node);
+        }
     }
 
     pub(crate) fn land_record(&mut self, at: usize, node: NodeId, sequence: u64) {
