@@ -1,7 +1,7 @@
 //! A virtual machine without KVM that is spoken to over its serial console.
 //!
-//! Its only network is a datagram socket shared with its sibling. It is a child of this process and ends with it: the
-//! console is its standard input and output, and dropping it ends it by its own id.
+//! Its only network is a datagram socket shared with its sibling. It is a child of this process and ends with it, however
+//! that ends; the console is its standard input and output, and dropping it ends it by its own id.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
@@ -19,11 +19,14 @@ pub(super) struct Hardware<'a> {
     pub(super) initial: &'a Path,
     /// Folder of the sockets that join the guests.
     pub(super) folder: &'a Path,
+    /// When nobody waits for it any more.
+    pub(super) end: Instant,
 }
 
 /// A running guest.
 pub(super) struct Guest {
     node: u8,
+    end: Instant,
     console: ChildStdin,
     lines: Receiver<String>,
     heard: Vec<String>,
@@ -36,7 +39,8 @@ impl Guest {
         let socket = |node: u8| hardware.folder.join(format!("net-{node}")).display().to_string();
         let (own, other) = (socket(node), socket(3 - node));
         let link = format!("dgram,id=pair,local.type=unix,local.path={own},remote.type=unix,remote.path={other}");
-        let mut command = Command::new("qemu-system-x86_64");
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
         command.args(["-accel", "tcg", "-cpu", "max", "-m", "384", "-smp", "1", "-nodefaults", "-no-user-config"]);
         command.args(["-display", "none", "-no-reboot", "-serial", "stdio", "-netdev", &link]);
         command.args(["-device", &format!("virtio-net-pci,netdev=pair,romfile=,mac=52:54:00:00:00:0{node}")]);
@@ -46,7 +50,7 @@ impl Guest {
         let mut process = Running::start("qemu-system-x86_64", &mut command)?;
         let console = process.child().stdin.take().context("no console")?;
         let output = process.child().stdout.take().context("no console")?;
-        Ok(Self { node, console, lines: follow(output), heard: Vec::new(), _process: process })
+        Ok(Self { node, end: hardware.end, console, lines: follow(output), heard: Vec::new(), _process: process })
     }
 
     /// Types a line.
@@ -55,8 +59,10 @@ impl Guest {
     }
 
     /// Waits for a line that holds every one of `parts`; returns it with the time that passed.
+    /// BOUND: the limit, and the end of the whole acceptance.
     pub(super) fn expect(&mut self, parts: &[&str], limit: Duration) -> Result<(String, Duration)> {
         let start = Instant::now();
+        let limit = limit.min(self.end.saturating_duration_since(start));
         loop {
             match self.lines.recv_timeout(limit.saturating_sub(start.elapsed())) {
                 Ok(line) => {

@@ -18,6 +18,8 @@ use crate::accept::guest::{Guest, Hardware};
 use crate::accept::parts::Parts;
 use crate::programs::MemoryFolder;
 
+/// For everything; it takes half a minute on an idle machine.
+const WHOLE: Duration = Duration::from_secs(300);
 /// For a guest to boot.
 const BOOT: Duration = Duration::from_secs(150);
 /// For anything that happens in a guest afterwards.
@@ -33,7 +35,8 @@ pub(crate) fn verbs() -> Result<()> {
     let folder = MemoryFolder::new()?;
     let initial = folder.path().join("initial.cpio");
     fs::write(&initial, parts.image()?.to_cpio()).context("cannot write the guests' file system")?;
-    let hardware = Hardware { kernel: &parts.kernel.image, initial: &initial, folder: folder.path() };
+    let hardware =
+        Hardware { kernel: &parts.kernel.image, initial: &initial, folder: folder.path(), end: start + WHOLE };
     let mut server = Guest::start(1, &hardware)?;
     let mut reader = Guest::start(2, &hardware)?;
     for (guest, name) in [(&mut server, "guest 1 is ready"), (&mut reader, "guest 2 is ready")] {

@@ -54,6 +54,7 @@ impl Parts {
         let soft_roce = library("libibverbs.so.1").as_deref().and_then(soft_roce_beside);
         let found = [
             (program("qemu-system-x86_64").is_some(), "qemu-system-x86"),
+            (program("setpriv").is_some(), "util-linux"),
             (kernel.is_some(), "linux-image-amd64"),
             (busybox.is_some(), "busybox-static"),
             (rdma.is_some(), "iproute2"),
@@ -132,8 +133,8 @@ fn fetch_absent(unpacked: &Path) {
     }
     for package in absent {
         println!("downloading Debian's {package} to {}", unpacked.display());
-        if let Err(error) = fetch(&package, unpacked) {
-            println!("note: {error:#}");
+        if fetch(&package, unpacked).is_err() {
+            println!("note: {package} could not be downloaded (apt-get download {package})");
         }
     }
 }
