@@ -403,7 +403,11 @@ impl Machine {
         let mut basis = Vec::new();
         for pool in self.config.pools.keys().copied().collect::<Vec<_>>() {
             let mine = self.owner(pool) == Some(self.config.node);
-            if mine && self.is_holding(pool) {
+            let handed_over = match &claim.origin {
+                Origin::AfterCommit(hand_off) => hand_off.pools.contains(&pool),
+                _ => false,
+            };
+            if mine && self.is_holding(pool) && !handed_over {
                 continue;
             }
             match survey.standing(pool).winner_basis() {

@@ -3,7 +3,7 @@
 //! Not here: any decision. The one idea: the page is a pure function of the machine, published when it differs from the last one.
 
 use crate::bring_up::{DiskInit, GiveWait};
-use crate::claim::{Claim, ClaimPhase, Origin, Route};
+use crate::claim::{Again, Claim, ClaimPhase, Origin, Route};
 use crate::effect::PollPace;
 use crate::hand_off::{HandOff, HandOffPhase, Why};
 use crate::machine::{Machine, State};
@@ -106,7 +106,7 @@ impl Machine {
 
     fn claiming_word(&self, claim: &Claim) -> StateWord {
         let contesting = matches!(claim.route, Route::Contested { .. });
-        let won = contesting && !matches!(claim.phase, ClaimPhase::Contesting { .. } | ClaimPhase::Paused(_));
+        let won = contesting && !matches!(claim.phase, ClaimPhase::Contesting { .. } | ClaimPhase::Paused(Again::Contest));
         match &claim.origin {
             Origin::Boot => StateWord::Booting,
             Origin::BringUp if won => StateWord::Takeover,

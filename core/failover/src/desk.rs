@@ -354,6 +354,7 @@ impl Machine {
         for LegChange { pool, mirror, leg, to } in changes {
             match to {
                 LegState::Bad => {
+                    self.desk.legs.remove(&LegChange { pool, mirror, leg, to: LegState::Good });
                     out.push(Effect::Timeline(Step::LegDropped { pool, generation }));
                     out.push(Effect::LegDropped { pool, mirror, leg });
                 }
@@ -370,7 +371,9 @@ impl Machine {
         let waiting =
             going.iter().filter(|change| change.pool == pool && change.mirror == mirror && change.to == LegState::Bad);
         let left = waiting.fold(legs, |legs, change| legs.without(change.leg)).without(leg);
-        if left.is_empty() {
+        if going.contains(&LegChange { pool, mirror, leg, to: LegState::Bad }) {
+            // It is being recorded; the answer to that is the answer to this.
+        } else if left.is_empty() {
             // The last good leg: dropping it would leave nothing that holds what was acknowledged. The pool's commands wait for it.
             self.raise_alarm(Alarm::LastLegFailed(pool), out);
         } else if !legs.contains(leg) && !self.desk.is_taking_back(pool, mirror, leg) {
@@ -384,7 +387,8 @@ impl Machine {
     /// A dropped leg holds the same again.
     pub(crate) fn leg_resynced(&mut self, pool: PoolId, mirror: MirrorIndex, leg: LegIndex) {
         let bad = LegChange { pool, mirror, leg, to: LegState::Bad };
-        if self.is_holding(pool) && !self.desk.legs.contains(&bad) {
+        // Once it is dropped it is not written along any more, and what was the same then is not the same when that is recorded.
+        if self.is_holding(pool) && !self.desk.legs_under_way().contains(&bad) {
             self.desk.legs.insert(LegChange { to: LegState::Good, ..bad });
         }
     }
