@@ -29,6 +29,7 @@ mod server;
 mod shared_acceptor;
 mod shared_line;
 mod threads;
+mod watch;
 
 use std::time::Duration;
 

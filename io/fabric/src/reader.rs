@@ -2,13 +2,14 @@
 //!
 //! One thread owns the endpoint and everything that could hang. It sleeps on one descriptor for orders and one for news
 //! of the connection, so a link that closes is reported although nobody reads. Orders come one at a time; after any
-//! failure the endpoint is closed, and the next order connects with a new one. How a provider is connected and moved is
+//! failure the endpoint is closed, and the next order connects with a new one. A second thread watches that the first
+//! comes back from libfabric at all; if not, the caller is answered all the same, and another takes over. How a provider is connected and moved is
 //! behind [`Line`]; what is done about failures is here, the same for all.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::fd::OwnedFd;
@@ -18,6 +19,7 @@ use crate::connected_line::ConnectedLine;
 use crate::greeting::{Greeting, RemoteRegion, Verdict};
 use crate::shared_line::SharedLine;
 use crate::threads::{spawn, wake, wake_descriptor};
+use crate::watch::{Answer, PATIENCE, Presence, Watch};
 use crate::{FabricError, Identity, LANDING_BYTES, PAGE_BYTES, Provider, ReadFailure};
 
 /// After a failed operation, how long to look for the shutdown event that explains it: providers report the two in
@@ -74,10 +76,10 @@ impl LinkEvents {
 
 pub(crate) type PageAnswer = Result<Box<[u8; PAGE_BYTES]>, ReadFailure>;
 
-/// What the thread is asked for.
+/// What the thread is asked for. Where the answer goes is kept by [`Watch`].
 enum Order {
-    Read { within: Duration, answer: oneshot::Sender<PageAnswer> },
-    Write { offset: u64, bytes: Vec<u8>, within: Duration, answer: oneshot::Sender<Result<(), ReadFailure>> },
+    Read { within: Duration },
+    Write { offset: u64, bytes: Vec<u8>, within: Duration },
 }
 
 /// Reads the partner's page. Dropping it closes the connection.
@@ -85,10 +87,24 @@ enum Order {
 /// BOUND: one order is under way at a time: each call first waits for the answer to an earlier one whose future was
 /// dropped, and every order ends by its own deadline.
 pub struct PageReader {
-    orders: Option<Sender<Order>>,
-    wake: Arc<OwnedFd>,
+    crew: Crew,
+    options: ReaderOptions,
+    link: Link,
     abandoned: Abandoned,
-    thread: Option<JoinHandle<()>>,
+}
+
+/// The thread that works for a reader, and the one that watches it.
+struct Crew {
+    orders: Sender<Order>,
+    wake: Arc<OwnedFd>,
+    watch: Arc<Watch>,
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        // Not joined: the thread may be inside an order until that order's deadline, and a runtime must not wait.
+        self.watch.end();
+    }
 }
 
 /// The answer to an order whose caller went away.
@@ -104,17 +120,10 @@ impl PageReader {
     /// # Errors
     /// The provider is missing or the system refuses a thread.
     pub fn start(options: ReaderOptions) -> Result<(Self, LinkEvents), FabricError> {
-        let line: Box<dyn Line> = match options.provider {
-            Provider::Tcp | Provider::Verbs => Box::new(ConnectedLine::open(options.provider, options.partner)?),
-            Provider::Shm => Box::new(SharedLine::open(options.partner)?),
-        };
-        let wake = Arc::new(wake_descriptor()?);
-        let (orders, inbox) = channel();
-        let (link, events) = mpsc::channel(LINK_EVENTS_MAX);
-        let worker = Worker { line, regions: None, options, inbox, wake: wake.clone(), link, connections: 0 };
-        let thread = spawn("fabric-read", move || worker.run())?;
-        let reader = Self { orders: Some(orders), wake, abandoned: Abandoned::None, thread: Some(thread) };
-        Ok((reader, LinkEvents { events }))
+        let (events_in, events) = mpsc::channel(LINK_EVENTS_MAX);
+        let link = Link { events: events_in, connections: Arc::default() };
+        let crew = hire(open_line(&options)?, &options, &link, PATIENCE)?;
+        Ok((Self { crew, options, link, abandoned: Abandoned::None }, LinkEvents { events }))
     }
 
     /// Reads the partner's page with one `fi_read`, connecting first if need be; all of it within the time given.
@@ -127,7 +136,7 @@ impl PageReader {
     pub async fn read(&mut self, within: Duration) -> PageAnswer {
         self.settle().await;
         let (answer, reply) = oneshot::channel();
-        self.order(Order::Read { within, answer })?;
+        self.order(Order::Read { within }, within, Answer::Page(answer))?;
         self.abandoned = Abandoned::Read(reply);
         let Abandoned::Read(reply) = &mut self.abandoned else { return Err(thread_ended()) };
         let outcome = reply.await.unwrap_or_else(|_| Err(thread_ended()));
@@ -145,7 +154,7 @@ impl PageReader {
     pub fn read_blocking(&mut self, within: Duration) -> PageAnswer {
         self.settle_blocking();
         let (answer, reply) = oneshot::channel();
-        self.order(Order::Read { within, answer })?;
+        self.order(Order::Read { within }, within, Answer::Page(answer))?;
         reply.blocking_recv().unwrap_or_else(|_| Err(thread_ended()))
     }
 
@@ -159,7 +168,7 @@ impl PageReader {
     pub async fn write(&mut self, offset: u64, bytes: Vec<u8>, within: Duration) -> Result<(), ReadFailure> {
         self.settle().await;
         let (answer, reply) = oneshot::channel();
-        self.order(Order::Write { offset, bytes, within, answer })?;
+        self.order(Order::Write { offset, bytes, within }, within, Answer::Written(answer))?;
         self.abandoned = Abandoned::Write(reply);
         let Abandoned::Write(reply) = &mut self.abandoned else { return Err(thread_ended()) };
         let outcome = reply.await.unwrap_or_else(|_| Err(thread_ended()));
@@ -177,14 +186,23 @@ impl PageReader {
     pub fn write_blocking(&mut self, offset: u64, bytes: Vec<u8>, within: Duration) -> Result<(), ReadFailure> {
         self.settle_blocking();
         let (answer, reply) = oneshot::channel();
-        self.order(Order::Write { offset, bytes, within, answer })?;
+        self.order(Order::Write { offset, bytes, within }, within, Answer::Written(answer))?;
         reply.blocking_recv().unwrap_or_else(|_| Err(thread_ended()))
     }
 
-    fn order(&self, order: Order) -> Result<(), ReadFailure> {
-        let orders = self.orders.as_ref().ok_or_else(thread_ended)?;
-        orders.send(order).map_err(|_| thread_ended())?;
-        wake(&self.wake);
+    fn order(&mut self, order: Order, within: Duration, answer: Answer) -> Result<(), ReadFailure> {
+        match self.crew.watch.presence() {
+            Presence::Here => {}
+            // It has been inside libfabric for longer than its deadline; nothing can be asked of it.
+            Presence::Away => return Err(ReadFailure::TimedOut(within)),
+            Presence::Lost => {
+                let line = open_line(&self.options)?;
+                self.crew = hire(line, &self.options, &self.link, PATIENCE)?;
+            }
+        }
+        self.crew.watch.begin(within, answer);
+        self.crew.orders.send(order).map_err(|_| thread_ended())?;
+        wake(&self.crew.wake);
         Ok(())
     }
 
@@ -208,11 +226,37 @@ impl PageReader {
 
 impl Drop for PageReader {
     fn drop(&mut self) {
-        self.orders = None;
-        wake(&self.wake);
-        // Not joined: the thread may be inside an order until that order's deadline, and a runtime must not wait.
-        drop(self.thread.take());
+        let (disconnected, _) = channel();
+        self.crew.orders = disconnected;
+        wake(&self.crew.wake);
     }
+}
+
+fn open_line(options: &ReaderOptions) -> Result<Box<dyn Line>, FabricError> {
+    Ok(match options.provider {
+        Provider::Tcp | Provider::Verbs => Box::new(ConnectedLine::open(options.provider, options.partner)?),
+        Provider::Shm => Box::new(SharedLine::open(options.partner)?),
+    })
+}
+
+/// Starts the two threads of a reader.
+fn hire(line: Box<dyn Line>, options: &ReaderOptions, link: &Link, patience: Duration) -> Result<Crew, FabricError> {
+    let wake = Arc::new(wake_descriptor()?);
+    let watch = Arc::new(Watch::new(patience));
+    let (orders, inbox) = channel();
+    let worker = Worker {
+        line,
+        regions: None,
+        options: options.clone(),
+        inbox,
+        wake: wake.clone(),
+        watch: watch.clone(),
+        link: link.clone(),
+    };
+    spawn("fabric-read", move || worker.run())?;
+    let crew = Crew { orders, wake, watch: watch.clone() };
+    spawn("fabric-watch", move || watch.keep())?;
+    Ok(crew)
 }
 
 fn thread_ended() -> ReadFailure {
@@ -268,8 +312,31 @@ struct Worker {
     options: ReaderOptions,
     inbox: Receiver<Order>,
     wake: Arc<OwnedFd>,
-    link: mpsc::Sender<LinkEvent>,
-    connections: u64,
+    watch: Arc<Watch>,
+    link: Link,
+}
+
+/// Where changes of the connection are told, counted over all threads of a reader.
+#[derive(Clone)]
+struct Link {
+    events: mpsc::Sender<LinkEvent>,
+    connections: Arc<AtomicU64>,
+}
+
+impl Link {
+    fn connected(&self) {
+        let connection = self.connections.fetch_add(1, Ordering::Relaxed) + 1;
+        self.tell(LinkEvent::Connected { connection });
+    }
+
+    fn closed(&self) {
+        self.tell(LinkEvent::Closed { connection: self.connections.load(Ordering::Relaxed) });
+    }
+
+    fn tell(&self, event: LinkEvent) {
+        // Full: nobody listens to link events. Closed: nobody wants to.
+        let _ = self.events.try_send(event);
+    }
 }
 
 impl Worker {
@@ -292,11 +359,14 @@ impl Worker {
     }
 
     fn carry_out(&mut self, order: Order) {
-        // A caller that has gone away is not told; the answer is dropped.
         match order {
-            Order::Read { within, answer } => drop(answer.send(self.read(Deadline::after(within)))),
-            Order::Write { offset, bytes, within, answer } => {
-                drop(answer.send(self.write(offset, &bytes, Deadline::after(within))));
+            Order::Read { within } => {
+                let outcome = self.read(Deadline::after(within));
+                self.watch.finish(|answer| answer.page(outcome));
+            }
+            Order::Write { offset, bytes, within } => {
+                let outcome = self.write(offset, &bytes, Deadline::after(within));
+                self.watch.finish(|answer| answer.written(outcome));
             }
         }
     }
@@ -328,9 +398,8 @@ impl Worker {
     fn connect(&mut self, deadline: Deadline) -> Result<(RemoteRegion, RemoteRegion), ReadFailure> {
         let welcome = self.line.connect(&Greeting::caller(self.options.identity), deadline);
         let regions = welcome.and_then(|greeting| self.judge(&greeting)).inspect_err(|_| self.line.close())?;
-        self.connections += 1;
         self.regions = Some(regions);
-        self.tell(LinkEvent::Connected { connection: self.connections });
+        self.link.connected();
         Ok(regions)
     }
 
@@ -392,13 +461,8 @@ impl Worker {
     fn lose_link(&mut self) {
         self.line.close();
         if self.regions.take().is_some() {
-            self.tell(LinkEvent::Closed { connection: self.connections });
+            self.link.closed();
         }
-    }
-
-    fn tell(&self, event: LinkEvent) {
-        // Full: nobody listens to link events. Closed: nobody wants to.
-        let _ = self.link.try_send(event);
     }
 }
 
@@ -427,5 +491,69 @@ impl Deadline {
     /// What a caller is told who ran into it.
     pub(crate) fn missed(self) -> ReadFailure {
         ReadFailure::TimedOut(self.within)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A provider whose reads never come back.
+    struct Hanging;
+
+    impl Line for Hanging {
+        fn connect(&mut self, own: &Greeting, _deadline: Deadline) -> Result<Greeting, ReadFailure> {
+            let region =
+                |bytes: usize| RemoteRegion { length: u32::try_from(bytes).expect("small"), ..Default::default() };
+            let identity = Identity { node: 1, ..own.identity };
+            let (page, landing) = (region(PAGE_BYTES), region(LANDING_BYTES));
+            Ok(Greeting { verdict: Verdict::Welcome, identity, page, landing })
+        }
+
+        fn read(&mut self, _page: RemoteRegion, _deadline: Deadline) -> PageAnswer {
+            loop {
+                std::thread::park();
+            }
+        }
+
+        fn write(&mut self, _: RemoteRegion, _: u64, _: &[u8], _: Deadline) -> Result<(), ReadFailure> {
+            Ok(())
+        }
+
+        fn look_at_news(&mut self) -> Result<News, FabricError> {
+            Ok(News::None)
+        }
+
+        fn sleep(&self, wake: &OwnedFd, within: Option<Duration>) {
+            use rustix::fd::AsFd;
+            crate::threads::sleep_on(&[wake.as_fd()], within);
+            crate::threads::calm(wake);
+        }
+
+        fn close(&mut self) {}
+
+        fn hang_up(&mut self) {}
+    }
+
+    #[test]
+    fn a_read_that_never_comes_back_times_out_and_another_thread_takes_over() {
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        let options = ReaderOptions {
+            provider: Provider::Tcp,
+            partner: nobody.expect("an address"),
+            identity: Identity { pair: 1, node: 2 },
+            partner_node: 1,
+        };
+        let (events_in, events) = mpsc::channel(LINK_EVENTS_MAX);
+        let link = Link { events: events_in, connections: Arc::default() };
+        let crew = hire(Box::new(Hanging), &options, &link, Duration::ZERO).expect("threads");
+        let mut reader = PageReader { crew, options, link, abandoned: Abandoned::None };
+        let mut events = LinkEvents { events };
+        reader.write_blocking(0, vec![1], Duration::from_secs(5)).expect("a write that ends");
+        let within = Duration::from_millis(50);
+        assert_eq!(reader.read_blocking(within), Err(ReadFailure::TimedOut(within)));
+        assert_eq!(events.next_blocking(), Some(LinkEvent::Connected { connection: 1 }));
+        // The other thread uses what the options say: there nobody listens.
+        assert_eq!(reader.read_blocking(Duration::from_secs(5)), Err(ReadFailure::Refused));
     }
 }
