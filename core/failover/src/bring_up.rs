@@ -80,7 +80,8 @@ impl Machine {
         // RELEASED for this incarnation is also the leave to register on the lock disks.
         let join = (self.membership == Membership::Outside).then(|| self.op());
         if let Some(op) = join {
-            out.push(Effect::JoinLockDisks { op, key: self.lock_key() });
+            let which = (0..self.config.lock_disks).collect();
+            out.push(Effect::JoinLockDisks { op, which, key: self.lock_key() });
         }
         let (init, pools) = (self.op(), self.homes_away());
         let legs = self.legs_of(&pools);

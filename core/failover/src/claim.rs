@@ -225,7 +225,8 @@ impl Machine {
         let (op, key) = (self.op(), self.lock_key());
         match again {
             Again::Join => {
-                out.push(Effect::JoinLockDisks { op, key });
+                let which = (0..self.config.lock_disks).collect();
+                out.push(Effect::JoinLockDisks { op, which, key });
                 self.claim_phase(claim, ClaimPhase::Joining { op });
             }
             Again::Contest => {
@@ -253,7 +254,13 @@ impl Machine {
     }
 
     pub(crate) fn lock_disks_joined(&mut self, now: Micros, op: Op, disks: &[JoinOutcome], out: &mut Effects) {
-        let joined = disks.iter().filter(|outcome| **outcome == JoinOutcome::Joined).count();
+        let done = disks.iter().enumerate().filter(|(_, outcome)| **outcome == JoinOutcome::Joined);
+        let done: BTreeSet<usize> = done.map(|(at, _)| at).collect();
+        let joined = done.len();
+        self.joined.extend(done);
+        if self.rejoin == Some(op) {
+            self.rejoin = None;
+        }
         let enough = joined >= self.config.majority();
         match self.state.clone() {
             State::Claiming(claim) if claim.phase == (ClaimPhase::Joining { op }) => {
@@ -288,6 +295,10 @@ impl Machine {
         }
         match judge_contest(disks, self.lock_key(), *victim) {
             Contest::Won { won } => {
+                let own = self.lock_key();
+                let stands =
+                    disks.iter().enumerate().filter(|(_, keys)| keys.as_ref().is_some_and(|it| it.contains(&own)));
+                self.joined.extend(stands.map(|(at, _)| at));
                 out.push(Effect::Timeline(Step::ContestWon { won, of: self.config.lock_disks }));
                 self.become_member(out);
                 self.order_again(*claim, Again::Look, out);

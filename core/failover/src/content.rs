@@ -106,7 +106,8 @@ impl Machine {
 
     fn claiming_word(&self, claim: &Claim) -> StateWord {
         let contesting = matches!(claim.route, Route::Contested { .. });
-        let won = contesting && !matches!(claim.phase, ClaimPhase::Contesting { .. } | ClaimPhase::Paused(Again::Contest));
+        let won =
+            contesting && !matches!(claim.phase, ClaimPhase::Contesting { .. } | ClaimPhase::Paused(Again::Contest));
         match &claim.origin {
             Origin::Boot => StateWord::Booting,
             Origin::BringUp if won => StateWord::Takeover,

@@ -196,11 +196,13 @@ pub enum Effect {
         /// Echoed.
         op: Op,
     },
-    /// Register `key` on every lock disk (REGISTER AND IGNORE), PREEMPT AND ABORT older keys of this node, RESERVE type 5 where
-    /// nothing is reserved. Ends with `LockDisksJoined`.
+    /// Register `key` on these lock disks (REGISTER AND IGNORE), PREEMPT AND ABORT older keys of this node, RESERVE type 5 where
+    /// nothing is reserved. Ends with `LockDisksJoined`, in which a lock disk not asked for is `Unreachable`.
     JoinLockDisks {
         /// Echoed.
         op: Op,
+        /// Which lock disks, by their number in the pair's order; the others are left alone.
+        which: BTreeSet<usize>,
         /// Own key.
         key: ReservationKey,
     },

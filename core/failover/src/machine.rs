@@ -97,6 +97,10 @@ pub struct Machine {
     pub(crate) here: BTreeMap<PoolId, Here>,
     pub(crate) timers: Timers,
     pub(crate) membership: Membership,
+    /// Lock disks this incarnation has been registered on.
+    pub(crate) joined: BTreeSet<usize>,
+    /// The order that joins those that were out of reach before.
+    pub(crate) rejoin: Option<Op>,
     pub(crate) survey: Option<Survey>,
     pub(crate) listening: [bool; 2],
     pub(crate) health: Health,
@@ -138,6 +142,8 @@ impl Machine {
             here: config.pools.keys().map(|pool| (*pool, away)).collect(),
             timers: Timers::default(),
             membership: Membership::Outside,
+            joined: BTreeSet::new(),
+            rejoin: None,
             survey: None,
             listening: [false; 2],
             health: Health::Good,
@@ -381,6 +387,7 @@ impl Machine {
             return;
         }
         self.absorb(&survey);
+        self.join_the_rest(&survey, out);
         match self.state.clone() {
             State::Booting => self.decide_boot(now, out),
             State::Claiming(claim) => self.surveyed_claiming(now, op, *claim, &survey, out),

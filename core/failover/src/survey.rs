@@ -61,6 +61,8 @@ impl Standing {
 
     /// What a node that has won the lock disks may build on: the newest candidate, with only those legs that are good in every
     /// candidate, because a leg that may have been dropped may miss acknowledged writes.
+    ///
+    /// `None` where nothing can be built on: nothing is known, or no leg of some mirror is good in every candidate.
     #[must_use]
     pub fn winner_basis(&self) -> Option<PoolEntry> {
         match self {
@@ -74,7 +76,7 @@ impl Standing {
                         *legs = legs.and(*others);
                     }
                 }
-                Some(basis)
+                (!basis.legs.iter().any(|legs| legs.is_empty())).then_some(basis)
             }
         }
     }
@@ -133,7 +135,9 @@ pub fn contest_move(
     let partner = keys.iter().copied().find(|key| key.is_of(parts.pair, parts.node.partner()));
     match (keys.contains(&own), partner, entry) {
         (false, _, crate::effect::Entry::Newcomer) => ContestMove::Register,
-        (false, _, crate::effect::Entry::Registered) => ContestMove::Stop,
+        // It was out of reach when this node joined, or forgot: nobody has won it yet.
+        (false, None, crate::effect::Entry::Registered) => ContestMove::Register,
+        (false, Some(_), crate::effect::Entry::Registered) => ContestMove::Stop,
         (true, None, _) => ContestMove::Next,
         (true, Some(partner), _) if victim.is_none_or(|victim| victim == partner) => {
             ContestMove::PreemptAndAbort(partner)

@@ -90,7 +90,7 @@ impl Machine {
                 self.begin_contest(Origin::BringUp, out);
             }
             State::Up => self.partner_died(now, out),
-            State::Takeover(Exclusive::Resting) => self.raise_alarm(Alarm::PartnerDown, out),
+            State::Takeover(Exclusive::Resting) => self.partner_died(now, out),
             State::Takeover(Exclusive::Releasing { .. }) | State::Released(_) => {
                 out.push(Effect::Timeline(Step::PartnerLost));
                 self.raise_alarm(Alarm::PartnerDown, out);
@@ -109,7 +109,11 @@ impl Machine {
 
     fn partner_died(&mut self, _now: Micros, out: &mut Effects) {
         self.raise_alarm(Alarm::PartnerDown, out);
-        let theirs = |pool: &PoolId| self.owner(*pool) != Some(self.config.node);
+        // Pools whose records cannot be judged now are contested when they can.
+        let theirs = |pool: &PoolId| {
+            let basis = self.survey.as_ref().and_then(|survey| survey.standing(*pool).winner_basis());
+            self.owner(*pool) != Some(self.config.node) && basis.is_some()
+        };
         if self.config.pools.keys().any(theirs) {
             out.push(Effect::Timeline(Step::PartnerLost));
             self.begin_contest(Origin::Service, out);

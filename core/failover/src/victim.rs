@@ -35,6 +35,29 @@ impl Machine {
         overtaken
     }
 
+    /// A lock disk that was out of reach when this node registered, or that forgot everybody, is joined when it is read again. One where
+    /// this node's key was and the partner's is now was lost, and stays so.
+    pub(crate) fn join_the_rest(&mut self, survey: &Survey, out: &mut Effects) {
+        let contesting =
+            matches!(&self.state, State::Claiming(claim) if matches!(claim.route, Route::Contested { .. }));
+        if self.membership == Membership::Outside || self.rejoin.is_some() || contesting {
+            return;
+        }
+        let (own, pair, partner) = (self.lock_key(), self.config.pair, self.config.partner());
+        let missing = survey.disks.iter().enumerate().filter(|(at, disk)| {
+            disk.as_ref().is_some_and(|disk| {
+                let forgot = !disk.keys.iter().any(|key| key.is_of(pair, partner));
+                !disk.keys.contains(&own) && (forgot || !self.joined.contains(at))
+            })
+        });
+        let which: BTreeSet<usize> = missing.map(|(at, _)| at).collect();
+        if !which.is_empty() {
+            let op = self.op();
+            self.rejoin = Some(op);
+            out.push(Effect::JoinLockDisks { op, which, key: own });
+        }
+    }
+
     /// A conflict or a unit attention on a disk of a pool: freeze, then look.
     pub(crate) fn fence_doubted(&mut self, _now: Micros, pool: PoolId, out: &mut Effects) {
         // What is handed over is held already, and looked at before it could go on; what is looked at is being looked at.

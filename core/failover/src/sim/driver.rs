@@ -23,7 +23,9 @@ impl World {
             Effect::Survey { op } => {
                 self.begin_task(node, op, Kind::Survey { solicited: Solicited::Ordered, disks: Vec::new() });
             }
-            Effect::JoinLockDisks { op, key } => self.begin_task(node, op, Kind::Join { key, disks: Vec::new() }),
+            Effect::JoinLockDisks { op, which, key } => {
+                self.begin_task(node, op, Kind::Join { key, which, disks: Vec::new() });
+            }
             Effect::ContestLockDisks { op, key, entry, victim } => {
                 let contest = Contest { key, entry, here: entry, victim, stopped: false };
                 self.begin_task(node, op, Kind::Contest { contest, disks: Vec::new() });

@@ -3,6 +3,8 @@
 //! Not here: the bookkeeping of what a driver serves ([`super::driver`]). The one idea: between any two steps anything can happen,
 //! also the death of the process.
 
+use std::collections::BTreeSet;
+
 use super::disks::InFlight;
 use super::{Served, What, World};
 use crate::effect::{Entry, FenceKind};
@@ -27,7 +29,7 @@ pub(crate) type Leg = (PoolId, u8);
 #[derive(Debug, Clone)]
 pub(crate) enum Kind {
     Survey { solicited: Solicited, disks: Vec<Option<LockDiskView>> },
-    Join { key: ReservationKey, disks: Vec<JoinOutcome> },
+    Join { key: ReservationKey, which: BTreeSet<usize>, disks: Vec<JoinOutcome> },
     Contest { contest: Contest, disks: Vec<Option<Vec<ReservationKey>>> },
     Record { record: Box<Record>, disks: Vec<WriteOutcome> },
     Fence { fence: Fence, ends: Vec<DiskFence> },
@@ -148,7 +150,7 @@ impl World {
         self.changed |= !reads_only;
         match kind {
             Kind::Survey { solicited, disks } => self.survey_step(node, op, solicited, disks),
-            Kind::Join { key, disks } => self.join_step(node, op, key, disks),
+            Kind::Join { key, which, disks } => self.join_step(node, op, key, (which, disks)),
             Kind::Contest { contest, disks } => self.contest_step(node, op, contest, disks),
             Kind::Record { record, disks } => self.record_step(node, op, record, disks),
             Kind::Fence { fence, ends } => self.fence_step(node, op, fence, ends),
@@ -186,9 +188,16 @@ impl World {
         Next::Done(Input::Surveyed { op, survey: Box::new(Survey { disks }) })
     }
 
-    fn join_step(&mut self, node: NodeId, op: Op, key: ReservationKey, mut disks: Vec<JoinOutcome>) -> Next {
+    fn join_step(
+        &mut self,
+        node: NodeId,
+        op: Op,
+        key: ReservationKey,
+        (which, mut disks): (BTreeSet<usize>, Vec<JoinOutcome>),
+    ) -> Next {
+        let asked = which.contains(&disks.len());
         let disk = &mut self.lock_disks[disks.len()];
-        if disk.cut[node.index()] {
+        if disk.cut[node.index()] || !asked {
             disks.push(JoinOutcome::Unreachable);
         } else {
             disk.keys[node.index()] = Some(key);
@@ -197,7 +206,7 @@ impl World {
             disks.push(JoinOutcome::Joined);
         }
         if disks.len() < self.lock_disks.len() {
-            return Next::Again(Kind::Join { key, disks });
+            return Next::Again(Kind::Join { key, which, disks });
         }
         Next::Done(Input::LockDisksJoined { op, disks })
     }

@@ -3,6 +3,7 @@
 //! Everything here carries out an order on every lock disk and reports what each of them said. What a majority is, and
 //! what follows, the failover machine decides; the moves of a contest come from [`contest_move`].
 
+use std::collections::BTreeSet;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
@@ -137,8 +138,10 @@ impl LockDisks {
     }
 
     /// Registers the own key on every lock disk and removes older keys of this node.
-    pub async fn join(&self, key: ReservationKey) -> Vec<JoinOutcome> {
-        let joins = self.disks.iter().map(|disk| self.within_patience(self.join_one(disk.as_ref(), key)));
+    pub async fn join(&self, key: ReservationKey, which: &BTreeSet<usize>) -> Vec<JoinOutcome> {
+        let joins = self.disks.iter().enumerate().map(|(at, disk)| async move {
+            if which.contains(&at) { self.within_patience(self.join_one(disk.as_ref(), key)).await } else { None }
+        });
         let joined = join_all(joins).await.into_iter();
         joined.map(|done| done.map_or(JoinOutcome::Unreachable, |()| JoinOutcome::Joined)).collect()
     }
