@@ -104,10 +104,20 @@ pub(crate) fn sweep() {
     }
 }
 
+/// Removes the name of an endpoint's shared memory; whoever has the memory keeps it.
+pub(crate) fn remove(endpoint: &str) {
+    let file = endpoint.split_once("://").map_or(endpoint, |(_, file)| file);
+    if process_of(file).is_some() {
+        // The other side may have been first.
+        let _ = std::fs::remove_file(std::path::Path::new(FOLDER).join(file));
+    }
+}
+
 /// The process an endpoint's file belongs to; `None` if it is not one of ours.
 fn process_of(file: &str) -> Option<u32> {
-    let (id, _) = file.strip_prefix(NAME)?.split_once(':')?;
-    id.parse().ok()
+    let (id, number) = file.strip_prefix(NAME)?.split_once(':')?;
+    // The name may come from elsewhere: it must not lead out of the folder.
+    number.bytes().all(|byte| byte.is_ascii_digit() || byte == b':').then(|| id.parse().ok())?
 }
 
 fn runs(process: u32) -> bool {
@@ -156,5 +166,6 @@ mod tests {
         assert_eq!(process_of("understudy-x:0:3"), None);
         assert_eq!(process_of("understudy-12"), None);
         assert_eq!(process_of("12:0:3"), None);
+        assert_eq!(process_of("understudy-12:0:3/../../x"), None);
     }
 }

@@ -14,7 +14,7 @@ use crate::fabric_calls::{Domain, Fabric, Info, Purpose, Registration, Unconnect
 use crate::greeting::{Greeting, RemoteRegion, Verdict};
 use crate::reader::{Deadline, Line, News, PageAnswer};
 use crate::region::Region;
-use crate::rendezvous::{Arrived, HELLO_BYTES, Hello, NUDGE_EVERY, QUEUE_PLACES, nudge, own_name, sweep, take};
+use crate::rendezvous::{Arrived, HELLO_BYTES, Hello, NUDGE_EVERY, QUEUE_PLACES, nudge, own_name, remove, sweep, take};
 use crate::threads::{calm, sleep_on};
 use crate::{FabricError, LANDING_BYTES, PAGE_BYTES, ReadFailure};
 
@@ -29,6 +29,8 @@ const NO_SUCH_PROCESS: i32 = 3;
 struct Meeting {
     endpoint: UnconnectedEndpoint,
     stream: TcpStream,
+    /// Both endpoints, until they have found each other.
+    names: Vec<String>,
 }
 
 /// Shared memory with a process of this host.
@@ -61,7 +63,7 @@ impl SharedLine {
         post: impl Fn(&Self, &UnconnectedEndpoint, usize) -> Result<bool, FabricError>,
     ) -> Result<(), ReadFailure> {
         self.operations += 1;
-        let Meeting { endpoint, stream } = self.meeting.as_ref().ok_or(ReadFailure::Closed)?;
+        let Meeting { endpoint, stream, .. } = self.meeting.as_ref().ok_or(ReadFailure::Closed)?;
         if self.operations.is_multiple_of(NUDGE_EVERY) {
             nudge(stream);
         }
@@ -136,13 +138,14 @@ impl Line for SharedLine {
     fn connect(&mut self, own: &Greeting, deadline: Deadline) -> Result<Greeting, ReadFailure> {
         let stream = connect(self.partner, deadline)?;
         let mut endpoint = UnconnectedEndpoint::open(&self.domain, &self.info)?;
-        let hello = Hello { greeting: *own, endpoint: endpoint.name()? };
+        let own_endpoint = endpoint.name()?;
+        let hello = Hello { greeting: *own, endpoint: own_endpoint.clone() };
         let hello = hello.encode().ok_or_else(|| ReadFailure::Fabric("the endpoint's name is too long".into()))?;
         let welcome = self.greet(&stream, &hello, deadline)?;
         if welcome.greeting.verdict == Verdict::Welcome {
             endpoint.meet(&welcome.endpoint)?;
         }
-        self.meeting = Some(Meeting { endpoint, stream });
+        self.meeting = Some(Meeting { endpoint, stream, names: vec![own_endpoint, welcome.endpoint] });
         Ok(welcome.greeting)
     }
 
@@ -150,6 +153,10 @@ impl Line for SharedLine {
         self.operate(deadline, |line, endpoint, context| {
             endpoint.post_read(&line.page, PAGE_BYTES, page.address, page.key, context)
         })?;
+        // Each side has the other's memory now and needs no name for it: what nobody can find, nobody leaves behind.
+        if let Some(meeting) = &mut self.meeting {
+            std::mem::take(&mut meeting.names).iter().for_each(|name| remove(name));
+        }
         Ok(self.page.region().copy_page())
     }
 

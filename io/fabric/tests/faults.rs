@@ -460,18 +460,29 @@ fn shared_memory_serves_more_reconnections_than_it_has_peers() {
     }
 }
 
+/// Files of a process's endpoints.
+fn files_of(process: u32) -> usize {
+    let prefix = format!("understudy-{process}:");
+    let files = std::fs::read_dir("/dev/shm").expect("shared memory").flatten();
+    files.filter(|file| file.file_name().to_string_lossy().starts_with(&prefix)).count()
+}
+
 #[test]
-fn shared_memory_of_a_killed_partner_is_removed_by_whoever_starts_next() {
-    let mut partner = Partner::start(Provider::Shm, 1, loopback());
+fn shared_memory_has_no_name_that_a_killed_process_could_leave_behind() {
+    let partner = Partner::start(Provider::Shm, 1, loopback());
     let (mut reader, _events) = reader_of(Provider::Shm, partner.address);
     reader.read_blocking(PATIENT).expect("a page");
-    let prefix = format!("understudy-{}:", partner.child.id());
-    let left_behind = || {
-        let files = std::fs::read_dir("/dev/shm").expect("shared memory").flatten();
-        files.filter(|file| file.file_name().to_string_lossy().starts_with(&prefix)).count()
-    };
-    assert_eq!(left_behind(), 1);
+    assert_eq!(files_of(partner.child.id()), 0);
+    reader.read_blocking(PATIENT).expect("the memory itself is still there");
+}
+
+#[test]
+fn shared_memory_of_a_process_killed_while_connecting_is_removed_by_whoever_starts_next() {
+    let mut partner = Partner::start(Provider::Shm, 1, loopback());
     partner.kill();
+    let process = partner.child.id();
+    std::fs::write(format!("/dev/shm/understudy-{process}:0:0"), b"left behind").expect("shared memory");
+    assert_eq!(files_of(process), 1);
     drop(serve(Provider::Shm, loopback(), 1));
-    assert_eq!(left_behind(), 0);
+    assert_eq!(files_of(process), 0);
 }
