@@ -133,7 +133,18 @@ impl Machine {
             }
             State::Wanting(wanting) => self.wanted_disks_initialised(now, op, wanting, inventory),
             // Late: whoever ordered it has gone back since.
-            _ => {}
+            State::Off
+            | State::Booting
+            | State::Claiming(_)
+            | State::GiveWait(_)
+            | State::DiskInit(_)
+            | State::MailboxWait
+            | State::Up
+            | State::Takeover(_)
+            | State::Released(_)
+            | State::HandingOff(_)
+            | State::Halting(_)
+            | State::Ended => {}
         }
     }
 
@@ -154,7 +165,19 @@ impl Machine {
                 self.back_to_give_wait(now);
             }
             State::Wanting(wanting) if wanting.init == Some(op) => self.give_up_wanting(now, &wanting, out),
-            _ => {}
+            State::Off
+            | State::Booting
+            | State::Claiming(_)
+            | State::GiveWait(_)
+            | State::DiskInit(_)
+            | State::MailboxWait
+            | State::Up
+            | State::Takeover(_)
+            | State::Released(_)
+            | State::HandingOff(_)
+            | State::Wanting(_)
+            | State::Halting(_)
+            | State::Ended => {}
         }
     }
 

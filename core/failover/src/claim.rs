@@ -274,7 +274,18 @@ impl Machine {
             }
             State::DiskInit(init) => self.joined_disk_init(now, op, &init, joined, out),
             // The answer of an order given before this state: whoever asked has gone on without it.
-            _ => {}
+            State::Off
+            | State::Booting
+            | State::Claiming(_)
+            | State::GiveWait(_)
+            | State::MailboxWait
+            | State::Up
+            | State::Takeover(_)
+            | State::Released(_)
+            | State::HandingOff(_)
+            | State::Wanting(_)
+            | State::Halting(_)
+            | State::Ended => {}
         }
     }
 

@@ -323,7 +323,17 @@ impl Machine {
             }
             State::Halting(halting) => self.halting_held(now, halting, op, pool, at, out),
             // Resumed since.
-            _ => {}
+            State::Off
+            | State::Booting
+            | State::Claiming(_)
+            | State::GiveWait(_)
+            | State::DiskInit(_)
+            | State::MailboxWait
+            | State::Up
+            | State::Takeover(_)
+            | State::Released(_)
+            | State::Wanting(_)
+            | State::Ended => {}
         }
     }
 
@@ -374,7 +384,17 @@ impl Machine {
                 }
             }
             State::Halting(halting) => self.halt_limit(now, &halting, out),
-            _ => {}
+            State::Off
+            | State::Booting
+            | State::Claiming(_)
+            | State::GiveWait(_)
+            | State::DiskInit(_)
+            | State::MailboxWait
+            | State::Up
+            | State::Takeover(_)
+            | State::Released(_)
+            | State::Wanting(_)
+            | State::Ended => {}
         }
     }
 

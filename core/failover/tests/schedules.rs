@@ -4,9 +4,9 @@
 //! `UNDERSTUDY_TRACE=1` prints the whole transcript of a failing seed.
 
 use understudy_failover::mutants::{self, Mutant};
-use understudy_failover::sim::faults::{Mix, replay, run_schedule};
-use understudy_failover::sim::{Chaos, World, usual_config};
-use understudy_failover::words::{Micros, NodeId};
+use understudy_failover::sim::faults::{Mix, pair_of, replay, run_schedule};
+use understudy_failover::sim::{Chaos, World};
+use understudy_failover::words::Micros;
 
 fn number(name: &str, or: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(or)
@@ -26,7 +26,7 @@ fn luck(seed: u64) -> (Mix, Chaos) {
 
 fn transcript(seed: u64) -> Vec<String> {
     let (mix, chaos) = luck(seed);
-    let mut world = World::new([usual_config(NodeId::A), usual_config(NodeId::B)], seed, chaos);
+    let mut world = World::new(pair_of(seed), seed, chaos);
     world.transcript = Some(Vec::new());
     let _ = replay(&mut world, mix, LENGTH);
     world.transcript.unwrap_or_default()

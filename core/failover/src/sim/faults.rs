@@ -4,9 +4,10 @@
 //! every pool has to be served, and the pair has to end at home.
 
 use super::{Chaos, Process, World, usual_config};
+use crate::config::{Config, PoolConfig};
 use crate::input::{Earnest, Request, SoftVetoes, TakeoverKind};
 use crate::page::StateWord;
-use crate::words::{Micros, NodeId};
+use crate::words::{Micros, NodeId, PoolId};
 
 /// Which faults are drawn, by weight.
 #[derive(Debug, Clone, Copy)]
@@ -34,13 +35,33 @@ impl Mix {
     }
 }
 
+/// The pair a schedule befalls: not every one has three lock disks and one pool a node.
+#[must_use]
+pub fn pair_of(seed: u64) -> [Config; 2] {
+    let mut configs = NodeId::BOTH.map(usual_config);
+    for config in &mut configs {
+        if seed.is_multiple_of(5) {
+            config.pools.insert(PoolId(3), PoolConfig { home: NodeId::A });
+        }
+        if seed.is_multiple_of(7) {
+            config.lock_disks = 1;
+        }
+        if seed.is_multiple_of(3) {
+            config.preferred = NodeId::B;
+        }
+        if seed % 11 == 10 {
+            config.pools.remove(&PoolId(2));
+        }
+    }
+    configs
+}
+
 /// Runs one schedule.
 ///
 /// # Errors
 /// What went wrong, with the moment.
 pub fn run_schedule(seed: u64, mix: Mix, chaos: Chaos, length: Micros) -> Result<World, String> {
-    let configs = [usual_config(NodeId::A), usual_config(NodeId::B)];
-    let mut world = World::new(configs, seed, chaos);
+    let mut world = World::new(pair_of(seed), seed, chaos);
     replay(&mut world, mix, length)?;
     Ok(world)
 }
@@ -199,9 +220,5 @@ pub fn serve_again(world: &mut World) -> Result<(), String> {
 
 fn is_home(world: &World) -> bool {
     let up = NodeId::BOTH.iter().all(|node| world.word(*node) == Some(StateWord::Up));
-    let config = usual_config(NodeId::A);
-    up && config
-        .pools
-        .iter()
-        .all(|(pool, it)| world.answers(it.home, *pool) && !world.answers(it.home.partner(), *pool))
+    up && world.homes().all(|(pool, home)| world.answers(home, pool) && !world.answers(home.partner(), pool))
 }

@@ -429,6 +429,11 @@ impl World {
         it.process == Process::Running && it.mounts[&pool].served == Served::Yes
     }
 
+    /// Every pool and its home.
+    pub fn homes(&self) -> impl Iterator<Item = (PoolId, NodeId)> + '_ {
+        self.configs[0].pools.iter().map(|(pool, it)| (*pool, it.home))
+    }
+
     /// A pool's last acknowledged write.
     #[must_use]
     pub fn last_acknowledged(&self, pool: PoolId) -> u64 {
