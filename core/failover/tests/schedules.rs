@@ -66,6 +66,8 @@ fn must_find(mutant: Mutant, mix: Mix, chaos: Chaos) {
     mutants::switch(None);
     let (seed, what) = found.unwrap_or_else(|| panic!("{mutant:?} was not found"));
     println!("{mutant:?} found by seed {seed}: {what}");
+    let sound = run_schedule(seed, mix, chaos, LENGTH);
+    assert!(sound.is_ok(), "seed {seed} fails without {mutant:?} too: {:?}", sound.err());
 }
 
 /// Records often of unknown outcome.

@@ -84,7 +84,13 @@ impl World {
             }
             Effect::PrepareHandOff { op, pools } => self.begin_task(node, op, Kind::Prepare { pools }),
             Effect::StartHeartbeat => self.nodes[index].beating = true,
-            Effect::SetPollPace(pace) => self.nodes[index].pace = pace,
+            Effect::SetPollPace(pace) => {
+                let it = &mut self.nodes[index];
+                it.pace = pace;
+                it.reads += 1;
+                let chain = it.reads;
+                self.after(node, What::ReadPage(chain), 1_000);
+            }
             Effect::AnswerOperator { request, reply } => {
                 self.say(node, || format!("answers request {}: {reply:?}", request.0));
             }

@@ -11,98 +11,28 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+mod chance;
 mod clients;
 pub mod disks;
 mod driver;
 pub mod faults;
+mod observe;
 mod tasks;
 
 use crate::config::{AutomaticGiveback, Config, PoolConfig, Timing};
 use crate::effect::{Effect, Effects, PollPace};
 use crate::input::{Input, Request, Unreadable};
-use crate::invariants::{self, Deeds, PairView, Service};
+use crate::invariants::Deeds;
 use crate::machine::Machine;
 use crate::page::{LAYOUT_VERSION, LiveWords, Page, PageContent};
 use crate::record::Record;
 use crate::words::{Generation, Incarnation, LegSet, MetadataVersion, Micros, NodeId, Op, PairId, PoolId, RequestId};
+pub use chance::{Chaos, Dice};
 use disks::{LockDisk, PoolDisk};
 use tasks::Task;
 
 /// The pair's number in every simulated world.
 pub const PAIR: PairId = PairId(7);
-
-/// A small generator of numbers: SplitMix64 (public domain, Steele, Lea and Flood 2014).
-#[derive(Debug, Clone)]
-pub struct Dice(u64);
-
-impl Dice {
-    /// From a seed.
-    #[must_use]
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    /// The next number.
-    pub fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Below `bound`, which is not zero.
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.roll() % bound
-    }
-
-    /// True once in `in_how_many`; never for zero.
-    pub fn once_in(&mut self, in_how_many: u64) -> bool {
-        in_how_many != 0 && self.below(in_how_many) == 0
-    }
-}
-
-/// How the world misbehaves. Zero is never.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Chaos {
-    /// A page read is lost, once in so many.
-    pub page_lost: u64,
-    /// A page read is late, once in so many.
-    pub page_late: u64,
-    /// A record write has an unknown outcome, once in so many.
-    pub record_unknown: u64,
-    /// Longest time of one step of an order, microseconds; the shortest is a tenth.
-    pub step_us: u64,
-    /// Longest time of a client's write, microseconds.
-    pub write_us: u64,
-    /// A step takes fifty times as long, once in so many.
-    pub slow_step: u64,
-    /// A client's write hangs in the disk for up to two seconds, once in so many.
-    pub slow_write: u64,
-}
-
-impl Chaos {
-    /// Nothing goes wrong and everything takes its usual time.
-    pub const NONE: Self = Self {
-        page_lost: 0,
-        page_late: 0,
-        record_unknown: 0,
-        step_us: 200,
-        write_us: 400,
-        slow_step: 0,
-        slow_write: 0,
-    };
-    /// Much goes wrong.
-    pub const WILD: Self = Self {
-        page_lost: 12,
-        page_late: 8,
-        record_unknown: 12,
-        step_us: 2_000,
-        write_us: 20_000,
-        slow_step: 60,
-        slow_write: 60,
-    };
-}
 
 /// Whether a node's process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,6 +94,8 @@ pub struct Node {
     pub(crate) live: LiveWords,
     pub(crate) pace: PollPace,
     pub(crate) beating: bool,
+    /// Which chain of page reads is the one in force: a new pace begins a new one at once.
+    pub(crate) reads: u64,
     pub(crate) mounts: BTreeMap<PoolId, Mount>,
     pub(crate) tasks: BTreeMap<u64, Task>,
     pub(crate) parked: Vec<What>,
@@ -178,7 +110,7 @@ pub struct Node {
 #[derive(Debug, Clone)]
 pub(crate) enum What {
     Timer,
-    ReadPage,
+    ReadPage(u64),
     Fact(Box<Input>),
     Beat,
     Step(u64),
@@ -290,7 +222,7 @@ impl World {
         self.nodes[node.index()] = fresh;
         self.say(node, || format!("process started, incarnation {run}"));
         self.input(node, Input::Started);
-        self.soon(node, What::ReadPage, 5_000);
+        self.soon(node, What::ReadPage(0), 5_000);
         self.soon(node, What::Beat, 50_000);
         for pool in ids {
             self.soon(node, What::Client(pool), 3_000);
@@ -473,7 +405,7 @@ impl World {
                     self.nodes[node.index()].timer = due;
                 }
             }
-            What::ReadPage => self.read_page(node),
+            What::ReadPage(chain) => self.read_page(node, chain),
             What::Fact(input) => self.input(node, *input),
             What::Beat => self.beat(node),
             What::Step(task) => self.step_task(node, task),
@@ -507,7 +439,10 @@ impl World {
         }
     }
 
-    fn read_page(&mut self, node: NodeId) {
+    fn read_page(&mut self, node: NodeId, chain: u64) {
+        if chain != self.nodes[node.index()].reads {
+            return;
+        }
         let every = match self.nodes[node.index()].pace {
             PollPace::Routine => 10_000,
             PollPace::Brisk => 1_000,
@@ -524,7 +459,7 @@ impl World {
         let delay = if self.dice.once_in(self.chaos.page_late) { self.dice.below(60_000) } else { 30 };
         self.after(node, What::Fact(Box::new(input)), delay + 1);
         // One read at a time, as over a fabric: pages come in the order they were read.
-        self.after(node, What::ReadPage, every + delay + 2);
+        self.after(node, What::ReadPage(chain), every + delay + 2);
     }
 
     /// A page goes through its bytes, so that the codec is part of every schedule.
@@ -591,108 +526,9 @@ impl World {
         self.failure.get_or_insert(text);
     }
 
-    fn note_input(&mut self, node: NodeId, input: &Input) {
-        let it = &mut self.nodes[node.index()];
-        it.deeds.clock += 1;
-        let clock = it.deeds.clock;
-        match input {
-            Input::PoolFenced { pool, outcome: crate::input::FenceOutcome::Fenced, .. } => {
-                it.deeds.fenced.insert(*pool, clock);
-            }
-            Input::Surveyed { op: Some(op), survey } => {
-                if let (Some(ordered), Some(machine)) = (it.surveys.remove(op), &it.machine) {
-                    let held = survey.key_majority(machine.lock_key()) == crate::survey::KeyMajority::Held;
-                    it.deeds.verified = Some((ordered, held));
-                }
-            }
-            Input::ReleaseChecked { open, of, .. } => it.deeds.release_checked = open == of && *of > 0,
-            _ => {}
-        }
-    }
-
-    /// The pair as the invariants see it.
-    #[must_use]
-    pub fn view(&self) -> PairView<'_> {
-        let services = |node: &Node| {
-            let service = |mount: &Mount| {
-                if mount.served == Served::Yes { Service::Answering } else { Service::Silent }
-            };
-            node.mounts.iter().map(|(pool, mount)| (*pool, service(mount))).collect()
-        };
-        PairView {
-            machines: [self.nodes[0].machine.as_ref(), self.nodes[1].machine.as_ref()],
-            pages: [self.nodes[0].page.as_ref(), self.nodes[1].page.as_ref()],
-            lock_disks: self.lock_disks.iter().map(LockDisk::view).collect(),
-            pool_disks: self
-                .pool_disks
-                .iter()
-                .map(|(pool, disks)| (*pool, disks.iter().map(|disk| disk.pr.clone()).collect()))
-                .collect(),
-            services: [services(&self.nodes[0]), services(&self.nodes[1])],
-        }
-    }
-
-    /// Checks every invariant, if anything they look at has changed.
-    fn check(&mut self) {
-        if !std::mem::take(&mut self.changed) {
-            return;
-        }
-        let view = self.view();
-        let mut verdict = invariants::check_moment(&view);
-        if verdict.is_ok() {
-            verdict = invariants::invariant_generation_never_goes_back(&self.highest, &view);
-        }
-        let truths: Vec<(PoolId, Generation)> =
-            self.pool_disks.keys().filter_map(|pool| Some((*pool, view.truth(*pool)?.generation))).collect();
-        let reserved = invariants::reserved_disks(&view);
-        if verdict.is_ok() {
-            verdict = invariants::invariant_reserved_disks_stay_reserved(&self.reserved, &reserved);
-        }
-        self.highest.extend(truths);
-        self.reserved.extend(reserved);
-        if let Err(what) = verdict {
-            self.fail(what);
-        }
-    }
-
     pub(crate) fn carry_out(&mut self, node: NodeId, effect: Effect) {
         self.note_effect(node, &effect);
         self.order(node, effect);
-    }
-
-    fn note_effect(&mut self, node: NodeId, effect: &Effect) {
-        self.changed = true;
-        let it = &mut self.nodes[node.index()];
-        it.deeds.clock += 1;
-        let clock = it.deeds.clock;
-        let verdict = match effect {
-            Effect::Survey { op } => {
-                it.surveys.insert(*op, clock);
-                Ok(())
-            }
-            Effect::ServePool { pool } => {
-                it.deeds.served.insert(*pool, clock);
-                invariants::invariant_served_after_fence_and_verification(node, *pool, &it.deeds)
-            }
-            Effect::InitialiseDisks { .. }
-                if it
-                    .machine
-                    .as_ref()
-                    .is_some_and(|machine| matches!(machine.state(), crate::machine::State::DiskInit(_))) =>
-            {
-                invariants::invariant_release_before_disk_init(node, &it.deeds)
-            }
-            Effect::ClosePortals { identity } => {
-                invariants::invariant_close_only_after_giveback(node, *identity, &self.view())
-            }
-            _ => Ok(()),
-        };
-        if let Err(what) = verdict {
-            self.fail(what);
-        }
-        if let Effect::Timeline(step) = effect {
-            self.say(node, || step.to_string());
-        }
     }
 }
 
@@ -707,6 +543,7 @@ impl Node {
             live: LiveWords::default(),
             pace: PollPace::Routine,
             beating: false,
+            reads: 0,
             mounts: pools.iter().map(|pool| (*pool, Mount::new())).collect(),
             tasks: BTreeMap::new(),
             parked: Vec::new(),
