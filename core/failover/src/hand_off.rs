@@ -15,7 +15,7 @@ use crate::desk::Job;
 use crate::effect::{Alarm, Effect, Effects, LegsAre, Reply, RestartReason, Veto};
 use crate::input::{Earnest, HandOffFindings, Health, NotHeld, SoftVetoes};
 use crate::machine::{Machine, State};
-use crate::page::{Announcement, Page, PoolState, Stage, StateWord};
+use crate::page::{Page, PoolState, Stage, StateWord};
 use crate::record::PoolEntry;
 use crate::survey::KeyMajority;
 use crate::survivor::{AfterMailboxWait, Released};
@@ -358,7 +358,7 @@ impl Machine {
         #[cfg(feature = "mutants")]
         if crate::mutants::is_on(crate::mutants::Mutant::AnnounceBeforeCommit) {
             let generation = self.desk.floor().next();
-            self.announcement = Some(Announcement { generation, to: hand_off.to });
+            self.announcement = Some(crate::page::Announcement { generation, to: hand_off.to });
         }
         self.desk.ask(Job::Commit(held));
         self.hand_off_phase(hand_off, HandOffPhase::Committing);

@@ -13,6 +13,7 @@ use crate::timeline::Style;
 mod ask;
 mod failure;
 mod node;
+mod put;
 mod shelf;
 mod show;
 mod size;

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::failure::list;
+use super::put::put;
 use super::size::{Size, check_volume_name};
 use super::{Failure, GivebackArgs, TakeoverArgs, VolumeCommand};
 use crate::admin::{Client, Request, Response, SoftVetoes, Status, TakeoverKind, VolumeStatus};
@@ -108,11 +109,11 @@ fn holds_partners(status: &Status) -> bool {
 /// Prints an answer that is good news.
 fn report(answer: Response) -> Result<ExitCode, Failure> {
     match answer {
-        Response::Done { text } => println!("{text}"),
+        Response::Done { text } => put(&format!("{text}\n")),
         Response::GivebackForecast { vetoes, predicted_pause_micros } => {
-            print!("{}", forecast(&vetoes, predicted_pause_micros))
+            put(&forecast(&vetoes, predicted_pause_micros))
         }
-        Response::Volumes { volumes } => print!("{}", volume_table(&volumes)),
+        Response::Volumes { volumes } => put(&volume_table(&volumes)),
         other => return Err(Failure::from_answer(other)),
     }
     Ok(ExitCode::SUCCESS)
@@ -183,9 +184,9 @@ fn volume_list(config: &Config, json: bool) -> Result<ExitCode, Failure> {
         volumes.extend(volumes_of(config, status.node)?);
     }
     if json {
-        println!("{}", super::show::pretty(&volumes)?);
+        put(&format!("{}\n", super::show::pretty(&volumes)?));
     } else {
-        print!("{}", volume_table(&volumes));
+        put(&volume_table(&volumes));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,11 +1,11 @@
 //! `status` and `timeline`: looking at a pair without changing anything.
 
 use std::fmt::Write;
-use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use super::ask::status_of;
+use super::put::put;
 use super::{Failure, Size, StatusArgs, TimelineArgs};
 use crate::admin::{Client, DiskStatus, LinkState, PoolStatus, Request, Response, Status};
 use crate::config::{Config, NodeName};
@@ -27,10 +27,9 @@ pub(super) fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
         let answers = look(&config, args.node);
         let text = if args.json { as_json(&answers)? + "\n" } else { as_text(&config, &answers, style) };
         if args.watch && style == Style::Coloured {
-            print!("\x1b[H\x1b[2J");
+            put("\x1b[H\x1b[2J");
         }
-        print!("{text}");
-        std::io::stdout().flush().map_err(|error| Failure::new(format!("cannot print: {error}"), ""))?;
+        put(&text);
         if !args.watch {
             return ended(answers);
         }
@@ -184,11 +183,11 @@ pub(super) fn timeline(args: &TimelineArgs) -> Result<ExitCode, Failure> {
     let older = operations.len().saturating_sub(args.newest);
     operations.drain(..older);
     if args.json {
-        println!("{}", pretty(&operations)?);
+        put(&format!("{}\n", pretty(&operations)?));
     } else if operations.is_empty() {
-        println!("nothing has happened yet");
+        put("nothing has happened yet\n");
     } else {
-        print!("{}", render(&operations, Style::of_stdout()));
+        put(&render(&operations, Style::of_stdout()));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -45,9 +45,8 @@ impl Node {
             Effect::Survey { op } => {
                 self.answer(async move { Input::Surveyed { op: Some(op), survey: Box::new(me.locks.survey().await) } })
             }
-            Effect::JoinLockDisks { op, key, which } => self.answer_in_turn(async move {
-                Input::LockDisksJoined { op, disks: me.locks.join(key, &which).await }
-            }),
+            Effect::JoinLockDisks { op, key, which } => self
+                .answer_in_turn(async move { Input::LockDisksJoined { op, disks: me.locks.join(key, &which).await } }),
             Effect::ContestLockDisks { op, key, entry, victim } => self.answer_in_turn(async move {
                 Input::LockDisksContested { op, disks: me.locks.contest(key, entry, victim).await }
             }),

@@ -3,8 +3,8 @@
 //! Everything here carries out an order on every lock disk and reports what each of them said. What a majority is, and
 //! what follows, the failover machine decides; the moves of a contest come from [`contest_move`].
 
-use std::collections::BTreeSet;
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
