@@ -83,6 +83,14 @@ impl World {
                 }
             }
             Effect::PrepareHandOff { op, pools } => self.begin_task(node, op, Kind::Prepare { pools }),
+            other => self.order_beside(node, other),
+        }
+    }
+
+    /// Orders about the node itself rather than a pool or a disk.
+    fn order_beside(&mut self, node: NodeId, effect: Effect) {
+        let index = node.index();
+        match effect {
             Effect::StartHeartbeat => self.nodes[index].beating = true,
             Effect::SetPollPace(pace) => {
                 let it = &mut self.nodes[index];
@@ -101,8 +109,8 @@ impl World {
                 self.restart_later(node, 20_000);
             }
             Effect::Halt => self.halted(node),
-            // Written down where effects are noted, and portals are not modelled beyond that.
-            Effect::Timeline(_) | Effect::ClosePortals { .. } => {}
+            // Timeline steps are written down where effects are noted, and portals are not modelled; the rest was taken above.
+            _ => {}
         }
     }
 
