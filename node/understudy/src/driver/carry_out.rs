@@ -18,7 +18,7 @@ use understudy_pool::LegPlace;
 use super::Ending;
 use super::fence::{change_type, check_release, fence_all, standing_of};
 use super::node::{Fence, Node, wall_micros_of};
-use super::service::{Recorded, node_name};
+use super::service::{Recorded, node_id, node_name};
 use crate::timeline::step::PAUSE;
 
 /// How long the first answer after a hand-off is waited for, to tell the pause. BOUND: without clients there is none.
@@ -152,8 +152,11 @@ impl Node {
             of += disks.len();
             let (finished, count) = tokio::sync::oneshot::channel();
             let lane = self.pool_lanes.get(pool).expect("orders name pools of the configuration");
+            let dropped = self.disks.dropped_of(*pool, &fence.legs);
             lane.give(async move {
                 let _ = finished.send(change_type(&disks, fence.key, to).await);
+                // Tried, not counted: a leg recorded bad may be in reach again, and need not keep the partner waiting.
+                change_type(&dropped, fence.key, to).await;
             });
             done += count.await.unwrap_or(0);
         }
@@ -180,7 +183,7 @@ impl Node {
         self.note_reservations("reservations-read", pools).await;
         let good = legs.iter().flat_map(|(pool, legs)| self.disks.good_of(*pool, legs));
         let disks: Vec<_> = good.map(|placed| placed.disk).collect();
-        let found = check_release(&disks, PairId(self.config.pair.id), self.partner_id()).await;
+        let found = check_release(&disks, PairId(self.config.pair.id), node_id(self.own)).await;
         Input::ReleaseChecked { op, open: found.open, of: found.of }
     }
 

@@ -120,19 +120,22 @@ pub async fn change_type(disks: &[PlacedDisk], own: ReservationKey, to: FenceTyp
 /// What READ RESERVATION said on the disks of pools the partner holds for this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReleaseFound {
-    /// Disks with type 5 held by a key of the partner.
+    /// Disks this node may read: type 5 held by a key of the partner, or still held by a key of this node itself because the partner
+    /// could not reach the disk to fence it.
     pub open: u32,
     /// Disks that answered.
     pub of: u32,
 }
 
 /// Looks on how many disks the partner has put a write guard in the place of its exclusive reservation.
-pub async fn check_release(disks: &[Rc<dyn Disk>], pair: PairId, partner: NodeId) -> ReleaseFound {
+pub async fn check_release(disks: &[Rc<dyn Disk>], pair: PairId, own: NodeId) -> ReleaseFound {
     let found = join_all(disks.iter().map(|disk| standing_of(disk.as_ref()))).await;
-    let guarded = |now: &&DiskStanding| {
-        now.reservation.is_some_and(|(key, kind)| kind == Some(FenceType::WriteGuard) && key.is_of(pair, partner))
+    let may_read = |now: &&&DiskStanding| {
+        now.reservation.is_some_and(|(key, kind)| {
+            key.is_of(pair, own) || (kind == Some(FenceType::WriteGuard) && key.is_of(pair, own.partner()))
+        })
     };
     let answered: Vec<_> = found.iter().flatten().collect();
-    let open = answered.iter().filter(|now| guarded(now)).count();
+    let open = answered.iter().filter(may_read).count();
     ReleaseFound { open: open as u32, of: answered.len() as u32 }
 }

@@ -59,6 +59,13 @@ impl PoolDisks {
         pools.iter().flat_map(|pool| self.of_pool(*pool)).collect()
     }
 
+    /// The disks of a pool whose legs are *not* in the sets, one set a mirror.
+    #[must_use]
+    pub fn dropped_of(&self, pool: PoolId, good: &[LegSet]) -> Vec<PlacedDisk> {
+        let dropped: Vec<_> = good.iter().map(|legs| LegSet(!legs.0)).collect();
+        self.good_of(pool, &dropped)
+    }
+
     /// The disks of a pool whose legs are in the sets, one set a mirror.
     #[must_use]
     pub fn good_of(&self, pool: PoolId, good: &[LegSet]) -> Vec<PlacedDisk> {
