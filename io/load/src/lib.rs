@@ -2,7 +2,7 @@
 //!
 //! [`Verifier`] writes stamped blocks to one LUN, reads them back all the time, survives lost connections the way a
 //! real client does (it reconnects and issues its own unanswered writes again) and says at the end whether every
-//! acknowledged write is there, and how long the longest gap between two completions was. [`generate`] drives any
+//! acknowledged write is there, and how long the longest gap between two completions was. [`generate()`] drives any
 //! iSCSI target at a given depth and reports rates and a latency histogram.
 //!
 //! Neither knows anything about pairs, nodes or takeovers: they see a portal, a target name and a LUN, like any client.
