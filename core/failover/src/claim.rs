@@ -3,7 +3,7 @@
 //! (1) own key on a majority of the lock disks, by joining or by winning a contest; (2) the claim recorded on a majority, unless the
 //! partner's COMMIT is the record; (3) the disks fenced and read back; (4) one more look: own key still there, no other claim. Then,
 //! and only then, the first access that changes anything. Not here: what made the node claim, and the state it rests in afterwards
-//! beyond [`Machine::rest`].
+//! beyond `Machine::rest`.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -2,7 +2,7 @@
 //!
 //! Not here: why one is written; [`crate::claim`], [`crate::hand_off`] and mirror legs each have their own job. The one idea:
 //! entries change in memory only after the record stands on a majority, and a record that might stand is never written over: it is written
-//! again until it does. COMMIT is the exception, with a settlement of its own ([`crate::settle`]).
+//! again until it does. COMMIT is the exception, with a settlement of its own (`crate::settle`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
