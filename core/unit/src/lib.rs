@@ -27,6 +27,6 @@ pub mod unit;
 
 pub use answers::Identity;
 pub use attention::Attentions;
-pub use extents::{Claim, ExtentClaims, Released};
+pub use extents::{Claim, ExtentClaims, Released, Sharing};
 pub use nexus::{Completion, Geometry, Nexus, NexusId, TaskAttribute};
 pub use tasks::{Admission, TaskId};

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use understudy_scsi::cdb::{Command, Span};
 use understudy_scsi::sense::{Asc, Sense};
 use understudy_unit::unit::{Begun, Plan, Work};
-use understudy_unit::{Admission, Completion, NexusId, TaskId};
+use understudy_unit::{Admission, Completion, NexusId, Sharing, TaskId};
 
 use crate::medium::MediumError;
 use crate::perform;
@@ -73,7 +73,7 @@ enum Stopped {
 /// What a command needs besides its turn before it goes to the medium.
 enum Needs {
     Nothing,
-    Blocks(Span),
+    Blocks(Span, Sharing),
     ManyBlocks(Vec<Span>),
     TurnToChange,
 }
@@ -172,11 +172,12 @@ impl OnUnit {
 
 fn needs(work: &Work) -> Needs {
     match work {
-        Work::Done(_) | Work::Read(_) | Work::Verify(..) | Work::Flush => Needs::Nothing,
+        Work::Done(_) | Work::Flush => Needs::Nothing,
+        Work::Read(span) | Work::Verify(span, _) => Needs::Blocks(*span, Sharing::Shared),
         Work::Write(span, _)
         | Work::WriteAndVerify(span, _)
         | Work::WriteSame(span, ..)
-        | Work::CompareAndWrite(span, _) => Needs::Blocks(*span),
+        | Work::CompareAndWrite(span, _) => Needs::Blocks(*span, Sharing::Exclusive),
         Work::Unmap(spans) => Needs::ManyBlocks(perform::merged(spans)),
         Work::Change(_) => Needs::TurnToChange,
     }
@@ -228,15 +229,15 @@ impl Listed {
         let mut holding = Holding { _claim: None, _claims: Vec::new(), turn: None };
         match needs {
             Needs::Nothing => (),
-            Needs::Blocks(span) => {
-                let claim = Claimed::make(&self.unit, span.lba, span.blocks);
+            Needs::Blocks(span, sharing) => {
+                let claim = Claimed::make(&self.unit, span, sharing);
                 self.wait(|| claim.is_granted().then_some(())).await?;
                 holding._claim = Some(claim);
             }
             // All claims are made at once, so that two such commands cannot each wait for the other.
             Needs::ManyBlocks(spans) => {
                 let claims: Vec<Claimed> =
-                    spans.iter().map(|span| Claimed::make(&self.unit, span.lba, span.blocks)).collect();
+                    spans.into_iter().map(|span| Claimed::make(&self.unit, span, Sharing::Exclusive)).collect();
                 self.wait(|| claims.iter().all(Claimed::is_granted).then_some(())).await?;
                 holding._claims = claims;
             }
@@ -265,22 +266,24 @@ impl Listed {
         holding: Holding,
         data_out: Bytes,
     ) -> Outcome {
+        if let Work::Done(completion) = work {
+            return self.settle(Ok(completion)).await;
+        }
+        // A reservation may have come into force while this command waited for its blocks.
+        let again = self.unit.core.borrow().admit_again(nexus, command);
+        if let Err(conflict) = again {
+            return self.settle(Ok(conflict)).await;
+        }
+        self.start();
         match work {
-            Work::Done(completion) => self.settle(Ok(completion)).await,
             Work::Read(span) => {
-                self.start();
                 // PANIC: `LogicalUnit` limits a transfer to 32 MiB, far below 2^32 blocks.
                 let blocks = u32::try_from(span.blocks).expect("a transfer is limited");
                 let read = self.unit.medium.read(span.lba, blocks).await;
+                drop(holding);
                 self.settle(read.map(Completion::data)).await
             }
             work => {
-                // A reservation may have come into force while this command waited for its blocks.
-                let again = self.unit.core.borrow().admit_again(nexus, command);
-                if let Err(conflict) = again {
-                    return self.settle(Ok(conflict)).await;
-                }
-                self.start();
                 let carrier = self.unit.carrier.clone();
                 let carried = carrier.carry(async move {
                     let result = perform::run(&self, nexus, work, holding, data_out).await;

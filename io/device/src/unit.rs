@@ -7,9 +7,10 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use thiserror::Error;
+use understudy_scsi::cdb::Span;
 use understudy_unit::state::StateFault;
 use understudy_unit::unit::{LogicalUnit, UnitOptions};
-use understudy_unit::{Claim, ExtentClaims, Geometry, TaskId};
+use understudy_unit::{Claim, ExtentClaims, Geometry, Sharing, TaskId};
 
 use crate::carrier::Carrier;
 use crate::event::Event;
@@ -175,8 +176,8 @@ pub(crate) struct Claimed {
 }
 
 impl Claimed {
-    pub(crate) fn make(unit: &Rc<UnitOnMedium>, lba: u64, blocks: u64) -> Self {
-        let claim = unit.claims.borrow_mut().claim(lba, blocks);
+    pub(crate) fn make(unit: &Rc<UnitOnMedium>, span: Span, sharing: Sharing) -> Self {
+        let claim = unit.claims.borrow_mut().claim(span.lba, span.blocks, sharing);
         Self { unit: Rc::clone(unit), claim }
     }
 

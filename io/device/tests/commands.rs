@@ -104,6 +104,31 @@ fn overlapping_writes_land_in_the_order_they_came_and_others_pass() {
     });
 }
 
+/// A medium that is a file may answer a read in the middle of a write with bytes of both.
+#[test]
+fn a_read_waits_for_an_overlapping_write_and_others_pass() {
+    run(|| async {
+        let medium = LateMedium::new();
+        let host = host(&target(&medium), 1).await;
+        medium.be_late();
+        let start = |tag, cdb, data| spawn_local(host.begin(0, tag, TaskAttribute::Simple, cdb).execute(data));
+        let put = start(1, write(4, 1), block(7));
+        settle().await;
+        let overlapping = start(2, read(3, 4), Bytes::new());
+        let mut verify = read(4, 1);
+        verify[0] = opcode::VERIFY_16;
+        let verifying = start(3, verify, Bytes::new());
+        let elsewhere = start(4, read(8, 4), Bytes::new());
+        settle().await;
+        assert!(elsewhere.is_finished() && !overlapping.is_finished() && !verifying.is_finished());
+        assert!(medium.land_one());
+        assert!(matches!(put.await.unwrap(), Outcome::Completed(_)));
+        let Outcome::Completed(found) = overlapping.await.unwrap() else { panic!() };
+        assert_eq!((found.data_in[0], found.data_in[512]), (0, 7));
+        assert!(matches!(verifying.await.unwrap(), Outcome::Completed(_)));
+    });
+}
+
 /// SBC-3 r36 §5.37, §5.42, §5.35.
 #[test]
 fn verify_write_same_and_unmap_work_across_chunks() {
