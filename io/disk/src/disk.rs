@@ -162,6 +162,11 @@ pub trait Disk {
         _ = epoch;
     }
 
+    /// Whether the link is connected with the epoch trusted last. A disk without reservations always is.
+    fn is_trusted(&self) -> bool {
+        true
+    }
+
     /// Persistent reservations, or `None` where the disk cannot have any (plain file).
     fn reservations(&self) -> Option<&dyn Reservations>;
 }

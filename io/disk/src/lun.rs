@@ -24,6 +24,7 @@ use understudy_scsi::cdb::{Force, Span};
 use understudy_scsi::encode::{self, Cdb};
 use understudy_scsi::inquiry::{Association, DesignatorName, parse_designators, parse_page, parse_standard};
 use understudy_scsi::luns::encode_lun;
+use understudy_scsi::operations::opcode;
 use understudy_scsi::{Asc, Sense, SenseKey, Status};
 
 use crate::disk::{Disk, DiskError, DiskIdentity, Durability, Extent, Geometry, Link};
@@ -205,7 +206,11 @@ impl Unit {
 
     /// Sends a command once and returns its sense data with the answer, noting resets.
     async fn once(&self, cdb: Cdb, transfer: Transfer) -> Result<(Answer, Option<Sense>), DiskError> {
-        let request = Request { cdb, transfer, deadline: self.options.command_deadline };
+        let deadline = match cdb[0] {
+            opcode::SYNCHRONIZE_CACHE_10 | opcode::SYNCHRONIZE_CACHE_16 => self.options.flush_deadline,
+            _other_commands => self.options.command_deadline,
+        };
+        let request = Request { cdb, transfer, deadline };
         let answer = self.session.execute(self.lun, request).await?;
         let sense = if answer.status == Status::CheckCondition as u8 { Sense::parse(&answer.sense) } else { None };
         if sense.as_ref().is_some_and(is_reset) {
@@ -467,6 +472,10 @@ impl Disk for IscsiLun {
 
     fn trust(&self, epoch: u64) {
         self.unit.trusted.set(Some(epoch));
+    }
+
+    fn is_trusted(&self) -> bool {
+        matches!(self.unit.link(), Link::Connected { epoch } if self.unit.trusted.get() == Some(epoch))
     }
 
     fn reservations(&self) -> Option<&dyn Reservations> {

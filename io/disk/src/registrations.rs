@@ -95,6 +95,30 @@ impl Unit {
         }
     }
 
+    async fn keep_registered(&self, key: Key) -> Result<bool, DiskError> {
+        let before = self.read_keys().await?;
+        if !before.keys.contains(&key) {
+            return Ok(false);
+        }
+        let persistence =
+            if self.keeps_through_power_loss.get() { Persistence::ThroughPowerLoss } else { Persistence::Volatile };
+        let same = OutList { key: key.0, action_key: key.0, persistence, ..OutList::default() };
+        match self.reserve_out(OutAction::Register, None, same).await {
+            Ok(()) => return Ok(true),
+            Err(DiskError::Conflict) => {}
+            Err(error) => return Err(error),
+        }
+        self.register(key).await?;
+        let after = self.read_keys().await?;
+        if after.generation == before.generation.wrapping_add(1) && after.keys.contains(&key) {
+            tracing::info!(disk = %self.name, "the target had forgotten this nexus with its session: registered again");
+            return Ok(true);
+        }
+        // Somebody changed something in between: this may be a registration that was taken away on purpose.
+        self.register(Key(0)).await?;
+        Ok(false)
+    }
+
     async fn with_key(&self, action: OutAction, key: Key, kind: Option<ReservationType>) -> Result<(), DiskError> {
         self.reserve_out(action, kind, OutList { key: key.0, ..OutList::default() }).await
     }
@@ -161,6 +185,10 @@ impl Reservations for IscsiLun {
 
     fn register(&self, key: Key) -> LocalBoxFuture<'_, Result<(), DiskError>> {
         Box::pin(self.unit.register(key))
+    }
+
+    fn keep_registered(&self, key: Key) -> LocalBoxFuture<'_, Result<bool, DiskError>> {
+        Box::pin(self.unit.keep_registered(key))
     }
 
     fn reserve(&self, key: Key, kind: ReservationType) -> LocalBoxFuture<'_, Result<(), DiskError>> {

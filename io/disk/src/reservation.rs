@@ -34,7 +34,7 @@ pub enum ReservationType {
 pub struct Keys {
     /// PRGENERATION: counts changes of registrations.
     pub generation: u32,
-    /// Every registered key, one entry a nexus.
+    /// Every registered key, one entry a nexus, and on targets that bind registrations to sessions one a forgotten session.
     pub keys: Vec<Key>,
 }
 
@@ -56,6 +56,14 @@ pub trait Reservations {
     /// REGISTER AND IGNORE EXISTING KEY; `Key(0)` unregisters. APTPL is asked for and, where the disk refuses it
     /// (05h/26h/00h), the registration is made without it (see [`Reservations::keeps_through_power_loss`]).
     fn register(&self, key: Key) -> LocalBoxFuture<'_, Result<(), DiskError>>;
+    /// Makes sure that it is this I_T nexus that is registered with `key`, which nobody but this node registers, and not only
+    /// an earlier session of it; false if it is not, or no longer for certain.
+    ///
+    /// A registration belongs to the initiator port, whatever the session (SPC-4 r37 §5.13.1, RFC 7143 §4.4.3.2), and then
+    /// REGISTER of the same key changes nothing. Some targets (tgtd) bind it to the session: after a new login the key is
+    /// still listed and the commands conflict. There it is registered again, and counts only if PRGENERATION shows that
+    /// nobody changed a registration since the key was seen listed: a node that was fenced never gets back by this.
+    fn keep_registered(&self, key: Key) -> LocalBoxFuture<'_, Result<bool, DiskError>>;
     /// RESERVE with one's own `key`.
     fn reserve(&self, key: Key, kind: ReservationType) -> LocalBoxFuture<'_, Result<(), DiskError>>;
     /// RELEASE of a reservation of `kind` held by `key`.

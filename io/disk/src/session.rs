@@ -65,6 +65,8 @@ pub struct Options {
     /// How long a command may take before its outcome is called unknown and the session is made anew. Also how long it
     /// may wait for the target's command window.
     pub command_deadline: Duration,
+    /// The same for SYNCHRONIZE CACHE, which takes as long as the medium needs for everything written before.
+    pub flush_deadline: Duration,
     /// How long connecting and logging in may take, each.
     pub login_deadline: Duration,
     /// Silence of the target before it is pinged.
@@ -81,10 +83,12 @@ pub struct Options {
 
 impl Default for Options {
     /// Two seconds for a command and for a login: below them a disk that answers late would be declared lost, above
-    /// them a takeover would wait for a dead one. Pings after one second.
+    /// them a takeover would wait for a dead one. Thirty for a flush: a busy disk's takes seconds, and cutting it short
+    /// would only begin it anew; a disk that is dead shows by the pings, which start after one second.
     fn default() -> Self {
         Self {
             command_deadline: Duration::from_secs(2),
+            flush_deadline: Duration::from_secs(30),
             login_deadline: Duration::from_secs(2),
             ping_after: Duration::from_secs(1),
             ping_within: Duration::from_secs(2),

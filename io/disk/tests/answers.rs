@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use understudy_disk::reservation::{Key, ReservationType};
 use understudy_disk::session::{Options, Session};
 use understudy_iscsi::login::{LoginStatus, Stage};
 use understudy_scsi::operations::opcode;
+use understudy_scsi::reservation::KeyList;
 use understudy_scsi::{Asc, Sense, Status};
 
 const GEOMETRY: Geometry = Geometry { block_bytes: 512, blocks: BLOCKS };
@@ -112,6 +114,37 @@ fn a_conflict_is_never_repeated() {
         assert_eq!(write(&lun).await, Err(DiskError::Conflict));
         assert_eq!(lun.read(extent()).await, Err(DiskError::Conflict));
         assert_eq!((mini.count(opcode::WRITE_16), mini.count(opcode::READ_16)), (1, 1));
+    });
+}
+
+/// A target that forgot the nexus with its session, on which somebody changes a registration (`meddles`) between the
+/// look at the keys and the new registration. Answers what `keep_registered` said and the key registered last.
+async fn keep_registered_on_a_forgetful_target(meddles: bool) -> (Result<bool, DiskError>, u64) {
+    let mini = Mini::start().await;
+    let lun = open(&mini).await;
+    let (generation, registered) = (Rc::new(Cell::new(7)), Rc::new(Cell::new(1)));
+    let (counted, last) = (Rc::clone(&generation), Rc::clone(&registered));
+    mini.answer(move |command| match (command.cdb[0], command.cdb[1]) {
+        (opcode::PERSISTENT_RESERVE_IN, _) => Some(Reply::Data(KeyList::encode(counted.get(), [1].into_iter()).into())),
+        // REGISTER.
+        (opcode::PERSISTENT_RESERVE_OUT, 0) => Some(Reply::Status(Status::ReservationConflict)),
+        // REGISTER AND IGNORE EXISTING KEY; the key is in the second half of the first 16 bytes.
+        (opcode::PERSISTENT_RESERVE_OUT, 6) => {
+            counted.set(counted.get() + 1 + u32::from(meddles));
+            last.set(command.data[8..16].iter().fold(0, |key, byte| key << 8 | u64::from(*byte)));
+            Some(Reply::Status(Status::Good))
+        }
+        _ => None,
+    });
+    let kept = lun.reservations().expect("iSCSI").keep_registered(Key(1)).await;
+    (kept, registered.get())
+}
+
+#[test]
+fn a_forgotten_registration_is_made_again_only_if_nobody_changed_any_meanwhile() {
+    run(async {
+        assert_eq!(keep_registered_on_a_forgetful_target(false).await, (Ok(true), 1));
+        assert_eq!(keep_registered_on_a_forgetful_target(true).await, (Ok(false), 0), "and taken back");
     });
 }
 
@@ -217,7 +250,7 @@ fn a_redirected_login_is_followed_once() {
 fn a_target_that_insists_on_the_security_stage_gets_it() {
     run(async {
         let mini = Mini::start().await;
-        let introduced = std::cell::Cell::new(false);
+        let introduced = Cell::new(false);
         mini.answer_logins(move |request| {
             introduced.set(introduced.get() || request.stage == Stage::Security);
             if introduced.get() { Ok(()) } else { Err((LoginStatus::AUTHENTICATION_FAILURE, None)) }

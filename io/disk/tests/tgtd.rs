@@ -114,6 +114,43 @@ fn a_target_that_stops_leaves_a_write_of_unknown_outcome() {
     });
 }
 
+/// tgtd binds a registration to the session: after the next login the key is listed and the commands conflict.
+#[test]
+fn a_registration_forgotten_with_its_session_is_kept_unless_it_was_preempted() {
+    let Some(tgtd) = Tgtd::start() else { return };
+    run(async {
+        let kind = ReservationType::WriteExclusiveRegistrantsOnly;
+        let short = Options { command_deadline: Duration::from_millis(300), ..options() };
+        let (lun, other) =
+            (IscsiLun::open(&tgtd.url(), nexus(0), short), IscsiLun::open(&tgtd.url(), nexus(1), options()));
+        let (pr, taker) = (lun.reservations().expect("iSCSI"), other.reservations().expect("iSCSI"));
+        for disk in [&lun, &other] {
+            disk.ready(Duration::from_secs(10)).await.expect("tgtd is there");
+        }
+        let extent = Extent::within(lun.geometry().expect("connected"), 0, 1).expect("inside");
+        let write = || lun.write(extent, Bytes::from(vec![1; 512]), Durability::Cached);
+        let lose_session = async || {
+            tgtd.signal("STOP");
+            assert!(matches!(lun.read(extent).await, Err(DiskError::OutcomeUnknown(_))));
+            tgtd.signal("CONT");
+            lun.ready(Duration::from_secs(10)).await.expect("tgtd goes on, so the session is made anew");
+        };
+        pr.register(Key(1)).await.expect("REGISTER is accepted");
+        pr.reserve(Key(1), kind).await.expect("RESERVE is accepted");
+        lose_session().await;
+        assert!(pr.read_keys().await.expect("answered").keys.contains(&Key(1)));
+        assert_eq!(write().await, Err(DiskError::Conflict), "or this test is about nothing");
+        assert_eq!(pr.keep_registered(Key(1)).await, Ok(true));
+        assert_eq!(write().await, Ok(()));
+        lose_session().await;
+        taker.register(Key(2)).await.expect("REGISTER is accepted");
+        taker.preempt_and_abort(Key(2), Key(1), kind).await.expect("a registrant may preempt another");
+        assert_eq!(pr.keep_registered(Key(1)).await, Ok(false));
+        assert_eq!(taker.read_keys().await.expect("answered").keys, [Key(2)], "the forgotten sessions' too are gone");
+        assert_eq!(write().await, Err(DiskError::Conflict));
+    });
+}
+
 #[test]
 fn a_client_without_reconnection_stays_down() {
     let Some(mut tgtd) = Tgtd::start() else { return };

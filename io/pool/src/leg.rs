@@ -62,6 +62,9 @@ pub enum ReadFault {
     Medium,
 }
 
+/// A conflict within this many retry delays of the proof is no news: the disk is asked again only after one of them.
+const JUST_PROVED: u32 = 10;
+
 /// What a disk's error means for what to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Meaning {
@@ -106,6 +109,10 @@ pub struct Leg {
     switch: Rc<Switch>,
     state: Cell<LegState>,
     doubted: Cell<bool>,
+    /// When the fence was proved last.
+    proved: Cell<Option<Instant>>,
+    /// Since when the disk has refused commands with a conflict and yet shown the fence whenever it was asked.
+    refusing: Cell<Option<Instant>>,
     unflushed: RefCell<Unflushed>,
     changed: Notify,
 }
@@ -130,6 +137,8 @@ impl Leg {
             switch,
             state: Cell::new(state),
             doubted: Cell::new(false),
+            proved: Cell::new(None),
+            refusing: Cell::new(None),
             unflushed: RefCell::default(),
             changed: Notify::new(),
         }
@@ -168,6 +177,7 @@ impl Leg {
     fn away_since(&self, since: Instant, reason: Reason) {
         match self.state.get() {
             LegState::Up { .. } => {
+                let since = if reason == Reason::Conflict { self.refusing_since(since) } else { since };
                 warn!(leg = %self.place, disk = self.disk.name(), ?reason, "leg away");
                 self.set(LegState::Away { since, why: reason });
             }
@@ -177,6 +187,19 @@ impl Leg {
         if reason == Reason::Conflict && !self.doubted.replace(true) {
             self.switch.doubt();
         }
+    }
+
+    fn was_just_proved(&self) -> bool {
+        self.proved.get().is_some_and(|last| last.elapsed() < self.switch.retry_delay * JUST_PROVED)
+    }
+
+    /// A disk that refuses what it should take, again and again, is away from its first refusal on: such a leg must get
+    /// overdue like any other.
+    fn refusing_since(&self, now: Instant) -> Instant {
+        let before = self.refusing.get().filter(|_| self.was_just_proved());
+        let since = before.unwrap_or(now);
+        self.refusing.set(Some(since));
+        since
     }
 
     fn settle_doubt(&self) {
@@ -434,25 +457,25 @@ async fn recover(leg: &Rc<Leg>, siblings: &Rc<Mirror>, since: Instant) {
 
 /// Waits for the link and has the fence proved.
 async fn prove(leg: &Rc<Leg>, siblings: &Rc<Mirror>) {
-    let epoch = loop {
-        match leg.disk.link() {
-            Link::Connected { epoch } => break epoch,
-            Link::Down => drop(leg.disk.link_changed(Link::Down).await),
-        }
-    };
+    while leg.disk.link() == Link::Down {
+        leg.disk.link_changed(Link::Down).await;
+    }
+    if leg.was_just_proved() {
+        sleep(leg.switch.retry_delay).await;
+    }
     let LegState::Away { why: asked, .. } = leg.state.get() else { return };
     let proof = leg.switch.overseer.prove_fence(leg.place, &*leg.disk, asked).await;
     let LegState::Away { why: now, .. } = leg.state.get() else { return };
     match proof {
-        Proof::Held if now == asked && leg.disk.link() == (Link::Connected { epoch }) => {
+        Proof::Held { epoch } if now == asked && leg.disk.link() == (Link::Connected { epoch }) => {
             info!(leg = %leg.place, disk = leg.disk.name(), epoch, "leg up again");
+            leg.proved.set(Some(Instant::now()));
             siblings.distrust(leg, &leg.take_unflushed());
             leg.set(LegState::Up { epoch });
             leg.settle_doubt();
         }
-        // Something else happened while the proof was made: it proves nothing.
-        Proof::Held => {}
-        Proof::Unknown => sleep(leg.switch.retry_delay).await,
+        // Something else happened while the proof was made, so it proves nothing; or there is none yet.
+        Proof::Held { .. } | Proof::Unknown => sleep(leg.switch.retry_delay).await,
         Proof::Lost => {
             warn!(leg = %leg.place, disk = leg.disk.name(), "fence lost: the pool stops");
             leg.switch.stop();

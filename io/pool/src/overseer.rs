@@ -38,8 +38,11 @@ pub enum Reason {
 /// What READ KEYS and READ RESERVATION said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Proof {
-    /// This node's fence stands on the disk.
-    Held,
+    /// This node's fence stands on the disk, and what the reason demands was done.
+    Held {
+        /// The link's epoch it was proved in: the present one, or a newer one if a reset was part of the proof.
+        epoch: u64,
+    },
     /// It does not: this node is the victim. The pool stops itself.
     Lost,
     /// The disk could not be asked, or what the reason demands could not be done; ask again.

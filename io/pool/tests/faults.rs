@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::join;
-use support::{Bench, MIB, block_of, read, run, settle, volume, write};
+use support::{Answer, Bench, MIB, block_of, read, run, settle, volume, write};
 use tokio::time::{advance, sleep};
 use understudy_device::medium::{Durability, Medium as _, MediumError};
 use understudy_disk::disk::DiskError;
-use understudy_pool::{InSync, LegPlace, LegSet, Proof, Reason};
+use understudy_pool::{InSync, LegPlace, LegSet, Reason};
 
 const FIRST: LegPlace = LegPlace { mirror: 0, leg: 0 };
 const SECOND: LegPlace = LegPlace { mirror: 0, leg: 1 };
@@ -51,11 +51,11 @@ fn leg_that_is_back_in_time_gets_the_write_after_its_fence_was_proved() {
         bench.disks[1].cut_link();
         let mut write = v.write(0, block_of(&v, 1), Durability::Cached);
         assert!((&mut write).now_or_never().is_none());
-        bench.watcher.proof.set(Proof::Unknown);
+        bench.watcher.proof.set(Answer::Unknown);
         bench.disks[1].restore_link();
         sleep(Duration::from_secs(1)).await;
         assert!((&mut write).now_or_never().is_none(), "no proof, no write");
-        bench.watcher.proof.set(Proof::Held);
+        bench.watcher.proof.set(Answer::Held);
         write.await.expect("written");
         assert_eq!(bench.watcher.asked.borrow().last(), Some(&(SECOND, Reason::NewLink)));
         assert_eq!(bench.watcher.drops_asked.get(), 0);
@@ -69,7 +69,7 @@ fn write_of_unknown_outcome_bars_its_range_until_the_same_disk_took_it() {
         let bench = Bench::new(512, 1).await;
         let pool = bench.serve(InSync::Yes).await;
         let v = volume(&pool, "v", 2, 512).await;
-        bench.watcher.proof.set(Proof::Unknown);
+        bench.watcher.proof.set(Answer::Unknown);
         bench.disks[1].set_hang(true);
         let mut first = v.write(8, block_of(&v, 1), Durability::Cached);
         assert!((&mut first).now_or_never().is_none());
@@ -84,7 +84,7 @@ fn write_of_unknown_outcome_bars_its_range_until_the_same_disk_took_it() {
         let (first_done, second_done) = ((&mut first).now_or_never(), (&mut second).now_or_never());
         assert!(first_done.is_none() && second_done.is_none());
         assert!(bench.watcher.asked.borrow().contains(&(SECOND, Reason::OutcomeUnknown)));
-        bench.watcher.proof.set(Proof::Held);
+        bench.watcher.proof.set(Answer::Held);
         first.await.expect("repeated on the same disk");
         second.await.expect("after the first");
         assert_eq!(pool.writes_of_unknown_outcome(), 0);
@@ -99,7 +99,7 @@ fn conflict_with_a_lost_fence_stops_the_pool_without_an_acknowledgement() {
         let bench = Bench::new(512, 1).await;
         let pool = bench.serve(InSync::Yes).await;
         let v = volume(&pool, "v", 2, 512).await;
-        bench.watcher.proof.set(Proof::Lost);
+        bench.watcher.proof.set(Answer::Lost);
         bench.disks[0].set_conflict(true);
         let written = v.write(0, block_of(&v, 1), Durability::Cached).await;
         assert_eq!(written, Err(MediumError::Fenced));
@@ -116,7 +116,7 @@ fn conflict_on_one_disk_holds_every_answer_until_looked() {
         // The volume on the other mirror has nothing to do with the disk in doubt.
         let near = volume(&pool, "near", 2, 512).await;
         let far = volume(&pool, "far", 2, 512).await;
-        bench.watcher.proof.set(Proof::Unknown);
+        bench.watcher.proof.set(Answer::Unknown);
         bench.disks[0].fail_next_write(DiskError::Conflict);
         let mut doubtful = near.write(0, block_of(&near, 1), Durability::Cached);
         assert!((&mut doubtful).now_or_never().is_none());
@@ -124,10 +124,42 @@ fn conflict_on_one_disk_holds_every_answer_until_looked() {
         let mut other = far.write(0, block_of(&far, 1), Durability::Cached);
         settle().await;
         assert!((&mut other).now_or_never().is_none());
-        bench.watcher.proof.set(Proof::Held);
+        bench.watcher.proof.set(Answer::Held);
         other.await.expect("the fence stands");
         doubtful.await.expect("a conflict was certainly not carried out, so it is repeated");
         assert!(bench.watcher.asked.borrow().contains(&(FIRST, Reason::Conflict)));
+    });
+}
+
+#[test]
+fn disk_that_refuses_for_ever_and_shows_the_fence_when_asked_is_dropped_in_the_end() {
+    run(async {
+        let bench = Bench::new(512, 1).await;
+        let pool = bench.serve(InSync::Yes).await;
+        let v = volume(&pool, "v", 2, 512).await;
+        bench.disks[1].set_conflict(true);
+        v.write(0, block_of(&v, 1), Durability::Cached).await.expect("written on the other leg");
+        assert_eq!(*bench.watcher.dropped.borrow(), [SECOND]);
+        let asked = bench.watcher.asked.borrow().len();
+        assert!(asked < 2_000, "asked {asked} times within the leg's time: without a pause in between");
+    });
+}
+
+#[test]
+fn proof_of_an_older_epoch_proves_nothing() {
+    run(async {
+        let bench = Bench::new(512, 1).await;
+        let pool = bench.serve(InSync::Yes).await;
+        let v = volume(&pool, "v", 2, 512).await;
+        bench.watcher.proof.set(Answer::HeldBefore);
+        bench.disks[1].cut_link();
+        bench.disks[1].restore_link();
+        let mut write = v.write(0, block_of(&v, 1), Durability::Cached);
+        assert!((&mut write).now_or_never().is_none());
+        sleep(Duration::from_secs(1)).await;
+        assert!((&mut write).now_or_never().is_none());
+        bench.watcher.proof.set(Answer::Held);
+        write.await.expect("written");
     });
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::{LocalBoxFuture, join_all};
 use thiserror::Error;
-use understudy_disk::disk::{Disk, DiskError, Durability, Extent};
+use understudy_disk::disk::{Disk, DiskError, Durability, Extent, Link};
 use understudy_disk::lun::IscsiLun;
 use understudy_disk::reservation::{Key, Reservations};
 use understudy_disk::session::{Nexus, Options};
@@ -393,8 +393,12 @@ async fn make_volume(pool: &Pool, wish: &VolumeWish) -> Result<u16, InitError> {
 struct Unfenced;
 
 impl Overseer for Unfenced {
-    fn prove_fence<'a>(&'a self, _place: LegPlace, _disk: &'a dyn Disk, _reason: Reason) -> LocalBoxFuture<'a, Proof> {
-        Box::pin(std::future::ready(Proof::Held))
+    fn prove_fence<'a>(&'a self, _place: LegPlace, disk: &'a dyn Disk, _reason: Reason) -> LocalBoxFuture<'a, Proof> {
+        let proof = match disk.link() {
+            Link::Connected { epoch } => Proof::Held { epoch },
+            Link::Down => Proof::Unknown,
+        };
+        Box::pin(std::future::ready(proof))
     }
 
     fn drop_leg(&self, _place: LegPlace) -> LocalBoxFuture<'_, bool> {

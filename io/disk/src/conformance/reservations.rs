@@ -88,6 +88,7 @@ pub async fn reservations(bench: &dyn Bench) {
     let two = Two { own: bench.open(0).await, partner: bench.open(1).await };
     assert_eq!(two.keys().await, [], "the bench hands out a unit without registrations");
     registrations_come_and_go(&two).await;
+    a_registration_is_kept_and_none_is_made(&two).await;
     strangers_change_nothing(&two).await;
     write_exclusive_lets_strangers_read(&two).await;
     exclusive_access_shuts_strangers_out(&two).await;
@@ -133,6 +134,19 @@ async fn registrations_come_and_go(two: &Two) {
     two.own().register(Key(0)).await.expect("unregistering is accepted");
     assert_eq!(two.keys().await, [PARTNER]);
     two.own().register(Key(0)).await.expect("unregistering twice is accepted (§5.13.7)");
+    two.clean().await;
+}
+
+async fn a_registration_is_kept_and_none_is_made(two: &Two) {
+    two.partner().register(PARTNER).await.expect("REGISTER is accepted");
+    assert_eq!(two.own().keep_registered(OWN).await, Ok(false));
+    assert_eq!(two.keys().await, [PARTNER]);
+    two.own().register(OWN).await.expect("REGISTER is accepted");
+    assert_eq!(two.own().keep_registered(OWN).await, Ok(true));
+    let kind = WriteExclusiveRegistrantsOnly;
+    two.partner().preempt_and_abort(PARTNER, OWN, kind).await.expect("a registrant may preempt another");
+    assert_eq!(two.own().keep_registered(OWN).await, Ok(false), "who was fenced stays fenced");
+    assert_eq!(two.keys().await, [PARTNER]);
     two.clean().await;
 }
 

@@ -29,9 +29,20 @@ pub fn run<T>(test: impl Future<Output = T>) -> T {
     LocalSet::new().block_on(&runtime, test)
 }
 
+/// What a [`Watcher`] answers.
+#[derive(Clone, Copy)]
+pub enum Answer {
+    /// Held, in the link's present epoch.
+    Held,
+    /// Held, in the epoch before.
+    HeldBefore,
+    Lost,
+    Unknown,
+}
+
 /// Answers as the test says and remembers what it was asked.
 pub struct Watcher {
-    pub proof: Cell<Proof>,
+    pub proof: Cell<Answer>,
     pub asked: RefCell<Vec<(LegPlace, Reason)>>,
     pub dropped: RefCell<Vec<LegPlace>>,
     pub fenced: RefCell<Vec<LegPlace>>,
@@ -44,7 +55,7 @@ pub struct Watcher {
 impl Watcher {
     pub fn new() -> Rc<Self> {
         Rc::new(Self {
-            proof: Cell::new(Proof::Held),
+            proof: Cell::new(Answer::Held),
             asked: RefCell::default(),
             dropped: RefCell::default(),
             fenced: RefCell::default(),
@@ -61,9 +72,15 @@ impl Watcher {
 }
 
 impl Overseer for Watcher {
-    fn prove_fence<'a>(&'a self, place: LegPlace, _disk: &'a dyn Disk, reason: Reason) -> LocalBoxFuture<'a, Proof> {
+    fn prove_fence<'a>(&'a self, place: LegPlace, disk: &'a dyn Disk, reason: Reason) -> LocalBoxFuture<'a, Proof> {
         self.asked.borrow_mut().push((place, reason));
-        Box::pin(async { self.proof.get() })
+        let answer = match (self.proof.get(), disk.link()) {
+            (Answer::Held, Link::Connected { epoch }) => Proof::Held { epoch },
+            (Answer::HeldBefore, Link::Connected { epoch }) => Proof::Held { epoch: epoch - 1 },
+            (Answer::Lost, _) => Proof::Lost,
+            (Answer::Unknown, _) | (_, Link::Down) => Proof::Unknown,
+        };
+        Box::pin(std::future::ready(answer))
     }
 
     fn drop_leg(&self, place: LegPlace) -> LocalBoxFuture<'_, bool> {

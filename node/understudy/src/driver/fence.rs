@@ -41,7 +41,10 @@ fn fence_type(kind: ReservationType) -> Option<FenceType> {
 pub async fn standing_of(disk: &dyn Disk) -> Option<DiskStanding> {
     let reservations = disk.reservations()?;
     let (keys, reservation) = tokio::join!(reservations.read_keys(), reservations.read_reservation());
-    let keys = keys.ok()?.keys.into_iter().map(|key| ReservationKey(key.0)).collect();
+    let mut keys: Vec<_> = keys.ok()?.keys.into_iter().map(|key| ReservationKey(key.0)).collect();
+    // A target that binds registrations to sessions lists a key once more for each session it has forgotten.
+    keys.sort_unstable();
+    keys.dedup();
     let reservation = reservation.ok()?.map(|held| (ReservationKey(held.key.0), fence_type(held.kind)));
     Some(DiskStanding { keys, reservation })
 }
@@ -69,7 +72,8 @@ pub async fn fence_all(disks: &[PlacedDisk], own: ReservationKey, kind: FenceKin
     FencedDisks { outcomes, legs: legs.into_iter().flatten().collect() }
 }
 
-/// Fences one disk, or only looks at it.
+/// Fences one disk, or only looks at it. Looking changes no fence, but renews a registration that the target forgot with the
+/// session it was made in.
 pub async fn fence_one(disk: &dyn Disk, own: ReservationKey, kind: FenceKind) -> DiskFence {
     let Link::Connected { epoch } = disk.link() else { return DiskFence::Incomplete };
     let end = move_until_end(disk, own, kind).await;
@@ -90,6 +94,10 @@ async fn move_until_end(disk: &dyn Disk, own: ReservationKey, kind: FenceKind) -
         let own_key = Key(own.0);
         // Whatever a move answers, what is read next tells.
         let _ = match fence_move(&now, own, kind, registered) {
+            FenceMove::End(DiskFence::Fenced) if registered == Registered::NotYet => {
+                let kept = reservations.keep_registered(own_key).await;
+                return if kept == Ok(true) { DiskFence::Fenced } else { DiskFence::Incomplete };
+            }
             FenceMove::End(end) => return end,
             FenceMove::Register => {
                 registered = Registered::Already;

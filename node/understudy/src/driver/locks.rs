@@ -75,9 +75,15 @@ impl LockDisks {
     async fn look_at(&self, disk: &dyn Disk) -> Option<LockDiskView> {
         let epoch = disk.link();
         let (keys, records) = tokio::join!(keys_of(disk), self.areas_of(disk));
-        let (keys, (records, heartbeats)) = (keys?, records?);
-        if keys.contains(&self.own_key()) {
-            trust_if_unchanged(disk, epoch);
+        let (mut keys, (records, heartbeats)) = (keys?, records?);
+        let own = self.own_key();
+        if keys.contains(&own) && !disk.is_trusted() {
+            // A new session: what the key was registered in is gone, and with some targets the registration with it.
+            if disk.reservations()?.keep_registered(Key(own.0)).await.ok()? {
+                trust_if_unchanged(disk, epoch);
+            } else {
+                keys.retain(|key| *key != own);
+            }
         }
         Some(LockDiskView { records, heartbeats, keys })
     }
@@ -230,7 +236,10 @@ async fn reserve_if_free(reservations: &dyn Reservations, own: ReservationKey) -
 
 async fn keys_of(disk: &dyn Disk) -> Option<Vec<ReservationKey>> {
     let keys = disk.reservations()?.read_keys().await.ok()?;
-    Some(keys.keys.into_iter().map(|key| ReservationKey(key.0)).collect())
+    let mut keys: Vec<_> = keys.keys.into_iter().map(|key| ReservationKey(key.0)).collect();
+    // As in `standing_of`.
+    keys.dedup();
+    Some(keys)
 }
 
 /// The writes that follow go out only while the session is the one in which the own key was seen.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use futures_util::future::LocalBoxFuture;
 use tokio::sync::{mpsc, oneshot};
-use understudy_disk::disk::Disk;
+use understudy_disk::disk::{Disk, Link};
 use understudy_failover::effect::FenceKind;
 use understudy_failover::fence::DiskFence;
 use understudy_failover::input::Input;
@@ -56,16 +56,35 @@ impl PoolOverseer {
     }
 }
 
+async fn look(disk: &dyn Disk, key: ReservationKey) -> Proof {
+    let Link::Connected { epoch } = disk.link() else { return Proof::Unknown };
+    // Done in one epoch of the link, this one, or not at all.
+    match fence_one(disk, key, FenceKind::Look).await {
+        DiskFence::Fenced => Proof::Held { epoch },
+        DiskFence::Lost | DiskFence::NewerKey(_) => Proof::Lost,
+        DiskFence::Incomplete => Proof::Unknown,
+    }
+}
+
+/// LOGICAL UNIT RESET, whose answer says that nothing sent before it is at the medium any more (SAM-5 r21 §7.7).
+async fn abort_own_commands(disk: &dyn Disk) -> bool {
+    match disk.reservations() {
+        Some(reservations) => reservations.reset().await.is_ok(),
+        None => false,
+    }
+}
+
 impl Overseer for PoolOverseer {
-    fn prove_fence<'a>(&'a self, _: LegPlace, disk: &'a dyn Disk, _: Reason) -> LocalBoxFuture<'a, Proof> {
-        // A disk whose session was made again has aborted what the old one had under way (RFC 7143 §6.3.5), and commands of
-        // unknown outcome only come from lost sessions: so one look serves every reason.
+    fn prove_fence<'a>(&'a self, _: LegPlace, disk: &'a dyn Disk, reason: Reason) -> LocalBoxFuture<'a, Proof> {
         Box::pin(async move {
             let Some(key) = self.key.get() else { return Proof::Unknown };
-            match fence_one(disk, key, FenceKind::Look).await {
-                DiskFence::Fenced => Proof::Held,
-                DiskFence::Lost | DiskFence::NewerKey(_) => Proof::Lost,
-                DiskFence::Incomplete => Proof::Unknown,
+            let looked = look(disk, key).await;
+            // Only an owner resets: it would abort the commands of the node that fenced this one. Not every target waits, when
+            // a session is made again, for what the old one had at the medium.
+            match (looked, reason) {
+                (Proof::Held { .. }, Reason::OutcomeUnknown) if abort_own_commands(disk).await => look(disk, key).await,
+                (Proof::Held { .. }, Reason::OutcomeUnknown) => Proof::Unknown,
+                (looked, _) => looked,
             }
         })
     }
