@@ -5,7 +5,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use understudy::admin::Status;
+use understudy::admin::{LinkState, Status};
 use understudy::config::NodeName;
 use understudy::driver::drill;
 use understudy::harness::{Pair, Plan, Signal, Watch, volume_name};
@@ -234,6 +234,20 @@ impl Stage {
                 stage.pair.status(*node).is_ok_and(|status| {
                     let own: Vec<&str> = stage.pair.config().pools_of(*node).map(|pool| pool.name.as_str()).collect();
                     status.state == "UP" && serving(&status) == own
+                })
+            })
+        })
+    }
+
+    /// Waits until neither node reaches any disk.
+    ///
+    /// # Errors
+    /// They go on reaching some.
+    pub fn wait_until_disks_are_lost(&mut self) -> anyhow::Result<()> {
+        self.wait_for("no node reaches a disk", |stage| {
+            NodeName::BOTH.iter().all(|node| {
+                stage.pair.status(*node).is_ok_and(|status| {
+                    status.lock_disks.iter().chain(&status.disks).all(|disk| disk.link == LinkState::Down)
                 })
             })
         })

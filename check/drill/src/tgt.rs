@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use understudy::harness::{Process, free_ports};
+use understudy::harness::{Process, Signal, free_ports};
 
 use crate::tools;
 
@@ -72,6 +72,14 @@ impl Tgtd {
     #[must_use]
     pub fn urls(&self, count: usize) -> Vec<String> {
         (1..=count).map(|lun| format!("iscsi://{}/{TARGET}/{lun}", self.portal)).collect()
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        self.process.signal(signal)
     }
 
     fn order(&self, order: &[&str]) -> anyhow::Result<()> {

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use understudy::config::NodeName;
-use understudy::harness::{Plan, ShelfKind};
+use understudy::harness::{Plan, ShelfKind, Signal};
 use understudy_drill::stage::plan;
 use understudy_drill::tgt::Tgtd;
 use understudy_drill::{Fault, Stage, play};
@@ -17,7 +17,7 @@ const LIMIT: Duration = Duration::from_secs(90);
 /// Sizes of the lock disks and pool disks of a small pair.
 const SIZES: [u64; 7] = [16 << 20, 16 << 20, 16 << 20, 128 << 20, 128 << 20, 128 << 20, 128 << 20];
 
-fn on_tgtd(story: impl FnOnce(&mut Stage) -> anyhow::Result<()> + Send + 'static) {
+fn on_tgtd(story: impl FnOnce(&mut Stage, &Tgtd) -> anyhow::Result<()> + Send + 'static) {
     if !Tgtd::is_present() {
         return;
     }
@@ -30,14 +30,14 @@ fn on_tgtd(story: impl FnOnce(&mut Stage) -> anyhow::Result<()> + Send + 'static
         };
         let mut stage = Stage::set_up(plan)?;
         stage.start_clients(1)?;
-        story(&mut stage)?;
+        story(&mut stage, &tgtd)?;
         stage.conclude()
     });
 }
 
 #[test]
 fn takeover_bring_up_and_giveback_work_on_tgtd() {
-    on_tgtd(|stage| {
+    on_tgtd(|stage, _| {
         stage.lose(NodeName::A)?;
         stage.demand_keys_of(|_| NodeName::B)?;
         stage.pair.start(NodeName::A)
@@ -46,7 +46,7 @@ fn takeover_bring_up_and_giveback_work_on_tgtd() {
 
 #[test]
 fn a_survivor_stopped_while_it_holds_writes_nothing_late_on_tgtd() {
-    on_tgtd(|stage| {
+    on_tgtd(|stage, _| {
         stage.lose(NodeName::A)?;
         stage.arm(NodeName::B, "held", Fault::Stopped)?;
         stage.pair.start(NodeName::A)?;
@@ -54,5 +54,18 @@ fn a_survivor_stopped_while_it_holds_writes_nothing_late_on_tgtd() {
         stage.wait_until_alone(NodeName::A)?;
         stage.demand_keys_of(|_| NodeName::A)?;
         stage.repair(NodeName::B, Fault::Stopped)
+    });
+}
+
+/// tgtd forgets a registration with the session it was made in.
+#[test]
+fn a_shelf_that_stood_still_longer_than_every_deadline_is_used_again_on_tgtd() {
+    on_tgtd(|stage, tgtd| {
+        tgtd.signal(Signal::STOP)?;
+        let lost = stage.wait_until_disks_are_lost();
+        tgtd.signal(Signal::CONT)?;
+        lost?;
+        stage.wait_until_home()?;
+        stage.wait_until_clients_go_on("after the shelf stood still")
     });
 }

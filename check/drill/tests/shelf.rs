@@ -1,0 +1,44 @@
+//! What happens to the shelf happens to both nodes at once: neither may take it for the other's death, and nothing
+//! acknowledged may be missing afterwards.
+
+use std::time::Duration;
+
+use understudy::harness::Signal;
+use understudy_drill::stage::plan;
+use understudy_drill::{Stage, play};
+
+/// Several times what a test takes on a busy machine.
+const LIMIT: Duration = Duration::from_secs(90);
+
+fn with_clients(story: impl FnOnce(&mut Stage) -> anyhow::Result<()> + Send + 'static) {
+    play(LIMIT, move |folder| {
+        let mut stage = Stage::set_up(plan(env!("CARGO_BIN_EXE_understudy-drilled"), folder))?;
+        stage.start_clients(1)?;
+        story(&mut stage)?;
+        stage.conclude()
+    });
+}
+
+#[test]
+fn a_shelf_that_stood_still_longer_than_every_deadline_is_used_again() {
+    with_clients(|stage| {
+        stage.pair.signal_shelf(Signal::STOP)?;
+        let lost = stage.wait_until_disks_are_lost();
+        stage.pair.signal_shelf(Signal::CONT)?;
+        lost?;
+        stage.wait_until_home()?;
+        stage.wait_until_clients_go_on("after the shelf stood still")
+    });
+}
+
+/// SPC-4 r37 §5.13.5: what was registered with APTPL is there again.
+#[test]
+fn a_shelf_that_was_killed_and_started_again_is_used_again() {
+    with_clients(|stage| {
+        stage.pair.kill_shelf()?;
+        stage.wait_until_disks_are_lost()?;
+        stage.pair.start_shelf()?;
+        stage.wait_until_home()?;
+        stage.wait_until_clients_go_on("after the shelf was started again")
+    });
+}
