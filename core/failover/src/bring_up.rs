@@ -17,7 +17,7 @@ use crate::watch::Signs;
 use crate::words::{Micros, Op, PoolId};
 
 /// GIVEWAIT.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum GiveWait {
     /// For RELEASED with this incarnation in the partner's page.
     Waiting,
@@ -29,7 +29,7 @@ pub enum GiveWait {
 }
 
 /// DISKINIT: disks are initialised and the lock disks joined, side by side.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct DiskInit {
     /// Ends with `DisksInitialised` or `DiskInitConflicted`; `None` when it is done.
     pub init: Option<Op>,

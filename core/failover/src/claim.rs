@@ -24,7 +24,7 @@ use crate::watch::Signs;
 use crate::words::{Generation, Micros, NodeId, Op, PoolId, RequestId};
 
 /// Where a node was when it began to claim, and goes back to if it has to give up.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Origin {
     /// Booting.
     Boot,
@@ -46,7 +46,7 @@ pub enum Origin {
 }
 
 /// Where the right comes from.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Route {
     /// The records give the pools to this node.
     HomeAgain,
@@ -65,7 +65,7 @@ pub enum Route {
 }
 
 /// Something ordered for one pool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Part {
     /// Not ordered yet.
     Due,
@@ -78,7 +78,7 @@ pub enum Part {
 }
 
 /// How far one pool is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Progress {
     /// Its fence.
     pub fence: Part,
@@ -89,7 +89,7 @@ pub struct Progress {
 }
 
 /// How far a claim is.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum ClaimPhase {
     /// Registers on the lock disks. Ends with `LockDisksJoined`.
     Joining {
@@ -127,7 +127,7 @@ pub enum ClaimPhase {
 }
 
 /// What is tried again.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Again {
     /// Joining.
     Join,
@@ -155,7 +155,7 @@ impl ClaimPhase {
 }
 
 /// A claim.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Claim {
     /// Where it began.
     pub origin: Origin,

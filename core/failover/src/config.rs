@@ -11,14 +11,14 @@ use crate::words::{Micros, NodeId, PairId, PoolId};
 pub const POOLS_MAX: usize = 60;
 
 /// One pool as configured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct PoolConfig {
     /// The node it belongs to by configuration.
     pub home: NodeId,
 }
 
 /// Whether a repaired partner gets its pools back without being asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum AutomaticGiveback {
     /// At once after MBWAIT, at most `limit` times within `window`; after that it waits for the operator.
     Within {
@@ -32,7 +32,7 @@ pub enum AutomaticGiveback {
 }
 
 /// When things are tried. Microseconds.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Timing {
     /// Between two routine reads of the partner's page. 10 ms: a hand-off is noticed within one frame of a screen, at
     /// 100 reads a second, which is nothing for the fabric.
@@ -104,7 +104,7 @@ impl Default for Timing {
 }
 
 /// Everything the machine is told.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Config {
     /// Which pair.
     pub pair: PairId,

@@ -15,7 +15,7 @@ use crate::timers::Timer;
 use crate::words::{Generation, LegIndex, MetadataVersion, Micros, MirrorIndex, NodeId, Op, PoolId};
 
 /// What a record is written for.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub(crate) enum Job {
     /// This node has these pools, going on from these entries.
     Claim(Vec<PoolEntry>),
@@ -32,7 +32,7 @@ pub(crate) enum Job {
 }
 
 /// One leg.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub(crate) struct LegChange {
     pub(crate) pool: PoolId,
     pub(crate) mirror: MirrorIndex,
@@ -41,14 +41,14 @@ pub(crate) struct LegChange {
 }
 
 /// What a leg is to be recorded as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub(crate) enum LegState {
     Bad,
     Good,
 }
 
 /// A record whose answer is not in.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 struct Writing {
     op: Op,
     record: Record,
@@ -57,7 +57,7 @@ struct Writing {
 }
 
 /// The desk.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Desk {
     /// What the records say, as far as this node knows: the truth for pools it holds.
     pub(crate) entries: BTreeMap<PoolId, PoolEntry>,
@@ -75,14 +75,14 @@ pub struct Desk {
     halted: Halted,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 enum Pause {
     No,
     /// The last record did not get a majority; [`Timer::Record`] ends it.
     Yes,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 enum Halted {
     No,
     Yes,

@@ -16,7 +16,7 @@ use crate::words::{Generation, LegIndex, LegSet, MetadataVersion, Micros, Mirror
 pub type Effects = Vec<Effect>;
 
 /// How a node comes to its registration on the lock disks for a contest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Entry {
     /// It is registered, as a serving node. Finding its own key gone it has lost and must not register again.
     Registered,
@@ -25,7 +25,7 @@ pub enum Entry {
 }
 
 /// What kind of fence a pool gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum FenceKind {
     /// End state: own keys only, this node holds type 6 (Exclusive Access - Registrants Only). The partner's keys are removed by
     /// PREEMPT AND ABORT.
@@ -38,7 +38,7 @@ pub enum FenceKind {
 }
 
 /// How the legs of a pool's mirrors may be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub enum LegsAre {
     /// They hold the same: any leg may be read.
     Equal,
@@ -47,7 +47,7 @@ pub enum LegsAre {
 }
 
 /// How closely the partner's page is watched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum PollPace {
     /// [`crate::config::Timing::poll_routine`].
     Routine,
@@ -56,7 +56,7 @@ pub enum PollPace {
 }
 
 /// What an operator has to know; stands until cleared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Alarm {
     /// The partner's page cannot be read while its heartbeat goes on.
     InterconnectDown,
@@ -85,7 +85,7 @@ pub enum Alarm {
 }
 
 /// Why the process starts again as a fresh incarnation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub enum RestartReason {
     /// The partner won the lock disks.
     ContestLost,
@@ -102,7 +102,7 @@ pub enum RestartReason {
 }
 
 /// Why a hand-off may not happen now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[repr(u8)]
 pub enum Veto {
     /// Soft: a mirror is being resynced.
@@ -159,7 +159,7 @@ impl Veto {
 }
 
 /// Answer to an operator's request.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Reply {
     /// Done.
     Done,
@@ -187,7 +187,7 @@ pub enum Reply {
 }
 
 /// An order.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Effect {
     /// Put this into the registered page, with the live words, a new sequence number and the CRC. Takes no time.
     PublishPage(Box<PageContent>),

@@ -25,7 +25,7 @@ use crate::watch::Signs;
 use crate::words::{Generation, Incarnation, MetadataVersion, Micros, Op, PoolId, RequestId};
 
 /// Why pools are handed over.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Why {
     /// They go home.
     Giveback,
@@ -39,7 +39,7 @@ pub enum Why {
 }
 
 /// An operator who waits for an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Asked {
     /// Number to echo.
     pub request: RequestId,
@@ -50,7 +50,7 @@ pub struct Asked {
 }
 
 /// How one pool of a hand-off is held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Hold {
     /// Ends with `PoolHeld` or `PoolNotHeld`.
     Ordered(Op),
@@ -59,7 +59,7 @@ pub enum Hold {
 }
 
 /// How far a hand-off is.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum HandOffPhase {
     /// Still serving. Ends with `HandOffPrepared`.
     Preparing {
@@ -114,7 +114,7 @@ impl HandOffPhase {
 }
 
 /// A hand-off.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct HandOff {
     /// To which incarnation of the partner.
     pub to: Incarnation,

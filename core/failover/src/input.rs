@@ -12,7 +12,7 @@ use crate::survey::Survey;
 use crate::words::{Generation, LegIndex, MetadataVersion, Micros, MirrorIndex, Op, PoolId, RequestId};
 
 /// Why a read of the partner's page gave no page.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Unreadable {
     /// The partner's machine refuses the connection: its process does not run.
     Refused,
@@ -29,7 +29,7 @@ pub enum Unreadable {
 }
 
 /// What became of a record on one lock disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum WriteOutcome {
     /// On the medium.
     Written,
@@ -40,7 +40,7 @@ pub enum WriteOutcome {
 }
 
 /// What became of a registration on one lock disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum JoinOutcome {
     /// Own key stands (READ KEYS), older own keys do not.
     Joined,
@@ -49,7 +49,7 @@ pub enum JoinOutcome {
 }
 
 /// What became of the fence of one pool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum FenceOutcome {
     /// Every disk of every leg recorded good has the end state asked for, read back.
     Fenced,
@@ -70,7 +70,7 @@ pub enum FenceOutcome {
 }
 
 /// What became of opening a pool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum OpenOutcome {
     /// Its metadata is loaded.
     Opened {
@@ -87,7 +87,7 @@ pub enum OpenOutcome {
 }
 
 /// Why a pool was not held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum NotHeld {
     /// Commands in flight did not end.
     DrainTimedOut,
@@ -98,7 +98,7 @@ pub enum NotHeld {
 }
 
 /// What a hand-off would meet at the node that has the pools.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct HandOffFindings {
     /// Digest of the disks of the pools, as this node finds them.
     pub inventory: u64,
@@ -109,7 +109,7 @@ pub struct HandOffFindings {
 }
 
 /// Whether an operator passes over soft vetoes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum SoftVetoes {
     /// They count.
     Count,
@@ -118,7 +118,7 @@ pub enum SoftVetoes {
 }
 
 /// Whether it is to be done or only judged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Earnest {
     /// Do it.
     Do,
@@ -127,7 +127,7 @@ pub enum Earnest {
 }
 
 /// How a takeover is to go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum TakeoverKind {
     /// The partner hands its pools over.
     Planned,
@@ -136,7 +136,7 @@ pub enum TakeoverKind {
 }
 
 /// What an operator asks of this node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Request {
     /// Take the partner's pools.
     Takeover {
@@ -159,7 +159,7 @@ pub enum Request {
 }
 
 /// Service health as the driver sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[repr(u32)]
 pub enum Health {
     /// All well.
@@ -171,7 +171,7 @@ pub enum Health {
 }
 
 /// A fact.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Input {
     /// The process runs and the page is registered with the fabric. First of all inputs.
     Started,

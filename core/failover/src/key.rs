@@ -8,7 +8,7 @@
 use crate::words::{Generation, Incarnation, NodeId, PairId};
 
 /// A reservation key as it stands on a disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct ReservationKey(pub u64);
 
 /// What a key says.

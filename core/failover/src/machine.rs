@@ -34,7 +34,7 @@ use crate::watch::Watch;
 use crate::words::{Generation, Incarnation, LegSet, MetadataVersion, Micros, NodeId, Op, PoolId};
 
 /// Where a node is.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum State {
     /// Before `Started`.
     Off,
@@ -65,7 +65,7 @@ pub enum State {
 }
 
 /// Whether this incarnation is registered on the lock disks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Membership {
     /// Not registered, or not on a majority.
     Outside,
@@ -74,7 +74,7 @@ pub enum Membership {
 }
 
 /// What this node does with a pool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Here {
     /// As its page says.
     pub state: PoolState,
@@ -87,7 +87,7 @@ pub struct Here {
 }
 
 /// The machine of one node.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Machine {
     pub(crate) config: Config,
     pub(crate) incarnation: Incarnation,

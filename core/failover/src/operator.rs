@@ -19,7 +19,7 @@ use crate::watch::Signs;
 use crate::words::{MetadataVersion, Micros, Op, PoolId, RequestId};
 
 /// A planned takeover asked for here.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Wanting {
     /// Whose answer is due.
     pub request: RequestId,
@@ -34,7 +34,7 @@ pub struct Wanting {
 }
 
 /// An orderly stop.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Halting {
     /// Whose answer is due.
     pub request: RequestId,

@@ -69,7 +69,7 @@ const ENTRY_BYTES: usize = 32;
 const FLAG_WANTED: u16 = 1;
 
 /// The state a node shows. Numbers never change their meaning.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[repr(u32)]
 pub enum StateWord {
     /// On its way up, nothing found out yet.
@@ -144,7 +144,7 @@ impl fmt::Display for StateWord {
 }
 
 /// What a node is doing within its state, for the operator's eyes; nothing is decided by it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[repr(u32)]
 pub enum Stage {
     /// Nothing in particular.
@@ -230,7 +230,7 @@ impl Stage {
 }
 
 /// What a node does with a pool, as its page says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[repr(u8)]
 pub enum PoolState {
     /// Nothing.
@@ -256,7 +256,7 @@ impl PoolState {
 }
 
 /// One entry of the pool table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct PagePool {
     /// Which pool.
     pub id: PoolId,
@@ -273,7 +273,7 @@ pub struct PagePool {
 }
 
 /// A commit announced to the receiver.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Announcement {
     /// Generation of the COMMIT record.
     pub generation: Generation,
@@ -282,7 +282,7 @@ pub struct Announcement {
 }
 
 /// A request for pools: planned takeover.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Want {
     /// Its number, not zero, new in this incarnation.
     pub number: u64,
@@ -291,7 +291,7 @@ pub struct Want {
 }
 
 /// What a node last saw in its partner's page.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Acknowledgement {
     /// Which incarnation.
     pub incarnation: Incarnation,
@@ -300,7 +300,7 @@ pub struct Acknowledgement {
 }
 
 /// The words the failover machine writes.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct PageContent {
     /// State word.
     pub state: StateWord,
@@ -331,7 +331,7 @@ pub struct PageContent {
 }
 
 /// The words the driver fills in at each publication.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
 pub struct LiveWords {
     /// Progress counter.
     pub progress: u64,
@@ -342,7 +342,7 @@ pub struct LiveWords {
 }
 
 /// A whole page.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Page {
     /// Whose pair.
     pub pair: PairId,

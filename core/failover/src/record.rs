@@ -34,7 +34,7 @@ const ENTRY_BYTES: usize = 24;
 const BLOCK_BYTES: usize = 4096;
 
 /// What an entry decides.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[repr(u8)]
 pub enum Verdict {
     /// The owner has it.
@@ -46,7 +46,7 @@ pub enum Verdict {
 }
 
 /// What is recorded of one pool.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct PoolEntry {
     /// Which pool.
     pub pool: PoolId,
@@ -65,7 +65,7 @@ pub struct PoolEntry {
 }
 
 /// A record.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Record {
     /// Whose pair.
     pub pair: PairId,
@@ -80,7 +80,7 @@ pub struct Record {
 }
 
 /// A heartbeat.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Heartbeat {
     /// Which run beats.
     pub incarnation: Incarnation,

@@ -11,7 +11,7 @@ use crate::record::{Heartbeat, PoolEntry, Record, RecordSlots};
 use crate::words::{Generation, NodeId, PairId, PoolId};
 
 /// One lock disk as it was read.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
 pub struct LockDiskView {
     /// Both slots of each node's area, by node index.
     pub records: [RecordSlots; 2],
@@ -29,7 +29,7 @@ impl LockDiskView {
 }
 
 /// One reading of all lock disks; `None` for one that did not answer.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Survey {
     /// In the pair's fixed order.
     pub disks: Vec<Option<LockDiskView>>,

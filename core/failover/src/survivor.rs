@@ -17,7 +17,7 @@ use crate::watch::Signs;
 use crate::words::{Incarnation, Micros, Op, PoolId};
 
 /// TAKEOVER.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Exclusive {
     /// Nothing to do but serve.
     Resting,
@@ -36,7 +36,7 @@ pub enum Exclusive {
 }
 
 /// What follows when the partner reaches MBWAIT.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum AfterMailboxWait {
     /// The giveback, as the configuration says.
     Configured,
@@ -45,7 +45,7 @@ pub enum AfterMailboxWait {
 }
 
 /// RELEASED.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Released {
     /// The incarnation that may read the disks and register on the lock disks.
     pub to: Incarnation,

@@ -11,7 +11,7 @@ use crate::page::StateWord;
 use crate::words::{Generation, Incarnation, NodeId, PoolId};
 
 /// One step.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Step {
     /// Own page says this now.
     Asserted(StateWord),

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crate::words::Micros;
 
 /// What a deadline is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Timer {
     /// When to judge again whether the partner shows signs of life.
     Signs,
@@ -32,7 +32,7 @@ impl Timer {
 }
 
 /// Deadlines set.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
 pub struct Timers(BTreeMap<Timer, Micros>);
 
 impl Timers {

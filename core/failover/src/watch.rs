@@ -25,7 +25,7 @@ pub enum Signs {
 }
 
 /// How the last reads of the page went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 enum Link {
     /// Pages come, or nothing is known yet.
     Usual,
@@ -36,7 +36,7 @@ enum Link {
 }
 
 /// The watch kept on the partner.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Watch {
     page: Option<Page>,
     page_moved: Micros,

@@ -6,11 +6,11 @@
 use std::fmt;
 
 /// Number of the pair, the same on both nodes, part of every page, record and key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct PairId(pub u16);
 
 /// One of the two nodes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub enum NodeId {
     /// The first node of the pair's configuration.
     A,
@@ -70,7 +70,7 @@ impl fmt::Display for NodeId {
 }
 
 /// One run of a node's process: a random non-zero number drawn by the driver at start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Incarnation(pub u64);
 
 impl Incarnation {
@@ -91,7 +91,7 @@ impl fmt::Display for Incarnation {
 }
 
 /// Grows with every change of ownership or of mirror legs. 24 bits, because it is part of every key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Generation(pub u32);
 
 impl Generation {
@@ -114,11 +114,11 @@ impl fmt::Display for Generation {
 }
 
 /// Grows with every write of a pool's metadata.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct MetadataVersion(pub u64);
 
 /// Number of a pool, unique in the pair.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct PoolId(pub u32);
 
 impl fmt::Display for PoolId {
@@ -128,15 +128,15 @@ impl fmt::Display for PoolId {
 }
 
 /// Index of a mirror within its pool, as in the pool's label.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct MirrorIndex(pub u16);
 
 /// Index of a leg within its mirror, 0 to 7.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct LegIndex(pub u8);
 
 /// The legs of one mirror that are recorded good, one bit a leg.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct LegSet(pub u8);
 
 impl LegSet {
@@ -188,7 +188,7 @@ impl LegSet {
 }
 
 /// A moment, or a length of time, in microseconds of the driver's monotonic clock. The core has no clock of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, serde::Serialize, serde::Deserialize)]
 pub struct Micros(pub u64);
 
 impl Micros {
@@ -212,9 +212,9 @@ impl Micros {
 }
 
 /// Number of an order, echoed in its answer. An answer whose number is not the one waited for does nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Op(pub u64);
 
 /// Number of an operator's request, given by the driver and echoed in [`crate::effect::Effect::AnswerOperator`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct RequestId(pub u64);
