@@ -127,6 +127,19 @@ enum Event {
     Wake(NodeId),
 }
 
+/// A fact told to one run of a node.
+#[derive(Debug, Clone)]
+pub struct Told {
+    /// To whom.
+    pub node: NodeId,
+    /// To which run of it.
+    pub incarnation: Incarnation,
+    /// When.
+    pub now: Micros,
+    /// What.
+    pub input: Input,
+}
+
 /// The world.
 pub struct World {
     /// The moment.
@@ -143,6 +156,8 @@ pub struct World {
     pub chaos: Chaos,
     /// Lines of what happened, if kept.
     pub transcript: Option<Vec<String>>,
+    /// Every fact told to a machine, if kept: what an event log would hold.
+    pub told: Option<Vec<Told>>,
     /// Chance.
     pub dice: Dice,
     /// Acknowledged writes, for the curious.
@@ -192,6 +207,7 @@ impl World {
             interconnect: [true; 2],
             chaos,
             transcript: None,
+            told: None,
             dice: Dice::new(seed),
             acknowledged: 0,
             acked: ids.iter().map(|pool| (*pool, 0)).collect(),
@@ -421,6 +437,9 @@ impl World {
         let now = self.now;
         let mut out = Effects::new();
         let Some(machine) = self.nodes[node.index()].machine.as_mut() else { return };
+        if let Some(told) = &mut self.told {
+            told.push(Told { node, incarnation: machine.incarnation(), now, input: input.clone() });
+        }
         machine.step(now, input, &mut out);
         for effect in out {
             self.carry_out(node, effect);
