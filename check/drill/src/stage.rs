@@ -30,6 +30,9 @@ const PAGES: u64 = 150;
 /// What a client writes to: little, so that most blocks are written several times and an old state would show.
 const SPAN_BYTES: u64 = 1 << 20;
 
+/// Room that drills may need, several side by side.
+const SCRATCH_BYTES: u64 = 2 << 30;
+
 /// What hits a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -41,13 +44,22 @@ pub enum Fault {
     Hung,
 }
 
+/// Where drills have their disks: in memory if they can. On a machine whose own disk is busy a single flush takes ten seconds
+/// and more, and what a pair rightly waits for is not what a drill is about.
+fn scratch() -> PathBuf {
+    let memory = PathBuf::from("/dev/shm");
+    let room = rustix::fs::statvfs(&memory).is_ok_and(|found| found.f_bavail * found.f_frsize >= SCRATCH_BYTES);
+    let usable = room && rustix::fs::access(&memory, rustix::fs::Access::WRITE_OK).is_ok();
+    if usable { memory } else { std::env::temp_dir() }
+}
+
 /// Plays a drill in a folder of its own, at most for `limit`. If it does not hold, everything stays in the folder,
 /// which is named.
 ///
 /// # Panics
 /// It does not hold, or not in time.
 pub fn play(limit: Duration, drill: impl FnOnce(&Path) -> anyhow::Result<()> + Send + 'static) {
-    let folder = tempfile::Builder::new().prefix("understudy-drill-").tempdir().expect("a folder");
+    let folder = tempfile::Builder::new().prefix("understudy-drill-").tempdir_in(scratch()).expect("a folder");
     let path = folder.path().to_owned();
     let (done, over) = channel();
     let player = std::thread::spawn(move || {
