@@ -30,6 +30,7 @@ impl Carrier {
             let mut driven = FuturesUnordered::new();
             loop {
                 tokio::select! {
+                    biased;
                     arrived = arriving.recv() => match arrived {
                         Some(orphan) => driven.push(orphan),
                         None => break,

@@ -12,14 +12,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use understudy_iscsi::login::{LoginStatus, Stage};
 use understudy_session::Micros;
 use understudy_session::initiator::{Config, Event, Fate, Initiator, SessionLost};
 
 use crate::disk::{DiskError, Link};
+use crate::network::Network;
 use crate::session::{Reconnect, Shared, Ticket};
 
 /// Room kept free in the receive buffer: one read then takes what a deep queue of small answers has brought.
@@ -54,19 +54,19 @@ impl End {
 }
 
 /// Connects again and again until the session is closed.
-pub(crate) async fn run(shared: Rc<Shared>) {
+pub(crate) async fn run<N: Network>(network: N, shared: Rc<Shared>) {
     let mut pause = Duration::ZERO;
     let mut next = Attempt { config: shared.config.clone(), portal: shared.place.portal.clone() };
     // BOUND: as long as the session lives; between two turns lies a pause, a connection that lasted, or one redirection.
     loop {
         let began = Instant::now();
-        let end = serve(&shared, &next).await;
+        let end = serve(&network, &shared, &next).await;
         let has_lasted = began.elapsed() >= PAUSE.1;
         tracing::debug!(target = %shared.place.target, portal = %next.portal, "session ended: {}", end.text());
         give_up(&shared, &end);
         if shared.is_closing.get() || shared.options.reconnect == Reconnect::Never {
             shared.is_closing.set(true);
-            shared.link.send_replace(Link::Down);
+            shared.link.set(Link::Down);
             return;
         }
         let is_redirected = next.learn(&shared, &end);
@@ -109,16 +109,13 @@ impl Attempt {
 }
 
 /// One connection from connect to end.
-async fn serve(shared: &Rc<Shared>, attempt: &Attempt) -> End {
-    let connecting = timeout(shared.options.login_deadline, TcpStream::connect(&attempt.portal));
+async fn serve<N: Network>(network: &N, shared: &Rc<Shared>, attempt: &Attempt) -> End {
+    let connecting = timeout(shared.options.login_deadline, network.connect(&attempt.portal));
     let stream = match connecting.await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return End::Socket(error),
         Err(_) => return End::Socket(io::ErrorKind::TimedOut.into()),
     };
-    if let Err(error) = stream.set_nodelay(true) {
-        return End::Socket(error);
-    }
     let machine = Initiator::new(attempt.config.clone(), shared.now());
     let mut connection = Connection {
         shared,
@@ -136,7 +133,9 @@ fn give_up(shared: &Shared, end: &End) {
     let machine = shared.machine.take();
     *shared.last_trouble.borrow_mut() = end.text();
     shared.waker.replace(None);
-    shared.link.send_if_modified(|link| std::mem::replace(link, Link::Down) != Link::Down);
+    if shared.link.get() != Link::Down {
+        shared.link.set(Link::Down);
+    }
     for (ticket, fate) in machine.into_iter().flat_map(Initiator::abandon) {
         fail(shared, ticket, fate);
     }
@@ -153,16 +152,16 @@ fn fail(shared: &Shared, ticket: Ticket, fate: Fate) {
     }
 }
 
-struct Connection<'a> {
+struct Connection<'a, S> {
     shared: &'a Rc<Shared>,
-    stream: TcpStream,
+    stream: S,
     buffer: BytesMut,
     timer: Pin<Box<Sleep>>,
     /// When `timer` fires.
     armed: Micros,
 }
 
-impl Connection<'_> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<End> {
         self.shared.is_woken.set(false);
         self.keep_waker(context);
@@ -252,7 +251,7 @@ impl Connection<'_> {
         let epoch = self.shared.logins.get() + 1;
         self.shared.logins.set(epoch);
         tracing::debug!(target = %self.shared.place.target, epoch, ?parameters, "logged in");
-        self.shared.link.send_replace(Link::Connected { epoch });
+        self.shared.link.set(Link::Connected { epoch });
         if self.shared.is_closing.get()
             && let Some(machine) = self.shared.machine.borrow_mut().as_mut()
         {

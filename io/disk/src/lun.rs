@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::LocalBoxFuture;
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use understudy_iscsi::codes::{TaskFunction, TaskFunctionResponse};
@@ -28,9 +27,11 @@ use understudy_scsi::operations::opcode;
 use understudy_scsi::{Asc, Sense, SenseKey, Status};
 
 use crate::disk::{Disk, DiskError, DiskIdentity, Durability, Extent, Geometry, Link};
+use crate::network::{Network, Tcp};
 use crate::reservation::Reservations;
 use crate::session::{Answer, Nexus, Options, Request, Session, Transfer};
 use crate::url::LunUrl;
+use crate::watched::Watched;
 
 /// Most unit attentions swallowed for one command. A target keeps a handful for each nexus; one that has always
 /// another is broken, and the last one is handed to the caller.
@@ -68,7 +69,7 @@ pub(crate) struct Unit {
     /// Login of the session in which pending unit attentions have been swallowed; the link shows no other.
     settled_login: Cell<Option<u64>>,
     trusted: Cell<Option<u64>>,
-    link_moved: watch::Sender<()>,
+    link_moved: Watched<()>,
     pub(crate) keeps_through_power_loss: Cell<bool>,
     pub(crate) aborts_exactly: Cell<bool>,
 }
@@ -91,7 +92,15 @@ impl IscsiLun {
     /// PANIC: outside a tokio `LocalSet`.
     #[must_use]
     pub fn open(url: &LunUrl, nexus: Nexus, options: Options) -> Rc<Self> {
-        Self::on(Session::start(url.place.clone(), nexus, options.clone()), url.lun, options)
+        Self::open_over(Tcp, url, nexus, options)
+    }
+
+    /// As [`IscsiLun::open`], over another network.
+    ///
+    /// PANIC: outside a tokio `LocalSet`.
+    #[must_use]
+    pub fn open_over(network: impl Network, url: &LunUrl, nexus: Nexus, options: Options) -> Rc<Self> {
+        Self::on(Session::start_over(network, url.place.clone(), nexus, options.clone()), url.lun, options)
     }
 
     /// A logical unit of a session that others may use too. They share its fate: one command that is not answered by
@@ -110,7 +119,7 @@ impl IscsiLun {
             epoch: Cell::new(0),
             settled_login: Cell::new(None),
             trusted: Cell::new(None),
-            link_moved: watch::Sender::new(()),
+            link_moved: Watched::new(()),
             keeps_through_power_loss: Cell::new(false),
             aborts_exactly: Cell::new(true),
         });
@@ -157,7 +166,7 @@ async fn settle_again_and_again(unit: Rc<Unit>) {
                 unit.settled_login.set(Some(login));
             }
         }
-        unit.link_moved.send_replace(());
+        unit.link_moved.set(());
     }
 }
 
@@ -185,14 +194,15 @@ impl Unit {
     async fn link_changed(&self, seen: Link) -> Link {
         // BOUND: every turn waits for a change of one of the two links.
         loop {
-            let mut moved = self.link_moved.subscribe();
+            let moved = self.link_moved.version();
             let session = self.session.link();
             let now = self.link();
             if now != seen {
                 return now;
             }
             tokio::select! {
-                _ = moved.changed() => {}
+                biased;
+                () = self.link_moved.set_after(moved) => {}
                 _ = self.session.link_changed(session) => {}
             }
         }
@@ -201,7 +211,7 @@ impl Unit {
     /// A power-on or reset unit attention was seen: whatever was proved before proves nothing now.
     fn begin_epoch(&self) {
         self.epoch.set(self.epoch.get() + 1);
-        self.link_moved.send_replace(());
+        self.link_moved.set(());
     }
 
     /// Sends a command once and returns its sense data with the answer, noting resets.

@@ -16,7 +16,6 @@ use std::task::Waker;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use understudy_iscsi::codes::{Residual, TaskAttribute, TaskFunction, TaskFunctionResponse};
@@ -28,7 +27,9 @@ pub use understudy_session::initiator::{DigestOffer, Transfer};
 
 use crate::connection;
 use crate::disk::{DiskError, Link};
+use crate::network::{Network, Tcp};
 use crate::reply::{Promise, promise};
+use crate::watched::Watched;
 
 /// Who this end is: the initiator port that persistent reservations are bound to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,7 +151,7 @@ pub(crate) struct Shared {
     /// Wakes the background task when there is something to send.
     pub(crate) waker: RefCell<Option<Waker>>,
     pub(crate) is_woken: Cell<bool>,
-    pub(crate) link: watch::Sender<Link>,
+    pub(crate) link: Watched<Link>,
     pub(crate) logins: Cell<u64>,
     pub(crate) last_trouble: RefCell<String>,
     pub(crate) is_closing: Cell<bool>,
@@ -219,6 +220,14 @@ impl Session {
     /// PANIC: outside a tokio `LocalSet`.
     #[must_use]
     pub fn start(place: Place, nexus: Nexus, options: Options) -> Rc<Self> {
+        Self::start_over(Tcp, place, nexus, options)
+    }
+
+    /// As [`Session::start`], over another network.
+    ///
+    /// PANIC: outside a tokio `LocalSet`.
+    #[must_use]
+    pub fn start_over(network: impl Network, place: Place, nexus: Nexus, options: Options) -> Rc<Self> {
         let config = config(nexus, Purpose::Normal { target: place.target.clone() }, &options);
         let shared = Rc::new(Shared {
             place,
@@ -227,13 +236,13 @@ impl Session {
             machine: RefCell::new(None),
             waker: RefCell::new(None),
             is_woken: Cell::new(false),
-            link: watch::Sender::new(Link::Down),
+            link: Watched::new(Link::Down),
             logins: Cell::new(0),
             last_trouble: RefCell::new(String::new()),
             is_closing: Cell::new(false),
             origin: Instant::now(),
         });
-        let task = tokio::task::spawn_local(connection::run(Rc::clone(&shared)));
+        let task = tokio::task::spawn_local(connection::run(network, Rc::clone(&shared)));
         Rc::new(Self { shared, task })
     }
 
@@ -246,14 +255,13 @@ impl Session {
     /// State of the session; here `epoch` is the number of the login alone.
     #[must_use]
     pub fn link(&self) -> Link {
-        *self.shared.link.borrow()
+        self.shared.link.get()
     }
 
     /// Waits until [`Session::link`] differs from `seen`.
     pub async fn link_changed(&self, seen: Link) -> Link {
-        let mut link = self.shared.link.subscribe();
-        // The sender lives in `shared`, which `self` holds: waiting can not fail.
-        link.wait_for(|now| *now != seen).await.map_or(seen, |now| *now)
+        self.shared.link.until(|link| link.get() != seen).await;
+        self.link()
     }
 
     /// Waits until there is a session, or with [`Reconnect::Never`] until there will be none.
@@ -263,11 +271,11 @@ impl Session {
     pub async fn connected(&self) -> Result<(), DiskError> {
         // BOUND: every turn waits for a change of the link.
         while self.link() == Link::Down {
-            let mut link = self.shared.link.subscribe();
-            // The background task marks the channel as changed also when it gives up.
-            if self.shared.is_closing.get() || link.changed().await.is_err() {
+            if self.shared.is_closing.get() {
                 return Err(self.shared.unreachable());
             }
+            // The background task sets the link also when it gives up.
+            self.shared.link.set_after(self.shared.link.version()).await;
         }
         Ok(())
     }

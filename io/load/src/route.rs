@@ -64,6 +64,7 @@ impl Route for IscsiRoute {
             let login = lun.session().link();
             // The LUN is ready once its size is known; the session may be lost before that.
             tokio::select! {
+                biased;
                 ready = lun.ready(self.deadlines.login) => ready?,
                 _ = lun.session().link_changed(login) => {
                     return Err(DiskError::Unreachable(lun.session().last_trouble()));

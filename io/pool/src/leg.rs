@@ -225,7 +225,7 @@ impl Leg {
     /// Ends when the leg's state changed, the pool stopped, or it is time to look again.
     pub async fn changed_or_time_to_look(&self) {
         let changed = self.changed.notified();
-        tokio::select! { () = changed => {}, () = self.switch.stopped() => {}, () = sleep(self.switch.retry_delay) => {} }
+        tokio::select! { biased; () = changed => {}, () = self.switch.stopped() => {}, () = sleep(self.switch.retry_delay) => {} }
     }
 
     /// Reads bytes of the disk whatever the leg's state: for metadata, before the pool serves.
@@ -423,7 +423,7 @@ pub async fn supervise(leg: Rc<Leg>, mirror: Weak<Mirror>) {
                 }
                 let link = leg.disk.link_changed(seen);
                 let ended = leg.switch.stopped();
-                tokio::select! { _ = link => {}, () = changed => {}, () = ended => return }
+                tokio::select! { biased; _ = link => {}, () = changed => {}, () = ended => return }
             }
             LegState::Away { since, .. } => recover(&leg, &siblings, since).await,
             LegState::Failed => {

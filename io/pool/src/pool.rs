@@ -418,7 +418,7 @@ impl Pool {
             if self.in_sync() || self.switch.is_stopped() {
                 return;
             }
-            tokio::select! { () = equal => {}, () = self.switch.stopped() => {} }
+            tokio::select! { biased; () = equal => {}, () = self.switch.stopped() => {} }
         }
     }
 
@@ -568,6 +568,7 @@ async fn finish(mut left: mpsc::UnboundedReceiver<LocalBoxFuture<'static, ()>>, 
     // BOUND: at most as many as there were commands; each ends with its legs' outcomes.
     while !(switch.is_stopped() && under_way.is_empty()) {
         tokio::select! {
+            biased;
             work = left.recv() => match work {
                 Some(work) => under_way.push(work),
                 None if under_way.is_empty() => return,

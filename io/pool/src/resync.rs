@@ -48,7 +48,7 @@ pub async fn resync(index: u16, mirror: Rc<Mirror>, shared: Rc<ResyncShared>) {
         let front = front_region(index, &mirror, &shared.metadata.borrow());
         let Some(region) = front.or_else(|| mirror.next_listed(after_listed)) else {
             shared.equal.notify_waiters();
-            tokio::select! { () = differs => {}, () = shared.switch.stopped() => {} }
+            tokio::select! { biased; () = differs => {}, () = shared.switch.stopped() => {} }
             continue;
         };
         if copy_politely(region, &mirror, &shared).await {

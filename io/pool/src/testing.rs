@@ -1,4 +1,4 @@
-//! A disk in memory that goes wrong on request: for tests only, behind the feature `testing`.
+//! A disk in memory that goes wrong on request, and names that follow from a seed: for tests only, behind the feature `testing`.
 //!
 //! Fault model: every command takes a random (seeded) time; a write lands in two halves with a pause between, so that
 //! overlapping writes that are not kept apart show; a link can be cut with commands under way, whose outcome is then
@@ -17,11 +17,30 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 use understudy_disk::disk::{Disk, DiskError, DiskIdentity, Durability, Extent, Geometry, Link};
 use understudy_disk::reservation::Reservations;
+use understudy_layout::Uuid;
 
 /// Sense key MEDIUM ERROR with UNRECOVERED READ ERROR.
 const BAD_READ: DiskError = DiskError::CheckCondition { key: 3, asc: 0x1100 };
 /// Sense key MEDIUM ERROR with WRITE ERROR.
 const BAD_WRITE: DiskError = DiskError::CheckCondition { key: 3, asc: 0x0c00 };
+
+thread_local! {
+    static NEXT_UUID: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// From now on pools, disks and volumes made on this thread get names that follow from `seed`.
+pub fn name_from(seed: u64) {
+    NEXT_UUID.set(Some(seed));
+}
+
+pub(crate) fn given_uuid() -> Option<Uuid> {
+    let number = NEXT_UUID.get()?;
+    NEXT_UUID.set(Some(number.wrapping_add(1)));
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+    bytes[8..].copy_from_slice(&number.to_be_bytes());
+    Some(Uuid::from_random(bytes))
+}
 
 /// A disk in memory.
 pub struct MemoryDisk {

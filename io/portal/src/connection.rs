@@ -20,8 +20,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::future::{Either, LocalBoxFuture, select};
 use futures_util::stream::FuturesUnordered;
-use tokio::io::{AsyncReadExt, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::io::AsyncReadExt;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 use understudy_device::{NexusHandle, Outcome, Task, TaskAttribute, TaskManagement, TaskManagementResponse};
@@ -32,8 +31,8 @@ use understudy_session::Micros;
 use understudy_session::target::{Begun, CommandArrived, End, Event, Reply, Setup, TargetConnection};
 
 use crate::control::Order;
-use crate::farewell;
 use crate::registry::{Admitted, Enrolled, Registry, Served};
+use crate::wire::Wire;
 
 /// Room made for each read: enough for dozens of small PDUs, or most of a large one.
 const READ_BYTES: usize = 128 << 10;
@@ -82,8 +81,8 @@ enum Done {
     },
 }
 
-struct Connection {
-    stream: TcpStream,
+struct Connection<W> {
+    stream: W,
     machine: TargetConnection,
     registry: Rc<Registry>,
     enrolled: Enrolled,
@@ -102,20 +101,18 @@ struct Connection {
 }
 
 /// Serves one connection to its end.
-pub(crate) async fn serve(stream: TcpStream, peer: SocketAddr, registry: Rc<Registry>, enrolled: Enrolled) {
+pub(crate) async fn serve<W: Wire>(stream: W, peer: SocketAddr, registry: Rc<Registry>, enrolled: Enrolled) {
     // A socket that died before we looked has no address and needs no service.
     let Ok(local) = stream.local_addr() else { return };
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%peer, %error, "cannot set TCP_NODELAY");
-    }
+    stream.send_at_once();
     let mut connection = Connection::new(stream, local, registry, enrolled);
     let ending = std::future::poll_fn(|context| connection.poll(context)).await;
     connection.note(peer, &ending);
     connection.wind_up(&ending).await;
 }
 
-impl Connection {
-    fn new(stream: TcpStream, local: SocketAddr, registry: Rc<Registry>, enrolled: Enrolled) -> Self {
+impl<W: Wire> Connection<W> {
+    fn new(stream: W, local: SocketAddr, registry: Rc<Registry>, enrolled: Enrolled) -> Self {
         let now = Instant::now();
         let setup = Setup {
             offer: registry.options.offer.clone(),
@@ -459,7 +456,7 @@ impl Connection {
                 let words = std::future::poll_fn(|context| self.poll_last_words(context));
                 // A socket that does not take them in time, or fails, is closed all the same.
                 let _ = tokio::time::timeout(LAST_WORDS, words).await;
-                farewell::end_in_order(self.stream);
+                self.stream.end_in_order();
             }
             Ending::Dropped | Ending::Closed | Ending::Socket(_) | Ending::Fenced => {
                 if matches!(ending, Ending::Dropped) {
@@ -467,7 +464,7 @@ impl Connection {
                     let _ = std::future::poll_fn(|context| Poll::Ready(self.poll_write(context))).await;
                 }
                 let Self { stream, admitted, enrolled, .. } = self;
-                farewell::end_in_order(stream);
+                stream.end_in_order();
                 if let Some(nexus) = nexus {
                     nexus.close().await;
                 }

@@ -14,8 +14,10 @@ mod listener;
 mod portal;
 mod registry;
 mod steer;
+mod wire;
 
 pub use gate::LoginGate;
 pub use portal::{Portal, PortalCounters, PortalError, PortalOptions};
 pub use understudy_session::target::Limits;
 pub use understudy_session::target::parameters::{DigestOffer, Offer};
+pub use wire::{Acceptor, Wire};

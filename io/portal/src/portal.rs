@@ -18,10 +18,10 @@ use understudy_session::target::parameters::Offer;
 
 use crate::connection;
 use crate::control::Order;
-use crate::farewell;
 use crate::gate::LoginGate;
 use crate::listener::Listener;
 use crate::registry::Registry;
+use crate::wire::{Acceptor, Wire};
 
 /// How a portal behaves.
 #[derive(Debug, Clone)]
@@ -114,10 +114,29 @@ impl Portal {
     /// # Errors
     /// [`PortalError::Listen`].
     pub fn bind(address: SocketAddr, options: PortalOptions) -> Result<Self, PortalError> {
-        let inner = Inner { registry: Registry::new(options), listening: RefCell::default() };
-        let portal = Self(Rc::new(inner));
+        let portal = Self::without_listener(options);
         portal.listen_also(address)?;
         Ok(portal)
+    }
+
+    /// Serves what `listener` accepts. Called inside a `LocalSet`.
+    #[must_use]
+    pub fn on(listener: impl Acceptor, options: PortalOptions) -> Self {
+        let portal = Self::without_listener(options);
+        portal.accept_from(listener);
+        portal
+    }
+
+    fn without_listener(options: PortalOptions) -> Self {
+        Self(Rc::new(Inner { registry: Registry::new(options), listening: RefCell::default() }))
+    }
+
+    fn accept_from(&self, listener: impl Acceptor) -> SocketAddr {
+        let address = listener.address();
+        let (stop, stopped) = oneshot::channel();
+        let task = spawn_local(accept(listener, Rc::clone(&self.0.registry), stopped));
+        self.0.listening.borrow_mut().push(Listening { address, stop, task });
+        address
     }
 
     /// Listens at one more address; the same targets are served there, in the same portal group. Returns the address
@@ -127,11 +146,7 @@ impl Portal {
     /// [`PortalError::Listen`].
     pub fn listen_also(&self, address: SocketAddr) -> Result<SocketAddr, PortalError> {
         let listener = Listener::bind(address).map_err(|source| PortalError::Listen { address, source })?;
-        let address = listener.address();
-        let (stop, stopped) = oneshot::channel();
-        let task = spawn_local(accept(listener, Rc::clone(&self.0.registry), stopped));
-        self.0.listening.borrow_mut().push(Listening { address, stop, task });
-        Ok(address)
+        Ok(self.accept_from(listener))
     }
 
     /// Where it listens.
@@ -201,7 +216,7 @@ impl Portal {
 /// Pause after a failed accept (out of file descriptors, say): trying at once again would only burn the processor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-async fn accept(listener: Listener, registry: Rc<Registry>, mut stopped: oneshot::Receiver<()>) {
+async fn accept<A: Acceptor>(listener: A, registry: Rc<Registry>, mut stopped: oneshot::Receiver<()>) {
     // BOUND: ends when the portal stops listening or is dropped.
     loop {
         let accepted = tokio::select! {
@@ -216,7 +231,7 @@ async fn accept(listener: Listener, registry: Rc<Registry>, mut stopped: oneshot
                 }
                 None => {
                     tracing::warn!(%peer, limit = registry.options.connections_max, "too many connections");
-                    farewell::end_in_order(stream);
+                    stream.end_in_order();
                 }
             },
             Err(error) => {
@@ -226,6 +241,6 @@ async fn accept(listener: Listener, registry: Rc<Registry>, mut stopped: oneshot
         }
     }
     for stream in listener.close() {
-        farewell::end_in_order(stream);
+        stream.end_in_order();
     }
 }

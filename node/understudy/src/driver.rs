@@ -8,6 +8,7 @@ pub mod carry_out;
 #[cfg(feature = "drill")]
 pub mod drill;
 pub mod fence;
+pub mod host;
 pub mod lane;
 pub mod locks;
 pub mod node;
@@ -17,13 +18,14 @@ pub mod publisher;
 pub mod rebirth;
 pub mod service;
 pub mod shelves;
+pub mod world;
 
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::signal::unix::{SignalKind, signal};
+use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use understudy_failover::effect::Effects;
@@ -32,7 +34,9 @@ use understudy_failover::machine::Machine;
 use understudy_failover::words::Micros;
 
 use crate::config::{Config, NodeName};
+use host::Host;
 use node::Node;
+use world::{Witness, World};
 
 /// How the run of a node ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +52,7 @@ pub enum Ending {
 /// # Errors
 /// When the node cannot even begin: interconnect, admin socket or state folder not usable.
 pub async fn run(config: Config, node: NodeName) -> anyhow::Result<ExitCode> {
-    match run_once(Rc::new(config), node).await? {
+    match run_in(Rc::new(Host), Rc::new(config), node).await? {
         Ending::Halted => Ok(ExitCode::SUCCESS),
         Ending::Restart => {
             let refused = rebirth::start_again();
@@ -57,13 +61,18 @@ pub async fn run(config: Config, node: NodeName) -> anyhow::Result<ExitCode> {
     }
 }
 
-async fn run_once(config: Rc<Config>, own: NodeName) -> anyhow::Result<Ending> {
+/// One run of `own` in a world, until it ends.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_in(world: Rc<dyn World>, config: Rc<Config>, own: NodeName) -> anyhow::Result<Ending> {
     // BOUND: every producer waits for answers, or is paced by a timer.
     let (facts, mut inbox) = mpsc::unbounded_channel();
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    let (node, parts) = Node::start(Rc::clone(&config), own, facts.clone())?;
-    let mut clock = Clock { began: Instant::now(), machine: Machine::new(node.machine_config(), node.incarnation()) };
+    let mut halts = world.halts()?;
+    let (node, parts) = Node::start(Rc::clone(&world), Rc::clone(&config), own, facts.clone())?;
+    let machine = Machine::new(node.machine_config(), node.incarnation());
+    let witness = world.witness(&config, own, &machine)?;
+    let mut clock = Clock { began: Instant::now(), machine, witness };
 
     let ordered = clock.step(Input::Started);
     if let Some(ending) = node.carry_out_all(ordered) {
@@ -79,8 +88,7 @@ async fn run_once(config: Rc<Config>, own: NodeName) -> anyhow::Result<Ending> {
                 Some(fact) => fact,
                 None => continue,
             },
-            _ = terminate.recv() => node.operator_asks(Request::Halt),
-            _ = interrupt.recv() => node.operator_asks(Request::Halt),
+            Some(()) = halts.next() => node.operator_asks(Request::Halt),
             () = sleep_until(due) => Input::TimerExpired,
         };
         let ordered = clock.step(fact);
@@ -107,13 +115,16 @@ async fn sleep_until(due: Option<Instant>) {
 struct Clock {
     began: Instant,
     machine: Machine,
+    witness: Box<dyn Witness>,
 }
 
 impl Clock {
     fn step(&mut self, fact: Input) -> Effects {
         let now = Micros(u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX));
         let mut orders = Effects::new();
+        self.witness.told(now, &fact, &self.machine);
         self.machine.step(now, fact, &mut orders);
+        self.witness.ordered(&orders, &self.machine);
         orders
     }
 }

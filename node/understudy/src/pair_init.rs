@@ -13,6 +13,7 @@ use futures_util::future::{LocalBoxFuture, join_all};
 use thiserror::Error;
 use understudy_disk::disk::{Disk, DiskError, Durability, Extent, Link};
 use understudy_disk::lun::IscsiLun;
+use understudy_disk::network::{Network, Tcp};
 use understudy_disk::reservation::{Key, Reservations};
 use understudy_disk::session::{Nexus, Options};
 use understudy_failover::record::Record;
@@ -165,8 +166,16 @@ impl AllReached {
 /// # Errors
 /// See [`InitError`]; until the last step no node takes the disks for a pair.
 pub async fn run(config: &Config, wish: &Wish) -> Result<Vec<String>, InitError> {
+    run_over(Tcp, config, wish).await
+}
+
+/// As [`run`], over another network.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_over(network: impl Network + Clone, config: &Config, wish: &Wish) -> Result<Vec<String>, InitError> {
     check_wishes(config, &wish.volumes)?;
-    let reached = reach_all(config, wish.node).await?;
+    let reached = reach_all(network, config, wish.node).await?;
     check_distinct(&reached).await?;
     if wish.disks_in_use == DisksInUse::Refuse {
         check_unused(&reached).await?;
@@ -209,14 +218,17 @@ fn check_wishes(config: &Config, volumes: &[VolumeWish]) -> Result<(), InitError
 }
 
 /// Opens every disk and waits until all have answered.
-async fn reach_all(config: &Config, node: NodeName) -> Result<AllReached, InitError> {
+async fn reach_all(network: impl Network + Clone, config: &Config, node: NodeName) -> Result<AllReached, InitError> {
     // A name of its own: a node that runs on the same disks keeps its sessions.
     let initiator_name = format!("{}.init", config.node(node).target);
     let options = Options { command_deadline: config.timing.disk.max(LOGIN), ..Options::default() };
     let open = |number: usize, source: &DiskSource| {
         let isid = Isid::random(number as u32, 1);
         let nexus = Nexus { initiator_name: initiator_name.clone(), isid };
-        Reached { name: source.name.clone(), disk: IscsiLun::open(&source.url(node).lun_url(), nexus, options.clone()) }
+        Reached {
+            name: source.name.clone(),
+            disk: IscsiLun::open_over(network.clone(), &source.url(node).lun_url(), nexus, options.clone()),
+        }
     };
     let locks: Vec<Reached> = config.lock_disks.iter().enumerate().map(|(n, disk)| open(n, disk)).collect();
     let after = locks.len();

@@ -17,7 +17,7 @@ use understudy_pool::LegPlace;
 
 use super::Ending;
 use super::fence::{change_type, check_release, fence_all, standing_of};
-use super::node::{Fence, Node, wall_micros_of};
+use super::node::{Fence, Node};
 use super::service::{Recorded, node_id, node_name};
 use crate::timeline::step::PAUSE;
 
@@ -256,7 +256,7 @@ impl Node {
         while Instant::now() < deadline {
             if let Some(last) = self.service.last_completion(identity).filter(|last| *last >= began) {
                 let Some(before) = before else { return };
-                let pause = wall_micros_of(last).saturating_sub(before);
+                let pause = self.wall_micros_of(last).saturating_sub(before);
                 let name = self.pool_name(pool);
                 let text =
                     format!("first command of {name} completed after the move; pause {:.1} ms", pause as f64 / 1e3);

@@ -3,21 +3,18 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use anyhow::Context as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use understudy_disk::disk::Disk;
-use understudy_disk::lun::IscsiLun;
 use understudy_disk::session::{Nexus, Options, Place};
 use understudy_disk::url::LunUrl;
-use understudy_fabric::{Identity, LinkEvents, PageReader, PageServer, Provider, ReaderOptions, ServerOptions};
 use understudy_failover::config as failover;
 use understudy_failover::effect::Alarm;
 use understudy_failover::input::{Input, Request};
 use understudy_failover::key::ReservationKey;
-use understudy_failover::page::{SEQUENCE_OFFSET, StateWord};
+use understudy_failover::page::StateWord;
 use understudy_failover::survey::Survey;
 use understudy_failover::words::{Generation, Incarnation, LegSet, Micros, NodeId, PairId, PoolId, RequestId};
 use understudy_iscsi::serial::Isid;
@@ -29,12 +26,10 @@ use super::partner::{Pace, PartnerView, PollTimes, watch, watch_link};
 use super::publisher::Publisher;
 use super::service::{Service, node_id};
 use super::shelves::{PoolDisks, pool_id};
-use crate::admin::{AdminRequest, Response, Server};
+use super::world::{Interconnect, LinkNews, PartnerPage, World};
+use crate::admin::{AdminRequest, Response};
 use crate::config::{AutomaticGiveback, Config, DiskSource, NodeName};
 use crate::timeline::{Recorder, describe};
-
-/// Requests of operators that wait for the driver. A person types, a script loops: more than this many at once is a mistake.
-const REQUESTS: usize = 64;
 
 /// Qualifier of the random-type ISIDs this node logs in with (RFC 7143 §11.12.5); the number is the disk's place, so that a
 /// restarted node finds its old nexuses again.
@@ -53,12 +48,13 @@ pub struct Fence {
 
 /// What is put together at the start and used by the parts that run from then on.
 pub struct Parts {
-    reader: PageReader,
-    link: LinkEvents,
+    partner: Box<dyn PartnerPage>,
+    link: Box<dyn LinkNews>,
 }
 
 /// One node.
 pub struct Node {
+    world: Rc<dyn World>,
     pub(super) config: Rc<Config>,
     pub(super) own: NodeName,
     pub(super) incarnation: Incarnation,
@@ -88,44 +84,35 @@ impl Node {
     /// # Errors
     /// When the interconnect or the state folder cannot be used.
     pub fn start(
+        world: Rc<dyn World>,
         config: Rc<Config>,
         own: NodeName,
         facts: mpsc::UnboundedSender<Input>,
     ) -> anyhow::Result<(Rc<Self>, Parts)> {
-        let incarnation = draw_incarnation()?;
-        let settings = config.node(own);
+        let incarnation = world.incarnation()?;
         let (pair, node) = (PairId(config.pair.id), node_id(own));
-        let provider: Provider = config.provider.as_str().parse().context("interconnect provider")?;
-        let identity = Identity { pair: u64::from(config.pair.id), node: node.code() };
-        let server = PageServer::start(ServerOptions {
-            provider,
-            address: settings.interconnect,
-            identity,
-            sequence_offset: SEQUENCE_OFFSET,
-        })
-        .with_context(|| format!("cannot register the state page at {}", settings.interconnect))?;
-        let (reader, link) = PageReader::start(ReaderOptions {
-            provider,
-            partner: config.node(own.partner()).interconnect,
-            identity,
-            partner_node: node.partner().code(),
-        })
-        .context("cannot start reading the partner's page")?;
-        let recorder = Recorder::open(&settings.state, own, incarnation.0)
-            .with_context(|| format!("cannot write to the state folder {}", settings.state.display()))?;
+        let Interconnect { own: page, partner, link } = world.interconnect(&config, own)?;
+        let recorder = world.recorder(&config, own, incarnation)?;
 
-        let publisher = Rc::new(Publisher::new(server, pair, node, incarnation));
+        let publisher = Rc::new(Publisher::new(page, pair, node, incarnation));
         let disks = |sources: &[DiskSource], from: usize| -> Vec<Rc<dyn Disk>> {
-            sources.iter().enumerate().map(|(place, source)| open_disk(&config, own, source, from + place)).collect()
+            sources
+                .iter()
+                .enumerate()
+                .map(|(place, source)| open_disk(world.as_ref(), &config, own, source, from + place))
+                .collect()
         };
         let patience = config.timing.silent;
         let lock_disks = disks(&config.lock_disks, 0);
         let pool_disks = disks(&config.disks, config.lock_disks.len());
         let locks = Rc::new(LockDisks::new(lock_disks, pair, node, incarnation, patience));
         let disks = Rc::new(PoolDisks::new(&config, pool_disks));
-        let service = Rc::new(Service::new(Rc::clone(&config), Rc::clone(&disks), Rc::clone(&publisher), &facts));
+        let service =
+            Service::new(Rc::clone(&world), Rc::clone(&config), Rc::clone(&disks), Rc::clone(&publisher), &facts);
+        let service = Rc::new(service);
         let pool_lanes = config.pools.iter().map(|pool| (pool_id(pool.id), Lane::start())).collect();
         let node = Self {
+            world,
             config: Rc::clone(&config),
             own,
             incarnation,
@@ -147,7 +134,7 @@ impl Node {
             last_request: Cell::new(0),
             heartbeat_seen: Cell::new(None),
         };
-        Ok((Rc::new(node), Parts { reader, link }))
+        Ok((Rc::new(node), Parts { partner, link }))
     }
 
     /// Starts what runs for as long as the node does: reading the partner's page, looking at the lock disks, the admin socket.
@@ -155,15 +142,12 @@ impl Node {
     /// # Errors
     /// When the admin socket cannot be used.
     pub fn go_on(self: &Rc<Self>, parts: Parts) -> anyhow::Result<mpsc::Receiver<AdminRequest>> {
-        let settings = self.config.node(self.own);
-        let (requests, inbox) = mpsc::channel(REQUESTS);
-        let server = Server::bind(&settings.admin)?;
-        tokio::task::spawn_local(server.serve(requests, Rc::clone(&self.recorder)));
+        let inbox = self.world.operators(&self.config, self.own, &self.recorder)?;
         let timing = &self.config.timing;
         let times = PollTimes { routine: timing.poll, brisk: timing.poll_brisk, deadline: timing.read_deadline };
         let whose = (PairId(self.config.pair.id), node_id(self.own.partner()));
         let (pace, view) = (Rc::clone(&self.pace), Rc::clone(&self.partner));
-        tokio::task::spawn_local(watch(parts.reader, whose, times, pace, view, self.facts.clone()));
+        tokio::task::spawn_local(watch(parts.partner, whose, times, pace, view, self.facts.clone()));
         tokio::task::spawn_local(watch_link(parts.link, self.facts.clone()));
         tokio::task::spawn_local(Rc::clone(self).beat());
         tokio::task::spawn_local(Rc::clone(self).refresh());
@@ -206,7 +190,7 @@ impl Node {
         loop {
             ticks.tick().await;
             if let Some(last) = self.service.last_completion(self.service.moving_identity(self.own)) {
-                self.publisher.last_completion(wall_micros_of(last));
+                self.publisher.last_completion(self.wall_micros_of(last));
             }
         }
     }
@@ -286,6 +270,12 @@ impl Node {
         let _ = place;
     }
 
+    /// Microseconds since 1970 of a moment of the monotonic clock, for people and the timeline only.
+    pub(super) fn wall_micros_of(&self, moment: Instant) -> u64 {
+        let ago = u64::try_from(moment.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.world.wall_micros().saturating_sub(ago)
+    }
+
     /// Gives what was just answered a moment to leave the process.
     pub async fn wind_up(&self) {
         for (_, portal) in self.service.portals() {
@@ -294,17 +284,7 @@ impl Node {
     }
 }
 
-fn draw_incarnation() -> anyhow::Result<Incarnation> {
-    loop {
-        let drawn = getrandom::u64().map_err(|error| anyhow::anyhow!("no random numbers from the system: {error}"))?;
-        // Keys carry the low 16 bits only: they must not be zero either.
-        if drawn & 0xffff != 0 {
-            return Ok(Incarnation(drawn));
-        }
-    }
-}
-
-fn open_disk(config: &Config, own: NodeName, source: &DiskSource, place: usize) -> Rc<dyn Disk> {
+fn open_disk(world: &dyn World, config: &Config, own: NodeName, source: &DiskSource, place: usize) -> Rc<dyn Disk> {
     let url = source.url(own);
     let lun = LunUrl { place: Place { portal: url.portal.to_string(), target: url.target.clone() }, lun: url.lun };
     let nexus = Nexus {
@@ -312,12 +292,5 @@ fn open_disk(config: &Config, own: NodeName, source: &DiskSource, place: usize) 
         isid: Isid::random(u32::try_from(place).unwrap_or(u32::MAX), ISID_QUALIFIER),
     };
     let options = Options { command_deadline: config.timing.disk, ..Options::default() };
-    IscsiLun::open(&lun, nexus, options)
-}
-
-/// Microseconds since 1970 of a moment of the monotonic clock, for people and the timeline only.
-pub(super) fn wall_micros_of(moment: Instant) -> u64 {
-    let wall = SystemTime::now().checked_sub(moment.elapsed()).unwrap_or(UNIX_EPOCH);
-    let since = wall.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+    world.open_disk(&lun, nexus, options)
 }

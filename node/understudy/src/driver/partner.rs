@@ -9,11 +9,13 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
-use understudy_fabric::{LinkEvent, LinkEvents, PageReader, ReadFailure};
+use understudy_fabric::{LinkEvent, ReadFailure};
 use understudy_failover::effect::PollPace;
 use understudy_failover::input::{Input, Unreadable};
 use understudy_failover::page::{Page, PageError};
 use understudy_failover::words::{NodeId, PairId};
+
+use super::world::{LinkNews, PartnerPage};
 
 /// Reads of one page that was being written, before it counts as torn. BOUND: a publication takes a microsecond; a page torn this
 /// often in a row has a writer that died in the middle of one.
@@ -80,7 +82,7 @@ pub struct PollTimes {
 
 /// Reads the partner's page for ever.
 pub async fn watch(
-    mut reader: PageReader,
+    mut reader: Box<dyn PartnerPage>,
     (pair, partner): (PairId, NodeId),
     times: PollTimes,
     pace: Rc<Pace>,
@@ -89,7 +91,7 @@ pub async fn watch(
 ) {
     loop {
         let began = Instant::now();
-        let fact = match read_whole(&mut reader, pair, partner, times.deadline).await {
+        let fact = match read_whole(reader.as_mut(), pair, partner, times.deadline).await {
             Ok(page) => {
                 view.note(&page, began.elapsed());
                 Input::PartnerPageRead(Box::new(page))
@@ -104,6 +106,7 @@ pub async fn watch(
         }
         let interval = if pace.brisk.get() { times.brisk } else { times.routine };
         tokio::select! {
+            biased;
             () = tokio::time::sleep_until(began + interval) => {}
             () = pace.changed.notified() => {}
         }
@@ -111,7 +114,7 @@ pub async fn watch(
 }
 
 async fn read_whole(
-    reader: &mut PageReader,
+    reader: &mut dyn PartnerPage,
     pair: PairId,
     partner: NodeId,
     deadline: Duration,
@@ -140,7 +143,7 @@ fn kind_of(failure: &ReadFailure) -> Unreadable {
 }
 
 /// Reports the closing of the connection, also between two reads.
-pub async fn watch_link(mut events: LinkEvents, facts: mpsc::UnboundedSender<Input>) {
+pub async fn watch_link(mut events: Box<dyn LinkNews>, facts: mpsc::UnboundedSender<Input>) {
     while let Some(event) = events.next().await {
         match event {
             LinkEvent::Closed { .. } => {

@@ -3,13 +3,14 @@
 
 use std::cell::{Cell, RefCell};
 
-use understudy_fabric::PageServer;
 use understudy_failover::page::{LAYOUT_VERSION, LiveWords, Page, PageContent};
 use understudy_failover::words::{Incarnation, NodeId, PairId};
 
+use super::world::OwnPage;
+
 /// Publishes the page. One a process.
 pub struct Publisher {
-    server: PageServer,
+    server: Box<dyn OwnPage>,
     pair: PairId,
     node: NodeId,
     incarnation: Incarnation,
@@ -21,7 +22,7 @@ pub struct Publisher {
 impl Publisher {
     /// Nothing is published yet: a reader finds an empty page.
     #[must_use]
-    pub fn new(server: PageServer, pair: PairId, node: NodeId, incarnation: Incarnation) -> Self {
+    pub fn new(server: Box<dyn OwnPage>, pair: PairId, node: NodeId, incarnation: Incarnation) -> Self {
         Self {
             server,
             pair,

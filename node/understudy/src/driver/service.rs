@@ -19,11 +19,12 @@ use understudy_pool::{
     Expected, FencedLeg, InSync, Inventory, LoadError, Pool, PoolOptions, VolumeError, VolumeSummary, VolumeWish,
     discover,
 };
-use understudy_portal::{LoginGate, Portal, PortalOptions};
+use understudy_portal::{LoginGate, Portal};
 
 use super::overseer::PoolOverseer;
 use super::publisher::Publisher;
 use super::shelves::PoolDisks;
+use super::world::World;
 use crate::config::{Config, NodeName};
 
 /// Disks asked at the same time while they are initialised: enough to hide their latency, few enough for a small shelf.
@@ -53,6 +54,7 @@ pub struct OpenPool {
 
 /// What clients see of a node.
 pub struct Service {
+    world: Rc<dyn World>,
     config: Rc<Config>,
     disks: Rc<PoolDisks>,
     publisher: Rc<Publisher>,
@@ -100,6 +102,7 @@ impl Service {
     /// Nothing is open, nothing listens.
     #[must_use]
     pub fn new(
+        world: Rc<dyn World>,
         config: Rc<Config>,
         disks: Rc<PoolDisks>,
         publisher: Rc<Publisher>,
@@ -115,6 +118,7 @@ impl Service {
         let overseers = config.pools.iter().map(|pool| overseer(super::shelves::pool_id(pool.id))).collect();
         let provisioning = config.pools.iter().map(|pool| (super::shelves::pool_id(pool.id), Arc::default())).collect();
         Self {
+            world,
             config,
             disks,
             publisher,
@@ -188,9 +192,22 @@ impl Service {
         let gate = LoginGate::held();
         *place.gate.borrow_mut() = gate.clone();
         for address in &self.config.node(node).portals {
-            let portal = bind_until_free(*address).await;
+            let portal = self.bind_until_free(*address).await;
             portal.add_target(Rc::clone(&place.target), gate.clone());
             place.portals.borrow_mut().push(portal);
+        }
+    }
+
+    /// Binds a portal, again and again while another process has the address without sharing it.
+    async fn bind_until_free(&self, address: std::net::SocketAddr) -> Portal {
+        loop {
+            match self.world.bind_portal(address) {
+                Ok(portal) => return portal,
+                Err(error) => {
+                    tracing::error!("portal {address}: {error}; trying again");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
         }
     }
 
@@ -501,18 +518,5 @@ fn expected(pool: Uuid, recorded: &Recorded) -> Expected {
             LegsAre::Equal => InSync::Yes,
             LegsAre::PerhapsDifferent => InSync::No,
         },
-    }
-}
-
-/// Binds a portal, again and again while another process has the address without sharing it.
-async fn bind_until_free(address: std::net::SocketAddr) -> Portal {
-    loop {
-        match Portal::bind(address, PortalOptions::default()) {
-            Ok(portal) => return portal,
-            Err(error) => {
-                tracing::error!("portal {address}: {error}; trying again");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
     }
 }

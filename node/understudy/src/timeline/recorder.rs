@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::broadcast;
@@ -23,6 +23,9 @@ pub(super) const FILE_BYTES: u64 = 8 << 20;
 /// Steps kept in memory: several whole takeovers and bring-ups.
 const KEPT: usize = 4096;
 
+/// Steps a watcher may fall behind where nothing is kept on disk.
+const WATCHED_IN_MEMORY: usize = 16;
+
 /// Steps waiting for the writer thread; more than a bring-up has. Past that they are counted and left out of the file.
 const QUEUE: usize = 1024;
 
@@ -33,13 +36,15 @@ pub struct Recorder {
     incarnation: String,
     watchers: broadcast::Sender<TimelineStep>,
     kept: RefCell<Kept>,
+    clock: fn() -> u64,
 }
 
 #[derive(Debug)]
 struct Kept {
     newest: VecDeque<TimelineStep>,
     next: u64,
-    writer: SyncSender<TimelineStep>,
+    /// `None`: the steps stay in memory.
+    writer: Option<SyncSender<TimelineStep>>,
     left_out: u64,
 }
 
@@ -57,9 +62,24 @@ impl Recorder {
         let file = append_to(&path)?;
         let (writer, lines) = sync_channel(QUEUE);
         std::thread::Builder::new().name("timeline".to_owned()).spawn(move || write_all(&path, file, &lines))?;
-        let (watchers, _) = broadcast::channel(KEPT);
-        let kept = RefCell::new(Kept { newest, next, writer, left_out: 0 });
-        Ok(Self { node, incarnation: format!("{incarnation:016x}"), watchers, kept })
+        Ok(Self::with(node, incarnation, Kept { newest, next, writer: Some(writer), left_out: 0 }, wall_micros, KEPT))
+    }
+
+    /// Keeps steps in memory only, stamped by `clock` (microseconds since 1970), numbered from `first`.
+    #[must_use]
+    pub fn in_memory(node: NodeName, incarnation: u64, first: u64, clock: fn() -> u64) -> Self {
+        Self::with(
+            node,
+            incarnation,
+            Kept { newest: VecDeque::new(), next: first, writer: None, left_out: 0 },
+            clock,
+            WATCHED_IN_MEMORY,
+        )
+    }
+
+    fn with(node: NodeName, incarnation: u64, kept: Kept, clock: fn() -> u64, watched: usize) -> Self {
+        let (watchers, _) = broadcast::channel(watched);
+        Self { node, incarnation: format!("{incarnation:016x}"), watchers, kept: RefCell::new(kept), clock }
     }
 
     /// Records a step that happens now.
@@ -69,7 +89,7 @@ impl Recorder {
         kept.next = kept.next.saturating_add(1);
         let step = TimelineStep {
             number,
-            wall_micros: wall_micros(),
+            wall_micros: (self.clock)(),
             node: self.node,
             incarnation: self.incarnation.clone(),
             step: step.to_owned(),
@@ -81,12 +101,13 @@ impl Recorder {
             kept.newest.pop_front();
         }
         kept.newest.push_back(step.clone());
-        match kept.writer.try_send(step.clone()) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                kept.left_out += 1;
-                tracing::warn!(left_out = kept.left_out, "a step did not reach the timeline file");
-            }
+        let in_file = match &kept.writer {
+            None => true,
+            Some(writer) => writer.try_send(step.clone()).is_ok(),
+        };
+        if !in_file {
+            kept.left_out += 1;
+            tracing::warn!(left_out = kept.left_out, "a step did not reach the timeline file");
         }
         // Nobody watching is not an error.
         drop(self.watchers.send(step));

@@ -1,0 +1,124 @@
+//! The world of a node that runs on a machine of its own: TCP, libfabric, the system's clock and random numbers, signals, files.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use futures_util::stream::{self, LocalBoxStream, StreamExt as _};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use understudy_disk::disk::Disk;
+use understudy_disk::lun::IscsiLun;
+use understudy_disk::session::{Nexus, Options};
+use understudy_disk::url::LunUrl;
+use understudy_fabric::{Identity, PageReader, PageServer, Provider, ReaderOptions, ServerOptions};
+use understudy_failover::effect::Effects;
+use understudy_failover::input::Input;
+use understudy_failover::machine::Machine;
+use understudy_failover::page::SEQUENCE_OFFSET;
+use understudy_failover::words::{Incarnation, Micros};
+use understudy_portal::{Portal, PortalError, PortalOptions};
+
+use super::service::node_id;
+use super::world::{Interconnect, Witness, World};
+use crate::admin::{AdminRequest, Server};
+use crate::config::{Config, NodeName};
+use crate::timeline::Recorder;
+
+/// Requests of operators that wait for the driver. A person types, a script loops: more than this many at once is a mistake.
+const REQUESTS: usize = 64;
+
+/// This machine.
+#[derive(Debug, Clone, Copy)]
+pub struct Host;
+
+/// Looks away.
+struct Nobody;
+
+impl Witness for Nobody {
+    fn told(&mut self, _: Micros, _: &Input, _: &Machine) {}
+    fn ordered(&mut self, _: &Effects, _: &Machine) {}
+}
+
+impl World for Host {
+    fn incarnation(&self) -> anyhow::Result<Incarnation> {
+        loop {
+            let drawn =
+                getrandom::u64().map_err(|error| anyhow::anyhow!("no random numbers from the system: {error}"))?;
+            // Keys carry the low 16 bits only: they must not be zero either.
+            if drawn & 0xffff != 0 {
+                return Ok(Incarnation(drawn));
+            }
+        }
+    }
+
+    fn interconnect(&self, config: &Config, own: NodeName) -> anyhow::Result<Interconnect> {
+        let (settings, node) = (config.node(own), node_id(own));
+        let provider: Provider = config.provider.as_str().parse().context("interconnect provider")?;
+        let identity = Identity { pair: u64::from(config.pair.id), node: node.code() };
+        let server = PageServer::start(ServerOptions {
+            provider,
+            address: settings.interconnect,
+            identity,
+            sequence_offset: SEQUENCE_OFFSET,
+        })
+        .with_context(|| format!("cannot register the state page at {}", settings.interconnect))?;
+        let (reader, link) = PageReader::start(ReaderOptions {
+            provider,
+            partner: config.node(own.partner()).interconnect,
+            identity,
+            partner_node: node.partner().code(),
+        })
+        .context("cannot start reading the partner's page")?;
+        Ok(Interconnect { own: Box::new(server), partner: Box::new(reader), link: Box::new(link) })
+    }
+
+    fn recorder(&self, config: &Config, own: NodeName, incarnation: Incarnation) -> anyhow::Result<Recorder> {
+        let folder = &config.node(own).state;
+        Recorder::open(folder, own, incarnation.0)
+            .with_context(|| format!("cannot write to the state folder {}", folder.display()))
+    }
+
+    fn witness(&self, _: &Config, _: NodeName, _: &Machine) -> anyhow::Result<Box<dyn Witness>> {
+        Ok(Box::new(Nobody))
+    }
+
+    fn open_disk(&self, url: &LunUrl, nexus: Nexus, options: Options) -> Rc<dyn Disk> {
+        IscsiLun::open(url, nexus, options)
+    }
+
+    fn bind_portal(&self, address: SocketAddr) -> Result<Portal, PortalError> {
+        Portal::bind(address, PortalOptions::default())
+    }
+
+    fn operators(
+        &self,
+        config: &Config,
+        own: NodeName,
+        recorder: &Rc<Recorder>,
+    ) -> anyhow::Result<mpsc::Receiver<AdminRequest>> {
+        let (requests, inbox) = mpsc::channel(REQUESTS);
+        let server = Server::bind(&config.node(own).admin)?;
+        tokio::task::spawn_local(server.serve(requests, Rc::clone(recorder)));
+        Ok(inbox)
+    }
+
+    fn halts(&self) -> anyhow::Result<LocalBoxStream<'static, ()>> {
+        let terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+        let interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+        let told = async |(mut terminate, mut interrupt): (Signal, Signal)| {
+            let told = tokio::select! {
+                told = terminate.recv() => told,
+                told = interrupt.recv() => told,
+            };
+            told.map(|()| ((), (terminate, interrupt)))
+        };
+        Ok(stream::unfold((terminate, interrupt), told).boxed_local())
+    }
+
+    fn wall_micros(&self) -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+    }
+}

@@ -1,0 +1,139 @@
+//! What a node's driver takes from outside: disks, the interconnect, portals, operators, clocks, chance.
+//!
+//! Not here: decisions, and anything about pairs. In the product there is one world, [`super::host::Host`]; a simulation of two
+//! nodes in one process brings its own, and everything above this boundary is the same code.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::future::LocalBoxFuture;
+use futures_util::stream::LocalBoxStream;
+use tokio::sync::mpsc;
+use understudy_disk::disk::Disk;
+use understudy_disk::session::{Nexus, Options};
+use understudy_disk::url::LunUrl;
+use understudy_fabric::{LinkEvent, LinkEvents, PAGE_BYTES, PageReader, PageServer, ReadFailure};
+use understudy_failover::effect::Effects;
+use understudy_failover::input::Input;
+use understudy_failover::machine::Machine;
+use understudy_failover::words::{Incarnation, Micros};
+use understudy_portal::{Portal, PortalError};
+
+use crate::admin::AdminRequest;
+use crate::config::{Config, NodeName};
+use crate::timeline::Recorder;
+
+/// The memory in which the own state page stands.
+pub trait OwnPage {
+    /// Replaces the page; its sequence number is even and differs from the last one's.
+    fn publish(&self, page: &[u8; PAGE_BYTES]);
+}
+
+/// The partner's memory.
+pub trait PartnerPage {
+    /// Reads the partner's page, which may be torn.
+    ///
+    /// # Errors
+    /// [`ReadFailure`].
+    fn read(&mut self, within: Duration) -> LocalBoxFuture<'_, Result<Box<[u8; PAGE_BYTES]>, ReadFailure>>;
+}
+
+/// News of the link to the partner.
+pub trait LinkNews {
+    /// The next change; `None` if there will be none.
+    fn next(&mut self) -> LocalBoxFuture<'_, Option<LinkEvent>>;
+}
+
+/// Both directions of the interconnect.
+pub struct Interconnect {
+    /// Where the partner reads.
+    pub own: Box<dyn OwnPage>,
+    /// Where the partner is read.
+    pub partner: Box<dyn PartnerPage>,
+    /// Whether there is a link.
+    pub link: Box<dyn LinkNews>,
+}
+
+/// Sees every step of the failover machine of one run.
+pub trait Witness {
+    /// `machine` is about to be told `fact`.
+    fn told(&mut self, now: Micros, fact: &Input, machine: &Machine);
+
+    /// It has taken it in, is now `machine`, and ordered this; nothing of it is carried out yet.
+    fn ordered(&mut self, orders: &Effects, machine: &Machine);
+}
+
+/// Everything a node meets.
+pub trait World {
+    /// A number nobody had before, for this run; its low 16 bits, which keys carry, are not zero.
+    ///
+    /// # Errors
+    /// There is no chance to be had.
+    fn incarnation(&self) -> anyhow::Result<Incarnation>;
+
+    /// Registers the page and prepares to read the partner's.
+    ///
+    /// # Errors
+    /// The interconnect cannot be used.
+    fn interconnect(&self, config: &Config, own: NodeName) -> anyhow::Result<Interconnect>;
+
+    /// Keeps the steps of this run.
+    ///
+    /// # Errors
+    /// There is no place to keep them.
+    fn recorder(&self, config: &Config, own: NodeName, incarnation: Incarnation) -> anyhow::Result<Recorder>;
+
+    /// Whoever sees the machine's steps.
+    ///
+    /// # Errors
+    /// It cannot begin.
+    fn witness(&self, config: &Config, own: NodeName, machine: &Machine) -> anyhow::Result<Box<dyn Witness>>;
+
+    /// Opens a disk. Called inside a `LocalSet`.
+    fn open_disk(&self, url: &LunUrl, nexus: Nexus, options: Options) -> Rc<dyn Disk>;
+
+    /// Listens for clients. Called inside a `LocalSet`.
+    ///
+    /// # Errors
+    /// Another process has the address and does not share it.
+    fn bind_portal(&self, address: SocketAddr) -> Result<Portal, PortalError>;
+
+    /// Where operators' requests come in. Called inside a `LocalSet`.
+    ///
+    /// # Errors
+    /// There is no way for them.
+    fn operators(
+        &self,
+        config: &Config,
+        own: NodeName,
+        recorder: &Rc<Recorder>,
+    ) -> anyhow::Result<mpsc::Receiver<AdminRequest>>;
+
+    /// Every time the node is told to halt.
+    ///
+    /// # Errors
+    /// It cannot be told.
+    fn halts(&self) -> anyhow::Result<LocalBoxStream<'static, ()>>;
+
+    /// Microseconds since 1970 by the wall clock, for people and the timeline only.
+    fn wall_micros(&self) -> u64;
+}
+
+impl OwnPage for PageServer {
+    fn publish(&self, page: &[u8; PAGE_BYTES]) {
+        Self::publish(self, page);
+    }
+}
+
+impl PartnerPage for PageReader {
+    fn read(&mut self, within: Duration) -> LocalBoxFuture<'_, Result<Box<[u8; PAGE_BYTES]>, ReadFailure>> {
+        Box::pin(Self::read(self, within))
+    }
+}
+
+impl LinkNews for LinkEvents {
+    fn next(&mut self) -> LocalBoxFuture<'_, Option<LinkEvent>> {
+        Box::pin(Self::next(self))
+    }
+}
