@@ -68,6 +68,14 @@ fn planned_takeovers_and_givebacks_fail_no_command_and_refuse_no_connection() {
         let mut stage = Stage::set_up(plan(env!("CARGO_BIN_EXE_understudy-drilled"), folder))?;
         stage.start_clients(1)?;
         let portal = *stage.pair.config().node(NodeName::A).portals.first().context("node a has a portal")?;
+        // A resync would veto the takeover, rightly; a new pair begins with one.
+        stage.wait_for("all mirrors are in step", |stage| {
+            NodeName::BOTH.iter().all(|node| {
+                stage.pair.status(*node).is_ok_and(|status| {
+                    status.pools.iter().flat_map(|pool| &pool.mirrors).all(|mirror| mirror.resync_left_bytes == 0)
+                })
+            })
+        })?;
         let knocker = Knocker::start(portal);
         for round in 1..=ROUNDS {
             demand_done(&stage, &Request::Takeover { kind: TakeoverKind::Planned })?;
