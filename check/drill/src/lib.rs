@@ -7,9 +7,17 @@
 //!
 //! Everything waits for facts, with a limit; nothing assumes that something took a certain time.
 
+pub mod cell;
 pub mod conformance;
+pub mod fault;
+pub mod ground;
+pub mod legs;
+pub mod network;
 pub mod registered;
+pub mod soak;
 pub mod stage;
+pub mod step;
+pub mod table;
 pub mod tgt;
 pub mod tools;
 

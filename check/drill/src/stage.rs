@@ -1,5 +1,7 @@
 //! A pair with clients on volumes of both nodes, and what a drill does to it and demands of it.
 
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -10,7 +12,7 @@ use understudy::config::NodeName;
 use understudy::driver::drill;
 use understudy::harness::{Pair, Plan, Signal, Watch, volume_name};
 use understudy::timeline::TimelineStep;
-use understudy_load::{Verdict, Verifier, VerifierOptions};
+use understudy_load::{Mark, Progress, Verdict, Verifier, VerifierOptions};
 
 use crate::registered::{Registered, registered_on};
 
@@ -46,7 +48,8 @@ pub enum Fault {
 
 /// Where drills have their disks: in memory if they can. On a machine whose own disk is busy a single flush takes ten seconds
 /// and more, and what a pair rightly waits for is not what a drill is about.
-fn scratch() -> PathBuf {
+#[must_use]
+pub fn scratch() -> PathBuf {
     let memory = PathBuf::from("/dev/shm");
     let room = rustix::fs::statvfs(&memory).is_ok_and(|found| found.f_bavail * found.f_frsize >= SCRATCH_BYTES);
     let usable = room && rustix::fs::access(&memory, rustix::fs::Access::WRITE_OK).is_ok();
@@ -95,12 +98,23 @@ pub fn plan(program: &str, folder: &Path) -> Plan {
     }
 }
 
+#[derive(Debug)]
 struct Client {
     label: String,
     verifier: Verifier,
 }
 
+/// Where the story of a drill is told while it goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Telling {
+    /// On standard error, which a test captures.
+    Aloud,
+    /// In `timeline.log` in the folder: several drills at a time would talk across each other.
+    InFolder,
+}
+
 /// Everything a drill needs.
+#[derive(Debug)]
 pub struct Stage {
     /// The pair.
     pub pair: Pair,
@@ -108,6 +122,7 @@ pub struct Stage {
     /// What the nodes recorded so far.
     pub steps: Vec<TimelineStep>,
     clients: Vec<Client>,
+    telling: Telling,
 }
 
 impl Stage {
@@ -116,6 +131,14 @@ impl Stage {
     /// # Errors
     /// It does not come up.
     pub fn set_up(plan: Plan) -> anyhow::Result<Self> {
+        Self::set_up_telling(plan, Telling::Aloud)
+    }
+
+    /// The same, telling its story where it is said.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn set_up_telling(plan: Plan, telling: Telling) -> anyhow::Result<Self> {
         let mut pair = Pair::lay_out(plan)?;
         pair.start_shelf()?;
         pair.init()?;
@@ -123,7 +146,7 @@ impl Stage {
         for node in NodeName::BOTH {
             pair.start(node)?;
         }
-        let mut stage = Self { pair, watch, steps: Vec::new(), clients: Vec::new() };
+        let mut stage = Self { pair, watch, steps: Vec::new(), clients: Vec::new(), telling };
         stage.wait_until_home()?;
         Ok(stage)
     }
@@ -141,10 +164,19 @@ impl Stage {
     /// # Errors
     /// It is not.
     pub fn start_client(&mut self, node: NodeName, seed: u64) -> anyhow::Result<()> {
-        let label = volume_name(node, 0);
+        self.add_client(node, 0, seed)?;
+        self.wait_until_clients_go_on("at the start")
+    }
+
+    /// Starts a verifying client on one of the volumes of a node, without waiting.
+    ///
+    /// # Errors
+    /// The node does not serve it.
+    pub fn add_client(&mut self, node: NodeName, index: usize, seed: u64) -> anyhow::Result<()> {
+        let label = volume_name(node, index);
         let address = self.address_of(&label, node)?;
         let seed = seed * 2 + node.index() as u64;
-        eprintln!("client of {label}: seed {seed}");
+        self.tell(&format!("client of {label}: seed {seed}"));
         let options = VerifierOptions {
             depth: 4,
             pace: Duration::from_millis(2),
@@ -154,7 +186,7 @@ impl Stage {
         };
         let verifier = Verifier::start(&label, address, options).context("cannot start a client")?;
         self.clients.push(Client { label, verifier });
-        self.wait_until_clients_go_on("at the start")
+        Ok(())
     }
 
     /// Where a client finds a volume that `node` serves.
@@ -326,14 +358,18 @@ impl Stage {
         self.demand_keys_of(|home| home)?;
         self.demand_living_keys_on_lock_disks()?;
         for verdict in self.verdicts()? {
-            eprintln!("{verdict:?}");
+            self.tell(&format!("{verdict:?}"));
             ensure!(verdict.holds(), "the client of {} is not content: {verdict:?}", verdict.label);
         }
         // That no node left the state while the clients read back.
         self.wait_until_home()
     }
 
-    fn verdicts(&mut self) -> anyhow::Result<Vec<Verdict>> {
+    /// Ends the clients, each having read back all it was acknowledged.
+    ///
+    /// # Errors
+    /// One panicked.
+    pub fn verdicts(&mut self) -> anyhow::Result<Vec<Verdict>> {
         let finishing: Vec<_> =
             self.clients.drain(..).map(|client| std::thread::spawn(move || client.verifier.finish(PATIENCE))).collect();
         finishing.into_iter().map(|thread| thread.join().map_err(|_| anyhow::anyhow!("a client panicked"))).collect()
@@ -361,12 +397,55 @@ impl Stage {
     fn pump(&mut self, deadline: Instant) {
         // BOUND: after the deadline only what has already arrived is taken.
         while let Some(step) = self.watch.next(deadline) {
-            eprintln!("{} {} {:<22} {}", step.wall_micros, step.node, step.step, step.text);
+            self.tell(&format!("{} {} {:<22} {}", step.wall_micros, step.node, step.step, step.text));
             self.steps.push(step);
         }
     }
 
-    fn situation(&mut self) -> String {
+    /// Tells a line of the story.
+    pub fn tell(&self, line: &str) {
+        match self.telling {
+            Telling::Aloud => eprintln!("{line}"),
+            Telling::InFolder => {
+                let file = self.pair.folder().join("timeline.log");
+                let file = OpenOptions::new().create(true).append(true).open(file);
+                // Without its story a drill is as good; the disk it could not be written to fails everything else anyway.
+                drop(file.and_then(|mut file| writeln!(file, "{line}")));
+            }
+        }
+    }
+
+    /// Lets the pair go on for a while without demanding anything: for faults whose length is what they are.
+    pub fn let_pass(&mut self, time: Duration) {
+        let deadline = Instant::now() + time;
+        // BOUND: the deadline.
+        while Instant::now() < deadline {
+            self.pump((Instant::now() + Duration::from_millis(10)).min(deadline));
+        }
+    }
+
+    /// A point in time for [`Stage::pauses`], one a client.
+    #[must_use]
+    pub fn mark(&self) -> Vec<Mark> {
+        self.clients.iter().map(|client| client.verifier.mark()).collect()
+    }
+
+    /// The longest pause of each client since it was marked, by the volume's name.
+    #[must_use]
+    pub fn pauses(&self, marks: &[Mark]) -> Vec<(String, Duration)> {
+        let pause =
+            |(client, mark): (&Client, &Mark)| (client.label.clone(), client.verifier.pause_since(*mark).length);
+        self.clients.iter().zip(marks).map(pause).collect()
+    }
+
+    /// The counts of every client so far, by the volume's name.
+    #[must_use]
+    pub fn progress(&self) -> Vec<(String, Progress)> {
+        self.clients.iter().map(|client| (client.label.clone(), client.verifier.progress())).collect()
+    }
+
+    /// What there is to say about the pair now.
+    pub fn situation(&mut self) -> String {
         self.pump(Instant::now());
         let mut lines: Vec<String> = Vec::new();
         for node in NodeName::BOTH {
@@ -386,12 +465,18 @@ impl Stage {
         lines.join("\n")
     }
 
-    fn wait_until_hanging(&mut self, node: NodeName) -> anyhow::Result<()> {
+    /// Waits until a node hangs at the place it was armed with.
+    ///
+    /// # Errors
+    /// It never came there.
+    pub fn wait_until_hanging(&mut self, node: NodeName) -> anyhow::Result<()> {
         let file = self.hanging(node);
         self.wait_for("a node hangs", |_| file.exists())
     }
 
-    fn hanging(&self, node: NodeName) -> PathBuf {
+    /// The file that exists as long as a node hangs.
+    #[must_use]
+    pub fn hanging(&self, node: NodeName) -> PathBuf {
         self.pair.config().node(node).state.join(drill::HANGING)
     }
 
@@ -415,7 +500,8 @@ impl Client {
 }
 
 /// The pools a node says it serves.
-fn serving(status: &Status) -> Vec<&str> {
+#[must_use]
+pub fn serving(status: &Status) -> Vec<&str> {
     status.pools.iter().filter(|pool| pool.state == "serving").map(|pool| pool.name.as_str()).collect()
 }
 

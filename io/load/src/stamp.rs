@@ -76,6 +76,12 @@ pub fn read_stamp(block: &[u8], run: Run, lba: u64) -> Found {
     }
 }
 
+/// Whether any run of the verifying client wrote this block, whole or not.
+#[must_use]
+pub fn is_stamped(block: &[u8]) -> bool {
+    block.starts_with(&MAGIC)
+}
+
 fn word_at(block: &[u8], at: usize) -> u64 {
     let mut word = [0; 8];
     word.copy_from_slice(&block[at..at + 8]);

@@ -12,6 +12,8 @@
 //! synchronised before the command is answered, so killing the shelf right after GOOD forgets nothing.
 
 pub mod delay;
+#[cfg(feature = "drill")]
+pub mod drilled;
 mod file;
 mod label;
 mod shelf;

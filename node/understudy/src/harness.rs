@@ -8,6 +8,7 @@
 
 mod free_port;
 mod process;
+mod site;
 mod watch;
 
 use std::fmt::Write;
@@ -24,6 +25,7 @@ use crate::config::{Config, NodeName};
 
 pub use free_port::free_ports;
 pub use process::{Process, Signal};
+pub use site::{Hosts, Site};
 pub use watch::Watch;
 
 /// Between two looks at something that is waited for. Short against everything measured here.
@@ -50,6 +52,8 @@ pub struct Plan {
     pub more: String,
     /// Where the disks come from.
     pub shelf: ShelfKind,
+    /// On which hosts everything runs.
+    pub site: Site,
 }
 
 /// Where the disks of a pair come from.
@@ -75,6 +79,7 @@ impl Plan {
             volume_bytes: 32 << 20,
             more: String::new(),
             shelf: ShelfKind::Own,
+            site: Site::Here,
         }
     }
 
@@ -95,7 +100,7 @@ pub struct Pair {
     plan: Plan,
     program: PathBuf,
     config: Config,
-    shelf_address: SocketAddr,
+    hosts: Hosts,
     shelf: Option<Process>,
     nodes: [Option<Process>; 2],
 }
@@ -110,15 +115,12 @@ impl Pair {
             Some(program) => program.clone(),
             None => std::env::current_exe().context("cannot find this program's own file")?,
         };
-        let addresses = free_ports(5)?;
-        let [interconnect_a, interconnect_b, portal_a, portal_b, shelf] = addresses[..] else {
-            bail!("expected 5 free ports, got {}", addresses.len());
-        };
-        let text = pair_file(&plan, [interconnect_a, interconnect_b], [portal_a, portal_b], shelf)?;
+        let hosts = plan.site.hosts()?;
+        let text = pair_file(&plan, &hosts)?;
         let file = plan.folder.join("pair.toml");
         std::fs::write(&file, &text).with_context(|| format!("cannot write {}", file.display()))?;
         let config = Config::load(&file).map_err(|error| anyhow::anyhow!(error.render(crate::config::Look::Plain)))?;
-        Ok(Self { plan, program, config, shelf_address: shelf, shelf: None, nodes: [None, None] })
+        Ok(Self { plan, program, config, hosts, shelf: None, nodes: [None, None] })
     }
 
     /// What the pair's file says.
@@ -133,10 +135,10 @@ impl Pair {
         &self.plan.folder
     }
 
-    /// Where the own shelf serves.
+    /// Where this process reaches the own shelf.
     #[must_use]
     pub fn shelf_address(&self) -> SocketAddr {
-        self.shelf_address
+        self.hosts.shelf_from_here
     }
 
     /// Starts the shelf and waits until it serves; nothing with a given shelf.
@@ -148,15 +150,16 @@ impl Pair {
             return Ok(());
         }
         let mut args = vec!["shelf".to_owned(), "--folder".to_owned(), self.folder_of("shelf")];
-        args.extend(["--listen".to_owned(), self.shelf_address.to_string()]);
+        args.extend(["--listen".to_owned(), self.hosts.shelf_listens.to_string()]);
         args.extend(["--target".to_owned(), SHELF_TARGET.to_owned()]);
         let locks = ["l0", "l1", "l2"].map(|name| format!("{name}:{LOCK_DISK_BYTES}"));
         let disks = self.plan.disk_names().into_iter().map(|name| format!("{name}:{}", self.plan.disk_bytes));
         for disk in locks.into_iter().chain(disks) {
             args.extend(["--disk".to_owned(), disk]);
         }
-        let mut shelf = Process::start(&self.program, &args, &self.folder().join("shelf.log"))?;
-        let address = self.shelf_address;
+        let log = self.folder().join("shelf.log");
+        let mut shelf = Process::start_on(&self.hosts.to_shelf, &self.program, &args, &log)?;
+        let address = self.hosts.shelf_from_here;
         shelf.wait_until(Duration::from_secs(10), "serves", || std::net::TcpStream::connect(address).is_ok())?;
         self.shelf = Some(shelf);
         Ok(())
@@ -185,12 +188,12 @@ impl Pair {
         self.config.file.display().to_string()
     }
 
-    /// Runs another command of the program to its end and gives what it printed.
+    /// Runs another command of the program to its end, where node a runs, and gives what it printed.
     ///
     /// # Errors
     /// It failed, with what it said.
     pub fn command(&self, args: &[String]) -> anyhow::Result<String> {
-        process::run(&self.program, args)
+        process::run(&self.hosts.to_nodes[NodeName::A.index()], &self.program, args)
     }
 
     /// Starts a node; does not wait.
@@ -198,12 +201,21 @@ impl Pair {
     /// # Errors
     /// It runs already, or cannot be started.
     pub fn start(&mut self, node: NodeName) -> anyhow::Result<()> {
+        self.start_with(node, &self.config.file.clone())
+    }
+
+    /// The same with another pair's file than the pair was prepared with.
+    ///
+    /// # Errors
+    /// It runs already, or cannot be started.
+    pub fn start_with(&mut self, node: NodeName, file: &Path) -> anyhow::Result<()> {
         let place = &mut self.nodes[node.index()];
         if place.is_some() {
             bail!("node {node} runs already");
         }
-        let args = ["node".to_owned(), node.to_string(), "--pair".to_owned(), self.config.file.display().to_string()];
-        *place = Some(Process::start(&self.program, &args, &self.plan.folder.join(format!("node-{node}.log")))?);
+        let args = ["node".to_owned(), node.to_string(), "--pair".to_owned(), file.display().to_string()];
+        let log = self.plan.folder.join(format!("node-{node}.log"));
+        *place = Some(Process::start_on(&self.hosts.to_nodes[node.index()], &self.program, &args, &log)?);
         Ok(())
     }
 
@@ -215,6 +227,12 @@ impl Pair {
         let process = self.nodes[node.index()].take().with_context(|| format!("node {node} does not run"))?;
         process.end();
         Ok(())
+    }
+
+    /// Whether a node was started and not ended by this harness.
+    #[must_use]
+    pub fn runs(&self, node: NodeName) -> bool {
+        self.nodes[node.index()].is_some()
     }
 
     /// Kills the shelf with SIGKILL.
@@ -360,22 +378,17 @@ pub fn volume_name(home: NodeName, index: usize) -> String {
     format!("vol-{home}{index}")
 }
 
-fn pair_file(
-    plan: &Plan,
-    interconnects: [SocketAddr; 2],
-    portals: [SocketAddr; 2],
-    shelf: SocketAddr,
-) -> anyhow::Result<String> {
+fn pair_file(plan: &Plan, hosts: &Hosts) -> anyhow::Result<String> {
     let names: Vec<String> = ["l0", "l1", "l2"].map(str::to_owned).into_iter().chain(plan.disk_names()).collect();
-    let urls = match &plan.shelf {
-        ShelfKind::Own => (0..names.len()).map(|lun| format!("iscsi://{shelf}/{SHELF_TARGET}/{lun}")).collect(),
-        ShelfKind::Given(urls) if urls.len() == names.len() => urls.clone(),
+    let urls: Vec<String> = match &plan.shelf {
+        ShelfKind::Own => (0..names.len()).map(|lun| shelf_url(hosts, lun)).collect(),
+        ShelfKind::Given(urls) if urls.len() == names.len() => urls.iter().map(|url| format!("\"{url}\"")).collect(),
         ShelfKind::Given(urls) => bail!("{} disks are needed, {} were given", names.len(), urls.len()),
     };
     let mut text =
         format!("[pair]\nname = \"demo\"\n\n[interconnect]\nprovider = \"{}\"\n\n{}\n", plan.provider, plan.more);
     for node in NodeName::BOTH {
-        let (interconnect, portal) = (interconnects[node.index()], portals[node.index()]);
+        let (interconnect, portal) = (hosts.interconnects[node.index()], hosts.portals[node.index()]);
         let target = format!("iqn.2026-01.org.example.understudy:node-{node}");
         write!(
             text,
@@ -384,7 +397,7 @@ fn pair_file(
     }
     for (index, (name, url)) in names.iter().zip(&urls).enumerate() {
         let kind = if index < 3 { "lock_disk" } else { "disk" };
-        write!(text, "[[{kind}]]\nname = \"{name}\"\nurl = \"{url}\"\n\n")?;
+        write!(text, "[[{kind}]]\nname = \"{name}\"\nurl = {url}\n\n")?;
     }
     for node in NodeName::BOTH {
         let legs = |mirror: usize| (node.index() * plan.mirrors + mirror) * 2;
@@ -393,6 +406,12 @@ fn pair_file(
         write!(text, "[[pool]]\nname = \"pool-{node}\"\nhome = \"{node}\"\nmirrors = [{}]\n\n", mirrors.join(", "))?;
     }
     Ok(text)
+}
+
+/// Where the nodes reach a disk of the own shelf, as TOML.
+fn shelf_url(hosts: &Hosts, lun: usize) -> String {
+    let [a, b] = hosts.shelf_from_nodes.map(|shelf| format!("\"iscsi://{shelf}/{SHELF_TARGET}/{lun}\""));
+    if a == b { a } else { format!("{{ a = {a}, b = {b} }}") }
 }
 
 /// A size for people.

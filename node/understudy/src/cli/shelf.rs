@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use understudy_shelf::{Shelf, ShelfConfig, ShelfDisk};
+use understudy_shelf::{Shelf, ShelfConfig, ShelfDisk, ShelfError};
 
 use super::node::{on_runtime, start_log};
 use super::{Failure, ShelfArgs, Size};
@@ -33,8 +33,7 @@ fn disk(text: &str, block_bytes: u32) -> Result<ShelfDisk, Failure> {
 async fn serve(config: ShelfConfig) -> Result<ExitCode, Failure> {
     let target = config.target.clone();
     let names: Vec<String> = config.disks.iter().map(|disk| disk.name.clone()).collect();
-    let shelf =
-        Shelf::start(config).await.map_err(|error| Failure::new(format!("the shelf does not start: {error}"), ""))?;
+    let shelf = start(config).await.map_err(|error| Failure::new(format!("the shelf does not start: {error}"), ""))?;
     // Programs that start a shelf on port 0 read this line.
     println!("shelf serves at {}", shelf.address());
     for (lun, name) in names.iter().enumerate() {
@@ -43,6 +42,23 @@ async fn serve(config: ShelfConfig) -> Result<ExitCode, Failure> {
     interrupted().await?;
     shelf.stop().await;
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(not(feature = "drill"))]
+async fn start(config: ShelfConfig) -> Result<Shelf, ShelfError> {
+    Shelf::start(config).await
+}
+
+/// With disks a drill can hurt.
+#[cfg(feature = "drill")]
+async fn start(config: ShelfConfig) -> Result<Shelf, ShelfError> {
+    use understudy_shelf::drilled::{DrilledMedium, SUFFIX};
+
+    let files: Vec<_> = config.disks.iter().map(|disk| config.folder.join(format!("{}.{SUFFIX}", disk.name))).collect();
+    Shelf::start_wrapped(config, |lun, medium| {
+        std::rc::Rc::new(DrilledMedium::new(medium, files[usize::from(lun)].clone()))
+    })
+    .await
 }
 
 /// Waits for SIGINT or SIGTERM.

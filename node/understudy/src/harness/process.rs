@@ -26,7 +26,15 @@ impl Process {
     /// # Errors
     /// It cannot be started.
     pub fn start(program: &Path, args: &[String], log: &Path) -> anyhow::Result<Self> {
-        Self::spawn(command(program, args), format!("{} {}", program.display(), args.join(" ")), log)
+        Self::start_on(&[], program, args, log)
+    }
+
+    /// The same on another host: `way` is the command that replaces itself by a program there, none for this host.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start_on(way: &[String], program: &Path, args: &[String], log: &Path) -> anyhow::Result<Self> {
+        Self::spawn(command(way, program, args), format!("{} {}", program.display(), args.join(" ")), log)
     }
 
     /// The same with somebody else's program, which is not told to end with this process: dropping ends it.
@@ -130,12 +138,12 @@ impl Drop for Process {
     }
 }
 
-/// Runs `program` to its end and gives what it printed.
+/// Runs `program` to its end, on the host `way` leads to, and gives what it printed.
 ///
 /// # Errors
 /// It failed, with what it said.
-pub(super) fn run(program: &Path, args: &[String]) -> anyhow::Result<String> {
-    let output = command(program, args).stdin(Stdio::null()).output();
+pub(super) fn run(way: &[String], program: &Path, args: &[String]) -> anyhow::Result<String> {
+    let output = command(way, program, args).stdin(Stdio::null()).output();
     let output = output.with_context(|| format!("cannot start {}", program.display()))?;
     if !output.status.success() {
         bail!(
@@ -148,8 +156,15 @@ pub(super) fn run(program: &Path, args: &[String]) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-fn command(program: &Path, args: &[String]) -> Command {
-    let mut command = Command::new(program);
+fn command(way: &[String], program: &Path, args: &[String]) -> Command {
+    let mut command = match way {
+        [] => Command::new(program),
+        [first, rest @ ..] => {
+            let mut command = Command::new(first);
+            command.args(rest).arg(program);
+            command
+        }
+    };
     // A process group of its own: Ctrl-C in the terminal is for this process, which then ends its children in order.
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     command.arg("--with-parent").arg(std::process::id().to_string()).args(args);

@@ -1,0 +1,194 @@
+//! `understudy-drills`: the table of drills, and endurance; started by `cargo xtask drill` and `cargo xtask soak`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use understudy_drill::soak;
+use understudy_drill::stage::scratch;
+use understudy_drill::table::{self, Order, Outcome, Verdict};
+
+/// Drills on real processes.
+#[derive(Debug, Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Play the table, or some cells of it
+    Table(TableArgs),
+    /// Play random drills for a long time
+    Soak(SoakArgs),
+}
+
+#[derive(Debug, Args)]
+struct TableArgs {
+    /// Only cells whose name contains this; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    only: Vec<String>,
+    /// Only say which cells these are
+    #[arg(long)]
+    list: bool,
+    /// Write the outcomes as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write the outcomes as markdown tables
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+    /// Pairs at a time
+    #[arg(long, value_name = "N", default_value_t = table::WORKERS)]
+    workers: usize,
+    /// Where the clients' choices start
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Debug, Args)]
+struct SoakArgs {
+    /// How long
+    #[arg(long, value_name = "N", default_value_t = 60)]
+    minutes: u64,
+    /// What the drills are drawn with
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Volumes in the pool of each node
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    volumes: usize,
+    /// Write the report as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Draw the pauses
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// What is started, and where.
+#[derive(Debug, Args)]
+struct Place {
+    /// The program built for drills; the one beside this one if left out
+    #[arg(long, value_name = "FILE")]
+    program: Option<PathBuf>,
+    /// Where folders are made, in memory if left out; of failed drills everything stays there
+    #[arg(long, value_name = "FOLDER")]
+    folder: Option<PathBuf>,
+}
+
+impl Place {
+    fn program(&self) -> anyhow::Result<PathBuf> {
+        match &self.program {
+            Some(program) => Ok(program.clone()),
+            None => Ok(std::env::current_exe()
+                .context("cannot find this program's own file")?
+                .with_file_name("understudy-drilled")),
+        }
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.folder.clone().unwrap_or_else(|| scratch().join("understudy-drills"))
+    }
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Table(args) => play_table(&args),
+        Command::Soak(args) => endure(&args),
+    };
+    match outcome {
+        Ok(status) => status,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn play_table(args: &TableArgs) -> anyhow::Result<ExitCode> {
+    if args.list {
+        table::chosen(&args.only)?.iter().for_each(|cell| println!("{cell}"));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let order = Order {
+        program: args.place.program()?,
+        parent: args.place.folder(),
+        only: args.only.clone(),
+        workers: args.workers,
+        seed: args.seed,
+    };
+    let began = Instant::now();
+    let outcomes = table::run(&order, tell)?;
+    let seconds = began.elapsed().as_secs_f64();
+    if let Some(file) = &args.json {
+        table::write_json(file, &outcomes, seconds)?;
+    }
+    if let Some(file) = &args.markdown {
+        std::fs::write(file, table::page(&outcomes)).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    let count = |verdict| outcomes.iter().filter(|outcome| outcome.verdict == verdict).count();
+    let [passed, explained, failed, skipped] =
+        [Verdict::Passed, Verdict::Explained, Verdict::Failed, Verdict::Skipped].map(count);
+    println!("{passed} passed, {explained} explained, {failed} failed, {skipped} skipped, in {seconds:.0} s");
+    for outcome in outcomes.iter().filter(|outcome| outcome.verdict == Verdict::Failed) {
+        println!("FAILED {}", outcome.cell);
+    }
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn endure(args: &SoakArgs) -> anyhow::Result<ExitCode> {
+    let order = soak::Order {
+        program: args.place.program()?,
+        parent: args.place.folder(),
+        length: Duration::from_secs(args.minutes * 60),
+        seed: args.seed,
+        volumes: args.volumes,
+        hosting: table::hosting(),
+    };
+    println!("seed {}", order.seed);
+    let report = soak::run(&order, |line| println!("{line}"))?;
+    if let Some(file) = &args.json {
+        let text = serde_json::to_string_pretty(&report)? + "\n";
+        std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    if let Some(file) = &args.svg {
+        std::fs::write(file, soak::picture(&report)).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    for (kind, figures) in &report.kinds {
+        println!(
+            "{kind:<32}{:>6} drills, median {:>8.1} ms, worst {:>8.1} ms",
+            figures.drills, figures.median_ms, figures.worst_ms
+        );
+    }
+    match &report.ended_by {
+        None => Ok(ExitCode::SUCCESS),
+        Some(why) => {
+            println!("ENDED after {} drills: {why}", report.cycles);
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+fn tell(outcome: &Outcome, number: &str) {
+    let verdict = match outcome.verdict {
+        Verdict::Passed => "passed",
+        Verdict::Explained => "explained",
+        Verdict::Failed => "FAILED",
+        Verdict::Skipped => "skipped",
+    };
+    println!(
+        "{number}: {verdict} {} ({:.1} s, longest pause {:.0} ms)",
+        outcome.cell, outcome.seconds, outcome.longest_pause_ms
+    );
+    if !outcome.reason.is_empty() {
+        println!("    {}", outcome.reason.replace('\n', "\n    "));
+    }
+    if let Some(folder) = &outcome.folder {
+        println!("    everything is in {}", folder.display());
+    }
+}
