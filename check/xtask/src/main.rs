@@ -7,6 +7,7 @@
 mod accept;
 mod bench;
 mod ci;
+mod drill;
 mod layers;
 mod programs;
 mod sizes;
@@ -26,6 +27,10 @@ cargo xtask bench failover [--runs N] [--json FILE]  pauses at takeover and give
 cargo xtask bench target [--against tgtd] [--rounds N] [--seconds S] [--json FILE]
                                                      4 KiB commands against our target and another, in turns
 cargo xtask bench fabric [--json FILE]               latency of reading the partner's page
+cargo xtask drill [--only CELL] [--list] [--json FILE] [--markdown FILE] [--help]
+                                                     every fault at every step of takeover, bring-up and giveback
+cargo xtask soak [--minutes N] [--seed S] [--json FILE] [--svg FILE] [--help]
+                                                     random drills with verifying clients for a long time
 cargo xtask accept verbs                             RDMA between two emulated machines; minutes, not part of ci";
 
 fn main() -> ExitCode {
@@ -61,6 +66,8 @@ fn run(arguments: &[String]) -> Result<()> {
             bench::target::run(rival, effort, options.file("--json"))
         }
         ["bench", "fabric", options @ ..] => bench::fabric::run(Options::parse(options, &["--json"])?.file("--json")),
+        ["drill", options @ ..] => drill::table(options),
+        ["soak", options @ ..] => drill::soak(options),
         ["accept", "verbs"] => accept::verbs(),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");

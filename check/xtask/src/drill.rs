@@ -1,0 +1,34 @@
+//! `drill` and `soak`: built and handed over to the program that plays them; what stands behind the command is its own arguments.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::programs::cargo;
+use crate::workspace;
+
+/// The package with the drills, and its program.
+const PACKAGE: &str = "understudy-drill";
+const PROGRAM: &str = "understudy-drills";
+
+/// Plays the table of drills, or some cells of it.
+pub(crate) fn table(options: &[&str]) -> Result<()> {
+    play("table", options)
+}
+
+/// Plays random drills for a long time.
+pub(crate) fn soak(options: &[&str]) -> Result<()> {
+    play("soak", options)
+}
+
+/// In the profile of the tests: the drills of the tests and these share one build, and both have all assertions.
+fn play(what: &str, options: &[&str]) -> Result<()> {
+    let built = cargo(["build", "--quiet", "--package", PACKAGE, "--bins"]).status().context("cannot run cargo")?;
+    ensure!(built.success(), "cargo build --package {PACKAGE} failed");
+    let program = workspace::target_folder()?.join("debug").join(PROGRAM);
+    let mut command = Command::new(&program);
+    let status = command.arg(what).args(options).status();
+    let status = status.with_context(|| format!("cannot run {}", program.display()))?;
+    ensure!(status.success(), "{PROGRAM} {what} ended with {status}");
+    Ok(())
+}
