@@ -94,6 +94,11 @@ impl UnitOnMedium {
         }))
     }
 
+    /// Looks at what the unit knows.
+    pub fn look<T>(&self, look: impl FnOnce(&LogicalUnit) -> T) -> T {
+        look(&self.core.borrow())
+    }
+
     /// The medium has another size now: every nexus finds a unit attention (2Ah/09h).
     pub fn capacity_changed(&self) {
         self.core.borrow_mut().resize(geometry(&*self.medium));

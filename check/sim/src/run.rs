@@ -1,0 +1,222 @@
+//! One run from the first disk to the last read: begin, faults and load, healing, and what must then be true.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::task::{LocalSet, spawn_local};
+use tokio::time::{Instant, sleep, timeout};
+use understudy::config::NodeName;
+use understudy_failover::page::StateWord;
+use understudy_failover::words::NodeId;
+
+use crate::client::Client;
+use crate::clock;
+use crate::faults::{begin, heal};
+use crate::panics;
+use crate::plan::Plan;
+use crate::stage::Stage;
+
+/// A sound pair is up this long after it was started, and home again this long after everything was mended: boot waits of three
+/// seconds, deadlines of two for whatever hung, a takeover and a giveback, all of them twice.
+const HOME_WITHIN: Duration = Duration::from_secs(60);
+
+/// Between two looks at the history, and at a pair that is on its way home.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Outcome {
+    /// Its seed.
+    pub seed: u64,
+    /// What went wrong first.
+    pub failure: Option<String>,
+    /// Digest of everything that happened.
+    pub digest: u64,
+    /// Simulated time.
+    pub simulated: Duration,
+    /// Faults carried out or planned.
+    pub faults: usize,
+    /// Processes of nodes started.
+    pub starts: u64,
+    /// Writes acknowledged, in blocks.
+    pub acknowledged: u64,
+    /// Writes of unknown outcome, in blocks.
+    pub unknown: u64,
+    /// Blocks read and judged.
+    pub reads: u64,
+    /// Moments at which all invariants were looked at.
+    pub moments: u64,
+    /// From healing to everything at home and served.
+    pub home_after: Option<Duration>,
+    /// The last things that happened; only of a run that went wrong.
+    pub last_lines: Vec<String>,
+}
+
+/// Runs a plan. The thread's clock is the simulation's: nothing else may run on it.
+///
+/// # Panics
+/// If the system gives no event queue.
+#[must_use]
+pub fn run(plan: &Plan) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime = runtime.expect("a runtime without input and output needs nothing of the system");
+    panics::watch();
+    understudy_pool::testing::name_from(plan.seed);
+    let tasks = LocalSet::new();
+    let plan = plan.clone();
+    let (stage, home_after) = runtime.block_on(tasks.run_until(async move {
+        clock::begin();
+        let stage = Stage::new(plan);
+        let home_after = whole_run(&stage).await;
+        (stage, home_after)
+    }));
+    let outcome = outcome(&stage, home_after);
+    // Tasks hold the stage and the stage holds nodes: broken up in this order nothing is left behind.
+    stage.nodes.iter().for_each(|node| node.kill(crate::process::End::PowerLost));
+    stage.shelves.iter().for_each(|shelf| shelf.end(crate::process::End::PowerLost));
+    drop(tasks);
+    outcome
+}
+
+fn outcome(stage: &Rc<Stage>, home_after: Option<Duration>) -> Outcome {
+    let history = stage.history.borrow();
+    let failure = panics::first().or_else(|| stage.failure());
+    Outcome {
+        seed: stage.plan.seed,
+        digest: stage.digest().value(),
+        simulated: clock::elapsed(),
+        faults: stage.plan.faults.len(),
+        starts: stage.nodes.iter().map(|node| node.starts.get()).sum(),
+        acknowledged: history.acknowledged,
+        unknown: history.unknown,
+        reads: history.reads,
+        moments: stage.moments.get(),
+        home_after,
+        last_lines: if failure.is_some() { stage.last_lines(60) } else { Vec::new() },
+        failure,
+    }
+}
+
+async fn whole_run(stage: &Rc<Stage>) -> Option<Duration> {
+    if let Err(error) = stage.begin().await {
+        stage.fail(format!("the pair could not be made: {error:#}"));
+        return None;
+    }
+    if until_within(HOME_WITHIN, || stage.failure().is_some() || everything_is_home(stage)).await.is_none() {
+        stage.fail(format!("a fresh pair is not up: {}", describe(stage)));
+        return None;
+    }
+    let values = Rc::new(Cell::new(0));
+    let clients: Vec<_> = (0..stage.volumes()).map(|volume| Client::start(stage, volume, &values)).collect();
+    let watching = spawn_local(judge_again_and_again(Rc::clone(stage)));
+    first_phase(stage).await;
+    heal(stage);
+    let home_after = second_phase(stage, &clients).await;
+    watching.abort();
+    if let Err(violation) = stage.history.borrow().judge() {
+        stage.fail(format!("volume {} block {}: {}", violation.place.0, violation.place.1, violation.text));
+    }
+    home_after
+}
+
+async fn first_phase(stage: &Rc<Stage>) {
+    let began = Instant::now();
+    for planned in &stage.plan.faults {
+        tokio::time::sleep_until(began + Duration::from_millis(planned.at_ms)).await;
+        if has_failed(stage) {
+            return;
+        }
+        begin(stage, *planned);
+    }
+    tokio::time::sleep_until(began + Duration::from_millis(stage.plan.length_ms)).await;
+}
+
+fn has_failed(stage: &Stage) -> bool {
+    stage.failure().is_some() || panics::happened()
+}
+
+/// Everything is mended: within a bounded time every pool is home and served, and every acknowledged write can be read.
+async fn second_phase(stage: &Rc<Stage>, clients: &[Rc<Client>]) -> Option<Duration> {
+    // Faults whose time is not over yet take back what they did; a second healing leaves nothing of them.
+    let longest = stage.plan.faults.iter().map(|planned| planned.for_ms).max().unwrap_or(0);
+    sleep(Duration::from_millis(longest)).await;
+    heal(stage);
+    let home = until_within(HOME_WITHIN, || has_failed(stage) || everything_is_home(stage)).await;
+    if has_failed(stage) {
+        return None;
+    }
+    let Some(home_after) = home else {
+        stage.fail(format!("not home {} s after everything was mended: {}", HOME_WITHIN.as_secs(), describe(stage)));
+        return None;
+    };
+    clients.iter().for_each(|client| client.paused.set(true));
+    let quiet = || has_failed(stage) || clients.iter().all(|client| client.under_way.get() == 0);
+    if until_within(HOME_WITHIN, quiet).await.is_none() {
+        stage.fail("a client's command is not answered although everything is mended".to_owned());
+        return None;
+    }
+    for (volume, client) in clients.iter().enumerate() {
+        let reading = async {
+            while !client.read_everything().await {
+                sleep(LOOK).await
+            }
+        };
+        if timeout(HOME_WITHIN, reading).await.is_err() {
+            stage.fail(format!("volume {volume} cannot be read although everything is mended"));
+        }
+    }
+    Some(home_after)
+}
+
+async fn judge_again_and_again(stage: Rc<Stage>) {
+    loop {
+        sleep(LOOK * 10).await;
+        let judged = stage.history.borrow().judge();
+        if let Err(violation) = judged {
+            stage.fail(format!("volume {} block {}: {}", violation.place.0, violation.place.1, violation.text));
+            return;
+        }
+    }
+}
+
+async fn until_within(limit: Duration, is_so: impl Fn() -> bool) -> Option<Duration> {
+    let began = Instant::now();
+    let waiting: std::pin::Pin<Box<dyn Future<Output = ()>>> = Box::pin(async {
+        while !is_so() {
+            sleep(LOOK).await;
+        }
+    });
+    timeout(limit, waiting).await.ok()?;
+    Some(began.elapsed())
+}
+
+fn everything_is_home(stage: &Stage) -> bool {
+    let is_up = |name: NodeName| {
+        let machine = stage.nodes[name.index()].seen.machine.borrow();
+        machine.as_ref().is_some_and(|machine| machine.state_word() == StateWord::Up)
+    };
+    let serves = |(pool, home, _): (_, NodeName, _)| {
+        let machine = stage.nodes[home.index()].seen.machine.borrow();
+        let owner = machine.as_ref().and_then(|machine| machine.entry(pool).map(|entry| entry.owner));
+        let services = stage.nodes[home.index()].seen.services.borrow();
+        let answers = services.get(&pool) == Some(&understudy_failover::invariants::Service::Answering);
+        owner == Some(NodeId::BOTH[home.index()]) && answers
+    };
+    NodeName::BOTH.into_iter().all(is_up) && stage.pools().all(serves)
+}
+
+/// What keeps the pair from being home.
+fn describe(stage: &Stage) -> String {
+    let told = stage.nodes.iter().map(|node| {
+        let machine = node.seen.machine.borrow();
+        let state = machine.as_ref().map_or("not running".to_owned(), |machine| {
+            let alarms: Vec<_> = machine.alarms().iter().map(|alarm| format!("{alarm:?}")).collect();
+            format!("{} {}", machine.state_word(), alarms.join(" "))
+        });
+        format!("{}: {state}, {:?}", node.name, node.seen.services.borrow())
+    });
+    told.collect::<Vec<_>>().join("; ")
+}
