@@ -10,7 +10,7 @@ use understudy_failover::machine::Machine;
 use understudy_failover::words::{Incarnation, Micros, NodeId, PairId};
 
 use crate::frame::{self, AROUND, BODY_BYTES_MAX};
-use crate::segment::{HEADER_BYTES, Header};
+use crate::segment::Header;
 use crate::start::{Occasion, Stand, Start};
 use crate::step::{Memory, Weight};
 
@@ -24,6 +24,9 @@ const KEPT_BYTES: usize = 16 << 10;
 /// Room kept free in a segment for the frame that is being filled: it must fit the segment its first step was counted for.
 const ROOM: u64 = 64 << 10;
 
+/// How long after a piece was not taken the next is offered: each is a whole snapshot, and a disk that is full stays so for a while.
+const AGAIN_AFTER: Micros = Micros::from_millis(250);
+
 /// The smallest segment: a snapshot of the largest pair and some hours of one that is well.
 pub const SEGMENT_BYTES_MIN: u64 = 1 << 20;
 
@@ -32,6 +35,8 @@ pub const SEGMENT_BYTES_MIN: u64 = 1 << 20;
 pub enum Piece {
     /// To the end of the segment in use.
     Append(Vec<u8>),
+    /// The same, and it is a start: it can be read although something before it was lost.
+    Start(Vec<u8>),
     /// A new segment begins with this; its number says in which place.
     Segment {
         /// One more than the last one's.
@@ -62,10 +67,10 @@ pub trait Sink {
 /// Where a log goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
-    /// Number of the segment in use; 0 if there was none.
+    /// Number of the newest segment; 0 if there was none.
     pub number: u64,
-    /// Its bytes.
-    pub length: u64,
+    /// Its bytes; `None` if it cannot be gone on with.
+    pub length: Option<u64>,
 }
 
 /// How the log stands.
@@ -73,8 +78,8 @@ pub struct Place {
 enum Flow {
     /// Steps follow the last start.
     Going,
-    /// So many steps were left out: it goes on with a start.
-    Interrupted(u64),
+    /// So many steps were left out: it goes on with a start, not before this moment.
+    Interrupted { left_out: u64, until: Micros },
 }
 
 /// Keeps the log of one run.
@@ -95,6 +100,7 @@ pub struct Recorder<S> {
     kept_since: Micros,
     /// Where in it the step under way begins, and what it is worth.
     under_way: Option<(usize, Weight)>,
+    now: Micros,
 }
 
 impl<S: Sink> Recorder<S> {
@@ -113,25 +119,26 @@ impl<S: Sink> Recorder<S> {
             incarnation: machine.incarnation(),
             place,
             segment_bytes,
-            flow: Flow::Interrupted(0),
+            flow: Flow::Interrupted { left_out: 0, until: Micros(0) },
             memory: Memory::default(),
             steps: 0,
             kept: Vec::with_capacity(KEPT_BYTES),
             kept_steps: 0,
             kept_since: Micros(0),
             under_way: None,
+            now: Micros(0),
         };
-        let stand = Stand::New(config.clone());
-        it.start(Micros(0), Occasion::Process, stand);
+        it.start(Occasion::Process, Stand::New(config.clone()));
         it
     }
 
     /// The machine is about to be told `fact`.
-    pub fn telling(&mut self, now: Micros, fact: &Input, machine: &Machine) {
-        self.go_on(now, machine);
+    pub fn told(&mut self, now: Micros, fact: &Input, machine: &Machine) {
+        self.now = now;
+        self.go_on(machine);
         self.steps += 1;
         self.under_way = None;
-        if let Flow::Interrupted(left_out) = &mut self.flow {
+        if let Flow::Interrupted { left_out, .. } = &mut self.flow {
             *left_out += 1;
             return;
         }
@@ -146,16 +153,16 @@ impl<S: Sink> Recorder<S> {
             }
             None => {
                 self.hand_over();
-                self.flow = Flow::Interrupted(self.left_out() + 1);
+                self.interrupt(1);
             }
         }
     }
 
     /// It has ordered this.
-    pub fn ordered(&mut self, now: Micros, orders: &Effects) {
+    pub fn ordered(&mut self, orders: &Effects) {
         let Some((tag, weight)) = self.under_way.take() else { return };
         Memory::put_orders(orders, tag, &mut self.kept);
-        let has_waited = now.since(self.kept_since) >= KEPT_FOR || self.kept.len() >= KEPT_BYTES;
+        let has_waited = self.now.since(self.kept_since) >= KEPT_FOR || self.kept.len() >= KEPT_BYTES;
         if weight == Weight::Worthy || !orders.is_empty() || has_waited {
             self.hand_over();
         }
@@ -167,15 +174,19 @@ impl<S: Sink> Recorder<S> {
             return;
         }
         let taken = if self.kept.len() <= BODY_BYTES_MAX && self.fits(self.kept.len()) {
-            self.append(frame::frame(frame::STEPS, &self.kept))
+            self.append(Piece::Append(frame::frame(frame::STEPS, &self.kept)))
         } else {
             Taken::No
         };
         if taken == Taken::No {
-            self.flow = Flow::Interrupted(self.kept_steps);
+            self.interrupt(self.kept_steps);
         }
         self.kept.clear();
         self.kept_steps = 0;
+    }
+
+    fn interrupt(&mut self, steps: u64) {
+        self.flow = Flow::Interrupted { left_out: self.left_out() + steps, until: self.now.after(AGAIN_AFTER) };
     }
 
     /// Steps of this run so far.
@@ -195,69 +206,73 @@ impl<S: Sink> Recorder<S> {
     pub fn left_out(&self) -> u64 {
         match self.flow {
             Flow::Going => 0,
-            Flow::Interrupted(left_out) => left_out,
+            Flow::Interrupted { left_out, .. } => left_out,
         }
     }
 
     /// Between two steps: begins a new segment if this one is full, and goes on after an interruption.
-    fn go_on(&mut self, now: Micros, machine: &Machine) {
-        let stand = || Stand::Snapshot(Box::new(machine.clone()));
-        match self.flow {
-            Flow::Going if self.fits(self.kept.len() + ROOM as usize) => {}
-            Flow::Going => {
-                self.hand_over();
-                let occasion = match self.flow {
-                    Flow::Going => Occasion::Segment,
-                    Flow::Interrupted(steps) => Occasion::LeftOut { steps },
-                };
-                self.start(now, occasion, stand());
-            }
-            Flow::Interrupted(steps) => self.start(now, Occasion::LeftOut { steps }, stand()),
+    fn go_on(&mut self, machine: &Machine) {
+        let is_full = !self.fits(self.kept.len() + ROOM as usize);
+        if self.flow == Flow::Going && is_full {
+            self.hand_over();
         }
+        let occasion = match self.flow {
+            Flow::Going if is_full => Occasion::Segment,
+            Flow::Going => return,
+            Flow::Interrupted { until, .. } if self.now < until => return,
+            Flow::Interrupted { left_out, .. } => Occasion::LeftOut { steps: left_out },
+        };
+        self.start(occasion, Stand::Snapshot(Box::new(machine.clone())));
     }
 
     fn fits(&self, body: usize) -> bool {
-        self.place.number > 0 && self.place.length + (body + AROUND) as u64 <= self.segment_bytes
+        self.place.length.is_some_and(|length| length + (body + AROUND) as u64 <= self.segment_bytes)
     }
 
     /// Writes a start, in the segment in use if there is room for it and something to follow.
-    fn start(&mut self, now: Micros, occasion: Occasion, stand: Stand) {
-        let wall_micros = self.sink.wall_micros();
+    fn start(&mut self, occasion: Occasion, stand: Stand) {
+        let (wall_micros, now) = (self.sink.wall_micros(), self.now);
         let start = Start { incarnation: self.incarnation, wall_micros, now, steps: self.steps, occasion, stand };
         // A start longer than a frame would be a configuration no pair can have; the log stays interrupted then.
         let body = postcard::to_stdvec(&start).ok().filter(|body| body.len() <= BODY_BYTES_MAX);
-        let Some(body) = body else { return };
-        let bytes = frame::frame(frame::START, &body);
-        let is_new = occasion == Occasion::Segment || !self.fits(body.len() + ROOM as usize);
-        let taken = if is_new { self.begin_segment(bytes, wall_micros) } else { self.append(bytes) };
-        if taken == Taken::Yes {
-            self.flow = Flow::Going;
-            self.memory = Memory::from(now);
-        } else if self.flow == Flow::Going {
-            self.flow = Flow::Interrupted(0);
+        let taken = match body.map(|body| frame::frame(frame::START, &body)) {
+            None => Taken::No,
+            Some(frame) if occasion == Occasion::Segment || !self.fits(frame.len() + ROOM as usize) => {
+                self.begin_segment(&frame, wall_micros)
+            }
+            Some(frame) => self.append(Piece::Start(frame)),
+        };
+        match taken {
+            Taken::Yes => {
+                self.flow = Flow::Going;
+                self.memory = Memory::from(now);
+            }
+            Taken::No => self.interrupt(0),
         }
     }
 
-    fn begin_segment(&mut self, first: Vec<u8>, wall_micros: u64) -> Taken {
+    fn begin_segment(&mut self, first: &[u8], wall_micros: u64) -> Taken {
         let number = self.place.number + 1;
-        let mut bytes = Header::new(self.pair, self.node, number, self.incarnation, wall_micros).encode().to_vec();
-        bytes.extend(first);
+        let header = Header::new(self.pair, self.node, number, self.incarnation, wall_micros).encode();
+        let bytes = [&header, first].concat();
         let length = bytes.len() as u64;
-        if length < HEADER_BYTES as u64 || length > self.segment_bytes {
+        if length > self.segment_bytes {
             return Taken::No;
         }
         let taken = self.sink.put(Piece::Segment { number, bytes });
         if taken == Taken::Yes {
-            self.place = Place { number, length };
+            self.place = Place { number, length: Some(length) };
         }
         taken
     }
 
-    fn append(&mut self, bytes: Vec<u8>) -> Taken {
-        let length = bytes.len() as u64;
-        let taken = self.sink.put(Piece::Append(bytes));
+    fn append(&mut self, piece: Piece) -> Taken {
+        let length = match &piece {
+            Piece::Append(bytes) | Piece::Start(bytes) | Piece::Segment { bytes, .. } => bytes.len() as u64,
+        };
+        let taken = self.sink.put(piece);
         if taken == Taken::Yes {
-            self.place.length += length;
+            self.place.length = self.place.length.map(|before| before + length);
         }
         taken
     }

@@ -102,6 +102,10 @@ impl Replay {
         let machine = start.machine()?;
         let began = match (&self.run, &start.stand, start.occasion) {
             (Some(run), Stand::Snapshot(_), occasion) if run.incarnation == start.incarnation => match occasion {
+                // What was lost behind the recorder's back counts too.
+                Occasion::LeftOut { .. } if run.steps <= start.steps => {
+                    Began::AfterLeftOut { steps: start.steps - run.steps }
+                }
                 Occasion::LeftOut { steps } => Began::AfterLeftOut { steps },
                 // A segment in between is missing.
                 Occasion::Segment | Occasion::Process if run.steps != start.steps => Began::Run,

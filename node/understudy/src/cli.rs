@@ -14,6 +14,7 @@ mod ask;
 mod failure;
 mod node;
 mod put;
+mod replay;
 mod shelf;
 mod show;
 mod size;
@@ -32,6 +33,13 @@ Exit status:
   3  the pair's file is wrong or missing
   4  no node answers
   5  the node refused (vetoes, or not now)";
+
+/// The same of `replay`, which has a verdict of its own.
+const REPLAY_EXIT_STATUS: &str = "\
+Exit status:
+  0  every order is the one recorded
+  1  something differs; the first difference of each run is named
+  2  a file is no event log, damaged where it should be whole, or of a release too far away";
 
 /// Two machines, one shelf of disks, storage that stays: a pair of nodes that take over from each other.
 #[derive(Debug, Parser)]
@@ -70,6 +78,12 @@ enum Command {
     Volume(VolumeCommand),
     /// Show what happened: takeovers, bring-ups, givebacks, with their pauses
     Timeline(TimelineArgs),
+    /// Run the event log of a node again, step by step, to understand what it did and why
+    ///
+    /// Every step is run through the failover machine of this very program: what the node was told, what it ordered, and whether
+    /// this program orders the same. Works on the log of a node that is running. `docs/replay.md` shows how to read it.
+    #[command(after_help = REPLAY_EXIT_STATUS)]
+    Replay(ReplayArgs),
 }
 
 /// Which pair, for every command that needs one.
@@ -243,6 +257,31 @@ struct TimelineArgs {
     newest: usize,
 }
 
+#[derive(Debug, Args)]
+struct ReplayArgs {
+    /// The state folder of a node, or single files of its log (`events-0.log` to `events-3.log`); of both nodes for one transcript
+    #[arg(required = true, value_name = "FOLDER|FILE")]
+    files: Vec<PathBuf>,
+    /// Show steps from this number on
+    #[arg(long, value_name = "N")]
+    from: Option<u64>,
+    /// Show steps up to this number
+    #[arg(long, value_name = "N")]
+    until: Option<u64>,
+    /// Show also the steps from which nothing followed, instead of counting them
+    #[arg(long)]
+    all: bool,
+    /// As JSON, one object a line
+    #[arg(long)]
+    json: bool,
+    /// Only the verdict
+    #[arg(long, conflicts_with = "json")]
+    quiet: bool,
+    /// Print a transcript as the golden scenarios of the failover machine have it, so that an incident can become one
+    #[arg(long, conflicts_with_all = ["json", "quiet", "all", "from", "until"])]
+    export_transcript: bool,
+}
+
 /// Reads the command line, does what it says, and reports.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -269,6 +308,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Giveback(args) => ask::giveback(&args),
         Command::Volume(command) => ask::volume(&command),
         Command::Timeline(args) => show::timeline(&args),
+        Command::Replay(args) => replay::run(&args),
     }
 }
 

@@ -245,6 +245,8 @@ pub struct Config {
     pub timing: Timing,
     /// Whether givebacks happen by themselves.
     pub giveback: AutomaticGiveback,
+    /// What the files of a node's event log may hold together, in bytes.
+    pub event_log_bytes: u64,
     /// Both nodes, in the order of [`NodeName::index`].
     pub nodes: [NodeSettings; 2],
     /// One or three lock disks, in the order in which they are contested.

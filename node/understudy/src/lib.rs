@@ -8,6 +8,8 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod driver;
+pub mod event_log;
 pub mod harness;
 pub mod pair_init;
+pub mod replay;
 pub mod timeline;

@@ -29,7 +29,9 @@ impl Sink for &mut Memory {
             return Taken::No;
         }
         match piece {
-            Piece::Append(bytes) => self.segments.last_mut().expect("a segment in use").1.extend(bytes),
+            Piece::Append(bytes) | Piece::Start(bytes) => {
+                self.segments.last_mut().expect("a segment in use").1.extend(bytes)
+            }
             Piece::Segment { number, bytes } => self.segments.push((number, bytes)),
         }
         Taken::Yes
@@ -43,9 +45,9 @@ impl Sink for &mut Memory {
 impl Memory {
     pub fn place(&self) -> Place {
         let last = self.segments.last();
-        last.map_or(Place { number: 0, length: 0 }, |(number, bytes)| Place {
+        last.map_or(Place { number: 0, length: None }, |(number, bytes)| Place {
             number: *number,
-            length: bytes.len() as u64,
+            length: Some(bytes.len() as u64),
         })
     }
 }
@@ -70,9 +72,9 @@ pub fn log(config: &Config, told: &[Told], segment_bytes: u64, memory: &mut Memo
         let mut recorder = Recorder::begin(&mut *memory, &machine, place, segment_bytes);
         for told in run {
             let mut orders = Effects::new();
-            recorder.telling(told.now, &told.input, &machine);
+            recorder.told(told.now, &told.input, &machine);
             machine.step(told.now, told.input.clone(), &mut orders);
-            recorder.ordered(told.now, &orders);
+            recorder.ordered(&orders);
         }
         recorder.hand_over();
     }

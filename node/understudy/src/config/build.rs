@@ -21,6 +21,9 @@ const SOCKET_PATH_BYTES: usize = 103;
 /// Most pools of a pair: what the pool table of a state page holds.
 const POOLS: usize = 60;
 
+/// Sizes an event log may have. Below, its segments could not hold a snapshot of the largest pair; above, nobody could read it.
+const EVENT_LOG_MIB: RangeInclusive<u64> = 4..=1024;
+
 /// Unit of the numbers in `[timing]`.
 const MS: &str = "a whole number of milliseconds";
 
@@ -58,6 +61,7 @@ fn read_all(file: &Path, root: &Table<'_>, mistakes: &Mistakes) -> Option<Config
     let provider = provider(&root.optional_table("interconnect", "[interconnect]"), mistakes);
     let timing = timing(&root.optional_table("timing", "[timing]"), mistakes);
     let giveback = giveback(&root.optional_table("giveback", "[giveback]"), mistakes);
+    let event_log_bytes = event_log(&root.optional_table("event_log", "[event_log]"));
     let folder = file.parent().unwrap_or(Path::new("."));
     let nodes = nodes(&root.table("node", "[node]"), folder, mistakes);
     let lock_disks = disks(&root.tables("lock_disk", "[[lock_disk]]"), mistakes);
@@ -80,6 +84,7 @@ fn read_all(file: &Path, root: &Table<'_>, mistakes: &Mistakes) -> Option<Config
         provider: provider?,
         timing,
         giveback,
+        event_log_bytes,
         nodes: nodes?,
         lock_disks: lock_disks.into_iter().map(ReadDisk::finish).collect::<Option<_>>()?,
         disks: disks.into_iter().map(ReadDisk::finish).collect::<Option<_>>()?,
@@ -199,6 +204,14 @@ fn giveback(table: &Table<'_>, mistakes: &Mistakes) -> AutomaticGiveback {
             AutomaticGiveback::OnRequest
         }
     }
+}
+
+/// Bytes of a node's event log.
+fn event_log(table: &Table<'_>) -> u64 {
+    // 32 MiB: what half a day of ordinary life takes (docs/replay.md), and nothing for a system disk.
+    let mebibytes = table.number("size_mib", 32, "a whole number of MiB", EVENT_LOG_MIB);
+    table.finish();
+    mebibytes << 20
 }
 
 /// What came of a claim.

@@ -88,6 +88,7 @@ fn the_shortest_good_file_has_the_defaults_of_the_failover_core() {
     assert_eq!(micros(config.timing.retry), core.retry.0);
     assert_eq!(micros(config.timing.handoff), core.hold_limit.0);
     assert!(matches!(config.giveback, AutomaticGiveback::Within { limit: 3, .. }));
+    assert_eq!(config.event_log_bytes, 32 << 20);
     assert_eq!(config.provider, Provider::Tcp);
     assert_eq!(config.pair.preferred, NodeName::A);
 }

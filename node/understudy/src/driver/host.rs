@@ -24,6 +24,7 @@ use super::service::node_id;
 use super::world::{Interconnect, Witness, World};
 use crate::admin::{AdminRequest, Server};
 use crate::config::{Config, NodeName};
+use crate::event_log::EventLog;
 use crate::timeline::Recorder;
 
 /// Requests of operators that wait for the driver. A person types, a script loops: more than this many at once is a mistake.
@@ -80,8 +81,16 @@ impl World for Host {
             .with_context(|| format!("cannot write to the state folder {}", folder.display()))
     }
 
-    fn witness(&self, _: &Config, _: NodeName, _: &Machine) -> anyhow::Result<Box<dyn Witness>> {
-        Ok(Box::new(Nobody))
+    fn witness(&self, config: &Config, own: NodeName, machine: &Machine) -> anyhow::Result<Box<dyn Witness>> {
+        let folder = &config.node(own).state;
+        match EventLog::open(folder, config.event_log_bytes, machine) {
+            Ok(log) => Ok(Box::new(log)),
+            // Nothing that serves depends on it.
+            Err(error) => {
+                tracing::warn!(%error, folder = %folder.display(), "there is no event log of this run");
+                Ok(Box::new(Nobody))
+            }
+        }
     }
 
     fn open_disk(&self, url: &LunUrl, nexus: Nexus, options: Options) -> Rc<dyn Disk> {

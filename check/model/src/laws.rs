@@ -1,0 +1,205 @@
+//! What must hold, by name.
+//!
+//! Not here: the invariants over a moment, which the failover core names itself ([`understudy_failover::invariants`]). The one idea: a
+//! law is broken by a step, and the step that breaks the first one ends its schedule, so that a counterexample says what is wrong and
+//! not what came of it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use understudy_failover::invariants::{self, PairView, PoolDiskView, Service};
+use understudy_failover::page::Page;
+use understudy_failover::sim::disks::LockDisk;
+use understudy_failover::words::{LegIndex, NodeId, PoolId};
+
+use crate::orders::page_of;
+use crate::pair::{Node, Pair, Served};
+
+/// A law.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Law {
+    /// At most one node that answers for a pool can get a write onto its disks.
+    OneWriter,
+    /// No acknowledged write is lost.
+    NothingLost,
+    /// At most one node answers for a volume.
+    OneAnswers,
+    /// The generation that stands for a pool never goes back.
+    GenerationForward,
+    /// No generation is handed out twice.
+    GenerationOnce,
+    /// Nobody serves without having seen its fence, and its key on the lock disks after that.
+    FenceSeen,
+    /// Nobody serves without its record on a majority.
+    RecordStands,
+    /// COMMIT stands before it is announced.
+    CommitFirst,
+    /// A disk once reserved stays reserved.
+    StaysReserved,
+    /// Disks the partner serves from are initialised only after its release was found on them.
+    ReleaseFirst,
+    /// A node ceases to answer for its partner only after the giveback.
+    CloseLast,
+    /// Portals open only after a fence was seen.
+    PortalsAfterFence,
+    /// Nobody gives up who has lost nothing.
+    DefeatReal,
+    /// Nobody serves from metadata older than recorded.
+    MetadataCurrent,
+    /// When faults stop, every volume is served again, by the pair or by one node alone.
+    ServedAgain,
+    /// A sound pair ends with every pool at home.
+    HomeAgain,
+}
+
+impl Law {
+    /// Every law.
+    pub const ALL: [Self; 16] = [
+        Self::OneWriter,
+        Self::NothingLost,
+        Self::OneAnswers,
+        Self::GenerationForward,
+        Self::GenerationOnce,
+        Self::FenceSeen,
+        Self::RecordStands,
+        Self::CommitFirst,
+        Self::StaysReserved,
+        Self::ReleaseFirst,
+        Self::CloseLast,
+        Self::PortalsAfterFence,
+        Self::DefeatReal,
+        Self::MetadataCurrent,
+        Self::ServedAgain,
+        Self::HomeAgain,
+    ];
+
+    /// As a sentence.
+    #[must_use]
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::OneWriter => "one writer per pool's disks",
+            Self::NothingLost => "no acknowledged write lost",
+            Self::OneAnswers => "at most one node answers for a volume",
+            Self::GenerationForward => "generations never go back",
+            Self::GenerationOnce => "no generation is handed out twice",
+            Self::FenceSeen => "nobody serves without having seen its fence",
+            Self::RecordStands => "nobody serves without its record on a majority",
+            Self::CommitFirst => "COMMIT stands before it is announced",
+            Self::StaysReserved => "a disk once reserved stays reserved",
+            Self::ReleaseFirst => "no disk is initialised before its release was seen",
+            Self::CloseLast => "the partner's service ends only after the giveback",
+            Self::PortalsAfterFence => "portals open only after the fence",
+            Self::DefeatReal => "nobody gives up who has lost nothing",
+            Self::MetadataCurrent => "no metadata older than recorded is served",
+            Self::ServedAgain => "when faults stop every volume is served again",
+            Self::HomeAgain => "a sound pair ends with every pool at home",
+        }
+    }
+}
+
+impl fmt::Display for Law {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.sentence())
+    }
+}
+
+fn service(node: &Node) -> BTreeMap<PoolId, Service> {
+    let one = |served| if served == Served::Yes { Service::Answering } else { Service::Silent };
+    node.mounts.iter().map(|(pool, mount)| (*pool, one(mount.served))).collect()
+}
+
+/// Shows a state as the invariants want to see it.
+pub fn with_view<R>(pair: &Pair, look: impl FnOnce(&PairView<'_>) -> R) -> R {
+    let announced = |node: NodeId| -> Option<Page> {
+        let machine = pair.node(node).machine.as_ref()?;
+        machine.shown()?.announcement?;
+        page_of(pair.node(node), node)
+    };
+    let pages = [announced(NodeId::A), announced(NodeId::B)];
+    let disks = |legs: &Vec<crate::pair::Leg>| -> Vec<PoolDiskView> { legs.iter().map(|leg| leg.disk.pr.clone()).collect() };
+    look(&PairView {
+        machines: [pair.nodes[0].machine.as_deref(), pair.nodes[1].machine.as_deref()],
+        pages: [pages[0].as_ref(), pages[1].as_ref()],
+        lock_disks: pair.shelf.lock_disks.iter().map(LockDisk::view).collect(),
+        pool_disks: pair.shelf.legs.iter().map(|(pool, legs)| (*pool, disks(legs))).collect(),
+        services: [service(&pair.nodes[0]), service(&pair.nodes[1])],
+    })
+}
+
+/// Checks every law over a moment and over what is remembered, and remembers this moment.
+pub fn judge(pair: &mut Pair) {
+    if pair.memory.broken.is_some() {
+        return;
+    }
+    let before = pair.memory.clone();
+    let (verdict, stands, reserved) = with_view(pair, |view| {
+        let verdict = moment(view);
+        let stands: Vec<_> = pair.pools().filter_map(|pool| view.truth(pool)).collect();
+        (verdict, stands, invariants::reserved_disks(view))
+    });
+    let mut verdict = verdict.and_then(|()| {
+        invariants::invariant_reserved_disks_stay_reserved(&before.reserved, &reserved)
+            .map_err(|how| (Law::StaysReserved, how))
+    });
+    for entry in &stands {
+        let Some(last) = before.stood.get(&entry.pool) else { continue };
+        if entry.generation < last.generation {
+            let how = format!("{}: generation went from {} back to {}", entry.pool, last.generation, entry.generation);
+            verdict = verdict.and(Err((Law::GenerationForward, how)));
+        } else if entry.generation == last.generation && entry != last {
+            let how = format!("{}: generation {} stands for {last:?} and for {entry:?}", entry.pool, entry.generation);
+            verdict = verdict.and(Err((Law::GenerationOnce, how)));
+        }
+    }
+    verdict = verdict.and_then(|()| reads_show_what_was_acknowledged(pair)).and_then(|()| metadata_is_current(pair));
+    if let Err((law, how)) = verdict {
+        return pair.break_law(law, how);
+    }
+    let news = stands.iter().any(|entry| before.stood.get(&entry.pool) != Some(entry));
+    if news || !reserved.is_subset(&before.reserved) {
+        let memory = pair.memory_mut();
+        memory.stood.extend(stands.into_iter().map(|entry| (entry.pool, entry)));
+        memory.reserved.extend(reserved);
+    }
+}
+
+fn moment(view: &PairView<'_>) -> Result<(), (Law, String)> {
+    invariants::invariant_one_writer_per_pool(view).map_err(|how| (Law::OneWriter, how))?;
+    invariants::invariant_one_node_answers(view).map_err(|how| (Law::OneAnswers, how))?;
+    invariants::invariant_no_serve_without_record_majority(view).map_err(|how| (Law::RecordStands, how))?;
+    invariants::invariant_commit_before_announce(view).map_err(|how| (Law::CommitFirst, how))
+}
+
+/// Whatever a node that answers could read now is at least what was acknowledged last.
+fn reads_show_what_was_acknowledged(pair: &Pair) -> Result<(), (Law, String)> {
+    for (node, pool) in NodeId::BOTH.into_iter().flat_map(|node| pair.pools().map(move |pool| (node, pool))) {
+        let mount = &pair.node(node).mounts[&pool];
+        if mount.served != Served::Yes {
+            continue;
+        }
+        let good = (0..2u8).filter(|leg| mount.good.contains(LegIndex(*leg)));
+        let read: Vec<u8> = if mount.equal { good.collect() } else { good.take(1).collect() };
+        let acked = pair.memory.acked[&pool];
+        for leg in read {
+            let disk = &pair.leg(pool, leg).disk;
+            if disk.reachable[node.index()] && disk.lets_read(node) && disk.value < acked {
+                let how = format!("{node} would answer a read of {pool} with {}, after {acked} was acknowledged", disk.value);
+                return Err((Law::NothingLost, how));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn metadata_is_current(pair: &Pair) -> Result<(), (Law, String)> {
+    for (node, pool) in NodeId::BOTH.into_iter().flat_map(|node| pair.pools().map(move |pool| (node, pool))) {
+        let mount = &pair.node(node).mounts[&pool];
+        let machine = pair.node(node).machine.as_ref();
+        let recorded = machine.and_then(|machine| machine.entry(pool)).map(|entry| entry.metadata_version.0);
+        if mount.served == Served::Yes && recorded.is_some_and(|recorded| mount.version < recorded) {
+            let how = format!("{node} serves {pool} at metadata version {}, recorded is {recorded:?}", mount.version);
+            return Err((Law::MetadataCurrent, how));
+        }
+    }
+    Ok(())
+}

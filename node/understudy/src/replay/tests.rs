@@ -1,0 +1,1 @@
+//! What an operator sees: the verdict, the text, the errors.

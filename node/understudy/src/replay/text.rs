@@ -1,0 +1,118 @@
+//! A replay as text for people: eventful steps with their orders, the others counted.
+
+use std::ops::RangeInclusive;
+
+use super::{Run, Show, Shown, Uneventful, Verdict, occasion, render_verdict, words};
+use crate::config::NodeName;
+use crate::timeline::{Style, clock};
+use understudy_failover::effect::Effect;
+use understudy_failover::words::NodeId;
+
+/// Which steps are shown.
+#[derive(Debug, Clone)]
+pub struct Range {
+    /// By their numbers.
+    pub steps: RangeInclusive<u64>,
+    /// Whether uneventful ones are shown too.
+    pub all: Uneventfully,
+}
+
+/// What becomes of uneventful steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Uneventfully {
+    /// They are counted.
+    Counted,
+    /// They are shown.
+    Shown,
+}
+
+/// Prints a replay.
+pub struct Text<P> {
+    put: P,
+    style: Style,
+    range: Range,
+    uneventful: Uneventful,
+}
+
+impl<P: FnMut(&str)> Text<P> {
+    /// Prints with `put`.
+    pub fn new(put: P, style: Style, range: Range) -> Self {
+        Self { put, style, range, uneventful: Uneventful::default() }
+    }
+
+    fn line(&mut self, text: &str) {
+        (self.put)(&format!("{text}\n"));
+    }
+
+    fn show_uneventful(&mut self) {
+        let uneventful = std::mem::take(&mut self.uneventful);
+        if uneventful.steps > 0 {
+            let line = format!("{:>23}{}", "", self.style.dim(&format!("… {}", uneventful.words())));
+            self.line(&line);
+        }
+    }
+}
+
+fn letter(node: NodeId) -> NodeName {
+    match node {
+        NodeId::A => NodeName::A,
+        NodeId::B => NodeName::B,
+    }
+}
+
+impl<P: FnMut(&str)> Show for Text<P> {
+    fn run(&mut self, run: &Run<'_>) {
+        self.show_uneventful();
+        let node = letter(run.header.node);
+        let title = format!("node {node} of pair {:04x}, incarnation {}", run.header.pair.0, run.start.incarnation);
+        let facts =
+            format!("{} UTC, release {}: {}", clock(run.start.wall_micros), run.header.release, occasion(run.start));
+        let line = format!("\n{}  {}", self.style.node(node, &title), self.style.dim(&facts));
+        self.line(&line);
+    }
+
+    fn note(&mut self, text: &str) {
+        self.show_uneventful();
+        let line = self.style.caution(&format!("! {text}"));
+        self.line(&line);
+    }
+
+    fn step(&mut self, shown: &Shown<'_>) {
+        if !self.range.steps.contains(&shown.number) {
+            return;
+        }
+        let step = shown.step;
+        if shown.is_uneventful() && self.range.all == Uneventfully::Counted {
+            self.uneventful.count(step);
+            return;
+        }
+        self.show_uneventful();
+        let seconds = format!("{}.{:06}", step.now.0 / 1_000_000, step.now.0 % 1_000_000);
+        let state = match (step.before, step.after) {
+            (before, after) if before == after => self.style.dim(before.name()),
+            (before, after) => format!("{before} → {}", self.style.bold(after.name())),
+        };
+        let line = format!("{seconds:>13} {:>8}  {}  [{state}]", shown.number, words::fact(&step.fact));
+        self.line(&line);
+        for order in &step.orders {
+            let text = words::effect(order);
+            let line = match order {
+                Effect::Timeline(_) => format!("{:>23}{} {}", "", self.style.bold("*"), self.style.bold(&text)),
+                _ => format!("{:>23}→ {text}", ""),
+            };
+            self.line(&line);
+        }
+        if let Some(difference) = &step.difference {
+            let recorded = difference.recorded.as_ref().map_or("nothing more".to_owned(), words::effect);
+            let line = format!("DIFFERS in order {}: recorded is: {recorded}", difference.at + 1);
+            let line = format!("{:>23}{}", "", self.style.bad(&line));
+            self.line(&line);
+        }
+    }
+
+    fn end(&mut self, verdict: &Verdict) {
+        self.show_uneventful();
+        let text = render_verdict(verdict, self.style);
+        (self.put)(&format!("\n{text}"));
+    }
+}
