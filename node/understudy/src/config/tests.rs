@@ -125,6 +125,8 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("unusable pair id", "name = \"office\"", "name = \"office\"\nid = \"0000\""),
     ("unusable name", "name = \"fast\"", "name = \"Fast Pool\""),
     ("wrong word for automatic", "[node.a]", "[giveback]\nautomatic = \"no\"\n[node.a]"),
+    ("event log too large", "[node.a]", "[event_log]\nsize_mib = 4096\n[node.a]"),
+    ("unknown key of the event log", "[node.a]", "[event_log]\nsize = 64\n[node.a]"),
     ("disk name used twice", "name = \"d1\"", "name = \"d0\""),
     ("lock disk and disk of one name", "name = \"d1\"", "name = \"l0\""),
     ("one logical unit twice", "shelf/2", "shelf/1"),
