@@ -28,6 +28,7 @@ use understudy_scsi::{Asc, Sense, SenseKey, Status};
 
 use crate::disk::{Disk, DiskError, DiskIdentity, Durability, Extent, Geometry, Link};
 use crate::network::{Network, Tcp};
+use crate::registrations::Renewal;
 use crate::reservation::Reservations;
 use crate::session::{Answer, Nexus, Options, Request, Session, Transfer};
 use crate::url::LunUrl;
@@ -72,6 +73,9 @@ pub(crate) struct Unit {
     link_moved: Watched<()>,
     pub(crate) keeps_through_power_loss: Cell<bool>,
     pub(crate) aborts_exactly: Cell<bool>,
+    /// Held while a registration of this nexus changes.
+    pub(crate) registering: tokio::sync::Mutex<()>,
+    pub(crate) renewal: Cell<Option<Renewal>>,
 }
 
 /// One logical unit. Dropping it ends its background task, and its session if nobody else uses it.
@@ -122,6 +126,8 @@ impl IscsiLun {
             link_moved: Watched::new(()),
             keeps_through_power_loss: Cell::new(false),
             aborts_exactly: Cell::new(true),
+            registering: tokio::sync::Mutex::new(()),
+            renewal: Cell::new(None),
         });
         let task = tokio::task::spawn_local(settle_again_and_again(Rc::clone(&unit)));
         Rc::new(Self { unit, task })

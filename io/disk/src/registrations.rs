@@ -18,6 +18,27 @@ use crate::session::Transfer;
 /// First allocation length for READ KEYS: 127 registrations. A longer list is asked for again with its own length.
 const KEYS_BYTES: u16 = 8 + 127 * 8;
 
+/// A registration made again that is not proved to be the continuation of the old one. It stays noted, whatever became of the
+/// command, until it is proved or the caller registers anew: a second try would find the first one's key listed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Renewal {
+    key: Key,
+    /// PRGENERATION with which the key was seen listed.
+    seen: u32,
+}
+
+impl Renewal {
+    /// Nothing but the new registration has happened since.
+    fn is_proved_by(self, generation: u32) -> bool {
+        generation == self.seen.wrapping_add(1)
+    }
+
+    /// Nothing at all has happened since, or nothing but the new registration.
+    fn explains(self, generation: u32) -> bool {
+        generation == self.seen || self.is_proved_by(generation)
+    }
+}
+
 fn to_wire(kind: ReservationType) -> wire::ReservationType {
     match kind {
         ReservationType::WriteExclusive => wire::ReservationType::WriteExclusive,
@@ -95,23 +116,32 @@ impl Unit {
         }
     }
 
+    /// One at a time, and not beside another change of the own registration: both would show in PRGENERATION.
     async fn keep_registered(&self, key: Key) -> Result<bool, DiskError> {
-        let before = self.read_keys().await?;
-        if !before.keys.contains(&key) {
+        let found = self.read_keys().await?;
+        let renewal = self.renewal.get().filter(|renewal| renewal.key == key);
+        let in_doubt = renewal.is_some_and(|renewal| !renewal.explains(found.generation));
+        if in_doubt || !found.keys.contains(&key) {
             return Ok(false);
         }
         let persistence =
             if self.keeps_through_power_loss.get() { Persistence::ThroughPowerLoss } else { Persistence::Volatile };
         let same = OutList { key: key.0, action_key: key.0, persistence, ..OutList::default() };
         match self.reserve_out(OutAction::Register, None, same).await {
-            Ok(()) => return Ok(true),
+            Ok(()) => {
+                self.renewal.set(None);
+                return Ok(true);
+            }
             Err(DiskError::Conflict) => {}
             Err(error) => return Err(error),
         }
+        let renewal = Renewal { key, seen: found.generation };
+        self.renewal.set(Some(renewal));
         self.register(key).await?;
         let after = self.read_keys().await?;
-        if after.generation == before.generation.wrapping_add(1) && after.keys.contains(&key) {
+        if renewal.is_proved_by(after.generation) && after.keys.contains(&key) {
             tracing::info!(disk = %self.name, "the target had forgotten this nexus with its session: registered again");
+            self.renewal.set(None);
             return Ok(true);
         }
         // Somebody changed something in between: this may be a registration that was taken away on purpose.
@@ -184,11 +214,18 @@ impl Reservations for IscsiLun {
     }
 
     fn register(&self, key: Key) -> LocalBoxFuture<'_, Result<(), DiskError>> {
-        Box::pin(self.unit.register(key))
+        Box::pin(async move {
+            let _alone = self.unit.registering.lock().await;
+            self.unit.renewal.set(None);
+            self.unit.register(key).await
+        })
     }
 
     fn keep_registered(&self, key: Key) -> LocalBoxFuture<'_, Result<bool, DiskError>> {
-        Box::pin(self.unit.keep_registered(key))
+        Box::pin(async move {
+            let _alone = self.unit.registering.lock().await;
+            self.unit.keep_registered(key).await
+        })
     }
 
     fn reserve(&self, key: Key, kind: ReservationType) -> LocalBoxFuture<'_, Result<(), DiskError>> {
@@ -200,7 +237,10 @@ impl Reservations for IscsiLun {
     }
 
     fn preempt(&self, key: Key, victim: Key, kind: ReservationType) -> LocalBoxFuture<'_, Result<(), DiskError>> {
-        Box::pin(self.unit.preempt(key, victim, kind))
+        Box::pin(async move {
+            let _alone = self.unit.registering.lock().await;
+            self.unit.preempt(key, victim, kind).await
+        })
     }
 
     fn preempt_and_abort(
@@ -209,11 +249,17 @@ impl Reservations for IscsiLun {
         victim: Key,
         kind: ReservationType,
     ) -> LocalBoxFuture<'_, Result<(), DiskError>> {
-        Box::pin(self.unit.preempt_and_abort(key, victim, kind))
+        Box::pin(async move {
+            let _alone = self.unit.registering.lock().await;
+            self.unit.preempt_and_abort(key, victim, kind).await
+        })
     }
 
     fn clear(&self, key: Key) -> LocalBoxFuture<'_, Result<(), DiskError>> {
-        Box::pin(self.unit.with_key(OutAction::Clear, key, None))
+        Box::pin(async move {
+            let _alone = self.unit.registering.lock().await;
+            self.unit.with_key(OutAction::Clear, key, None).await
+        })
     }
 
     fn reset(&self) -> LocalBoxFuture<'_, Result<(), DiskError>> {

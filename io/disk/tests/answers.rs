@@ -117,34 +117,74 @@ fn a_conflict_is_never_repeated() {
     });
 }
 
-/// A target that forgot the nexus with its session, on which somebody changes a registration (`meddles`) between the
-/// look at the keys and the new registration. Answers what `keep_registered` said and the key registered last.
-async fn keep_registered_on_a_forgetful_target(meddles: bool) -> (Result<bool, DiskError>, u64) {
-    let mini = Mini::start().await;
-    let lun = open(&mini).await;
-    let (generation, registered) = (Rc::new(Cell::new(7)), Rc::new(Cell::new(1)));
-    let (counted, last) = (Rc::clone(&generation), Rc::clone(&registered));
-    mini.answer(move |command| match (command.cdb[0], command.cdb[1]) {
-        (opcode::PERSISTENT_RESERVE_IN, _) => Some(Reply::Data(KeyList::encode(counted.get(), [1].into_iter()).into())),
-        // REGISTER.
-        (opcode::PERSISTENT_RESERVE_OUT, 0) => Some(Reply::Status(Status::ReservationConflict)),
-        // REGISTER AND IGNORE EXISTING KEY; the key is in the second half of the first 16 bytes.
-        (opcode::PERSISTENT_RESERVE_OUT, 6) => {
-            counted.set(counted.get() + 1 + u32::from(meddles));
-            last.set(command.data[8..16].iter().fold(0, |key, byte| key << 8 | u64::from(*byte)));
-            Some(Reply::Status(Status::Good))
-        }
-        _ => None,
-    });
-    let kept = lun.reservations().expect("iSCSI").keep_registered(Key(1)).await;
-    (kept, registered.get())
+/// A target that forgot the nexus with its session and still lists its key.
+struct Forgetful {
+    mini: Rc<Mini>,
+    generation: Rc<Cell<u32>>,
+    /// The key registered last.
+    registered: Rc<Cell<u64>>,
+    /// How many registrations somebody else makes between the look at the keys and the next new registration.
+    meddling: Rc<Cell<u32>>,
+    /// Whether the connection is lost instead of the next answer to a new registration.
+    breaks: Rc<Cell<bool>>,
+}
+
+impl Forgetful {
+    async fn start() -> Self {
+        let mini = Mini::start().await;
+        let generation = Rc::new(Cell::new(7));
+        let (registered, meddling, breaks) = (Rc::default(), Rc::<Cell<u32>>::default(), Rc::<Cell<bool>>::default());
+        let forgetful = Self { mini, generation, registered, meddling, breaks };
+        let (generation, registered) = (Rc::clone(&forgetful.generation), Rc::clone(&forgetful.registered));
+        let (meddling, breaks) = (Rc::clone(&forgetful.meddling), Rc::clone(&forgetful.breaks));
+        forgetful.mini.answer(move |command| match (command.cdb[0], command.cdb[1]) {
+            (opcode::PERSISTENT_RESERVE_IN, _) => {
+                Some(Reply::Data(KeyList::encode(generation.get(), [1].into_iter()).into()))
+            }
+            // REGISTER.
+            (opcode::PERSISTENT_RESERVE_OUT, 0) => Some(Reply::Status(Status::ReservationConflict)),
+            // REGISTER AND IGNORE EXISTING KEY; the key is in the second half of the first 16 bytes.
+            (opcode::PERSISTENT_RESERVE_OUT, 6) => {
+                generation.set(generation.get() + 1 + meddling.take());
+                registered.set(command.data[8..16].iter().fold(0, |key, byte| key << 8 | u64::from(*byte)));
+                Some(if breaks.take() { Reply::Close } else { Reply::Status(Status::Good) })
+            }
+            _ => None,
+        });
+        forgetful
+    }
 }
 
 #[test]
 fn a_forgotten_registration_is_made_again_only_if_nobody_changed_any_meanwhile() {
     run(async {
-        assert_eq!(keep_registered_on_a_forgetful_target(false).await, (Ok(true), 1));
-        assert_eq!(keep_registered_on_a_forgetful_target(true).await, (Ok(false), 0), "and taken back");
+        let target = Forgetful::start().await;
+        let lun = open(&target.mini).await;
+        let pr = lun.reservations().expect("iSCSI");
+        assert_eq!(pr.keep_registered(Key(1)).await, Ok(true));
+        assert_eq!(target.registered.get(), 1);
+        target.meddling.set(1);
+        assert_eq!(pr.keep_registered(Key(1)).await, Ok(false));
+        assert_eq!(target.registered.get(), 0, "taken back");
+        assert_eq!(pr.keep_registered(Key(1)).await, Ok(false), "the key that is listed may be the one made in doubt");
+    });
+}
+
+#[test]
+fn a_registration_made_again_whose_answer_was_lost_stays_in_doubt_if_somebody_changed_one() {
+    run(async {
+        for (meddling, kept) in [(0, true), (1, false)] {
+            let target = Forgetful::start().await;
+            let lun = open(&target.mini).await;
+            let pr = lun.reservations().expect("iSCSI");
+            target.meddling.set(meddling);
+            target.breaks.set(true);
+            assert!(matches!(pr.keep_registered(Key(1)).await, Err(DiskError::OutcomeUnknown(_))));
+            lun.ready(Duration::from_secs(10)).await.expect("the session is made anew");
+            assert_eq!(pr.keep_registered(Key(1)).await, Ok(kept), "{meddling} changes by somebody else");
+            pr.register(Key(1)).await.expect("whoever registers anew knows why");
+            assert_eq!(pr.keep_registered(Key(1)).await, Ok(true));
+        }
     });
 }
 
