@@ -76,6 +76,8 @@ struct Sent<T> {
     cmd_sn: CmdSn,
     deadline: Micros,
     data_out: Bytes,
+    /// Bytes of `data_out` that went out; no byte goes out twice.
+    data_sent: usize,
     read_bytes: u32,
     data_in: Gathered,
 }
@@ -285,7 +287,8 @@ impl<T> Initiator<T> {
         self.cmd_sn = cmd_sn.next();
         self.outgoing.push(pdu.into_frame(), self.digests);
         self.send_data(lun, tag, TransferTag::RESERVED, data_out.slice(immediate..unsolicited), immediate as u32);
-        let task = Sent { ticket, lun, cmd_sn, deadline, data_out, read_bytes, data_in: Gathered::Nothing };
+        let data_in = Gathered::Nothing;
+        let task = Sent { ticket, lun, cmd_sn, deadline, data_out, data_sent: unsolicited, read_bytes, data_in };
         self.tasks.slots[(tag.0 & 0xffff) as usize].place = Place::Sent(task);
         self.tasks.sent += 1;
     }
@@ -327,6 +330,12 @@ impl<T> Initiator<T> {
         if r2t.desired_bytes == 0 || end > task.data_out.len() {
             return Err(SessionLost::Protocol("R2T for data that is not there"));
         }
+        // DataSequenceInOrder is Yes and there is no recovery R2T at ErrorRecoveryLevel 0 (RFC 7143 §11.8), so offsets only
+        // grow. A target that asks again for what it has would make this end queue the whole write for 48 bytes.
+        if start < task.data_sent {
+            return Err(SessionLost::Protocol("R2T for data that was sent already"));
+        }
+        task.data_sent = end;
         let (data, lun) = (task.data_out.slice(start..end), task.lun);
         self.send_data(lun, r2t.tag, r2t.transfer_tag, data, r2t.buffer_offset);
         Ok(())

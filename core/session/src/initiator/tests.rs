@@ -464,6 +464,24 @@ fn r2t_for_what_is_not_there_ends_the_session() {
     assert!(matches!(scene.receive(r2t), Err(SessionLost::Protocol(_))));
 }
 
+/// Otherwise 48 bytes from a target, repeated, would make this end queue the whole write each time.
+#[test]
+fn r2t_for_what_was_sent_already_ends_the_session() {
+    let asked_twice = |first: (u32, u32), second: (u32, u32)| {
+        let mut scene = Scene::logged_in(&[("InitialR2T", "Yes"), ("ImmediateData", "No")]);
+        let tag = scene.submit(1, Transfer::Write(bytes(2048)));
+        scene.receive(scene.r2t(tag, first.0, first.1)).expect("accepted");
+        scene.receive(scene.r2t(tag, second.0, second.1))
+    };
+    assert_eq!(asked_twice((0, 1024), (1024, 1024)), Ok(()));
+    for second in [(0, 2048), (512, 512), (1023, 1025)] {
+        assert!(matches!(asked_twice((0, 1024), second), Err(SessionLost::Protocol(_))), "{second:?}");
+    }
+    let mut scene = Scene::logged_in(&[]);
+    let tag = scene.submit(1, Transfer::Write(bytes(700)));
+    assert!(scene.receive(scene.r2t(tag, 0, 700)).is_err(), "all of it went out as immediate data");
+}
+
 #[test]
 fn sense_data_and_residual_come_with_the_status() {
     let mut scene = Scene::logged_in(&[]);

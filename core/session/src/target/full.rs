@@ -140,8 +140,8 @@ impl FullFeature {
         let limit = self.agreed.first_burst as usize / 512 + 1;
         match self.held.values_mut().find(of_held) {
             // Unsolicited data of a command that came early waits with it.
-            // BOUND: a first burst of the smallest sensible segments.
-            Some(frames) if frames.len() < limit => {
+            // BOUND: the bytes of a first burst, in the smallest sensible segments.
+            Some(frames) if frames.len() < limit && fits_first_burst(frames, &frame, self.agreed.first_burst) => {
                 frames.push(frame);
                 Ok(())
             }
@@ -467,6 +467,13 @@ impl FullFeature {
             send_logout(tag, LogoutResponseCode::SUCCESS, wire);
         }
     }
+}
+
+/// Whether what is held of one command is no more than may come unasked. Without this an initiator that leaves out one
+/// CmdSN could make this end keep segments of any length, window by window, before a single command is counted.
+fn fits_first_burst(held: &[Frame], next: &Frame, first_burst: u32) -> bool {
+    let bytes: usize = held.iter().map(|frame| frame.data.len()).sum();
+    bytes + next.data.len() <= first_burst as usize
 }
 
 fn send_logout(tag: TaskTag, response: LogoutResponseCode, wire: &mut Wire) {

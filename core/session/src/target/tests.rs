@@ -490,6 +490,21 @@ fn commands_are_delivered_in_order_of_cmd_sn_within_the_window() {
     assert_eq!(bench.shown(), "command 5 lun=0 -> Execute(b\"\")");
 }
 
+/// A command that came early may keep a first burst waiting with it, not segments of any length.
+#[test]
+fn data_held_for_an_early_command_is_no_more_than_a_first_burst() {
+    let mut bench = Bench::logged_in(Setup::default(), "InitialR2T=No\0FirstBurstLength=4096\0");
+    let late = bench.next_command(1, Direction::None, 0, &[]);
+    let early = ScsiCommand { is_final: false, ..bench.next_command(2, Direction::Write, 8192, &[]) };
+    bench.send(early);
+    bench.data_out(2, TransferTag::RESERVED, 0, 0, 4096, false);
+    assert_eq!(bench.machine.end(), None);
+    bench.data_out(2, TransferTag::RESERVED, 1, 4096, 4096, true);
+    assert_eq!(bench.machine.end(), Some(&End::Protocol("more unsolicited data than the first burst")));
+    bench.send(late);
+    assert_eq!(bench.shown(), "");
+}
+
 #[test]
 fn commands_wait_for_memory_and_go_on_when_others_are_done() {
     let limits = Limits { memory_bytes: 1 << 20, ..Limits::default() };

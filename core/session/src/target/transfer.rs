@@ -205,11 +205,16 @@ impl Transfer {
                 self.gathered = Gathered::Whole(pdu.data.slice(..useful));
                 return;
             }
-            let mut pieces = BytesMut::with_capacity(self.wanted as usize);
+            // Before anything is asked for, `wanted` is not counted against the memory budget: room for a first burst.
+            let room = if self.sequences.is_empty() { end.min(self.wanted) } else { self.wanted };
+            let mut pieces = BytesMut::with_capacity(room as usize);
             pieces.extend_from_slice(first);
             self.gathered = Gathered::Pieces(pieces);
         }
         if let Gathered::Pieces(pieces) = &mut self.gathered {
+            if pieces.len() + useful > pieces.capacity() {
+                pieces.reserve(self.wanted as usize - pieces.len());
+            }
             pieces.extend_from_slice(&pdu.data[..useful]);
         }
     }
@@ -289,6 +294,16 @@ mod tests {
         let data = transfer.finish();
         let expected: Vec<u8> = [[1u8; 512], [2; 512], [3; 512], [4; 512], [5; 512], [5; 512]].concat();
         assert_eq!(data, expected);
+    }
+
+    #[test]
+    fn unasked_data_reserves_no_more_than_a_first_burst() {
+        let rules = agreed();
+        let mut transfer = Transfer::start(Bytes::new(), 32 << 20, true, &rules);
+        transfer.want(32 << 20);
+        transfer.take(&data_out(TransferTag::RESERVED, 0, 0, &[1; 512], false), &rules);
+        let Gathered::Pieces(pieces) = &transfer.gathered else { panic!("more is to come") };
+        assert!(pieces.capacity() <= 2048, "{} bytes for 512", pieces.capacity());
     }
 
     #[test]

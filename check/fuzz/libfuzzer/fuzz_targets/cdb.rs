@@ -1,0 +1,3 @@
+//! libFuzzer on `cdb`.
+#![no_main]
+understudy_fuzz::program!(cdb);

@@ -1,0 +1,3 @@
+//! libFuzzer on `conversation`.
+#![no_main]
+understudy_fuzz::program!(conversation);

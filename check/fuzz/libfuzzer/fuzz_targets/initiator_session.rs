@@ -1,0 +1,3 @@
+//! libFuzzer on `initiator_session`.
+#![no_main]
+understudy_fuzz::program!(initiator_session);

@@ -1,0 +1,3 @@
+//! libFuzzer on `pdu`.
+#![no_main]
+understudy_fuzz::program!(pdu);

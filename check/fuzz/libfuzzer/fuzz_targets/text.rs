@@ -1,0 +1,3 @@
+//! libFuzzer on `text`.
+#![no_main]
+understudy_fuzz::program!(text);

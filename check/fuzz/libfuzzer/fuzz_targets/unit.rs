@@ -1,0 +1,3 @@
+//! libFuzzer on `unit`.
+#![no_main]
+understudy_fuzz::program!(unit);
