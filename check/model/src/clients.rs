@@ -95,7 +95,8 @@ impl World<'_> {
 
     /// A leg that is written to cannot be reached.
     pub fn leg_out_of_reach(&mut self, node: NodeId, pool: PoolId, leg: u8) {
-        if is_on(Mutant::DropLegUnrecorded) && !self.pair.node(node).mounts[&pool].good.without(LegIndex(leg)).is_empty()
+        if is_on(Mutant::DropLegUnrecorded)
+            && !self.pair.node(node).mounts[&pool].good.without(LegIndex(leg)).is_empty()
         {
             return self.leg_dropped(node, pool, LegIndex(leg));
         }
@@ -134,8 +135,13 @@ impl World<'_> {
         let write = self.pair.leg_mut(pool, leg).disk.in_flight.remove(at);
         self.pair.leg_mut(pool, leg).disk.value = write.value;
         let acked = self.pair.memory.acked[&pool];
-        let recorded_good =
-            self.pair.memory.stood.get(&pool).and_then(|entry| entry.legs.first()).is_none_or(|it| it.contains(LegIndex(leg)));
+        let recorded_good = self
+            .pair
+            .memory
+            .stood
+            .get(&pool)
+            .and_then(|entry| entry.legs.first())
+            .is_none_or(|it| it.contains(LegIndex(leg)));
         if write.value < acked && recorded_good {
             let how = format!(
                 "a late write of {} lands on leg {leg} of {pool} with {}, after {acked} was acknowledged",

@@ -102,7 +102,8 @@ fn powered_off(scene: &Scene) -> Pair {
 #[must_use]
 pub fn beginning(scene: &Scene) -> Pair {
     let sound = Scene { mutant: None, ..scene.clone() };
-    let come_home = |pair: &Pair, company| fair::run(&sound, pair, company, None, &mut None).expect("a sound pair comes home");
+    let come_home =
+        |pair: &Pair, company| fair::run(&sound, pair, company, None, &mut None).expect("a sound pair comes home");
     let off = powered_off(&sound);
     let mut pair = match scene.start {
         Start::Off => off,

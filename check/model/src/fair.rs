@@ -169,9 +169,8 @@ impl World<'_> {
     }
 
     fn is_home(&self, company: Company) -> bool {
-        let up = |node: NodeId| {
-            self.pair.node(node).running().is_some_and(|machine| machine.state_word() == StateWord::Up)
-        };
+        let up =
+            |node: NodeId| self.pair.node(node).running().is_some_and(|machine| machine.state_word() == StateWord::Up);
         match company {
             Company::Both => {
                 let answers = |(home, pool): (&NodeId, _)| {
@@ -260,7 +259,9 @@ impl World<'_> {
             self.pair.node_mut(node).late = None;
         }
         let flying = |pair: &Pair| {
-            pair.pools().flat_map(|pool| [(pool, 0), (pool, 1)]).find(|(pool, leg)| !pair.leg(*pool, *leg).disk.in_flight.is_empty())
+            pair.pools()
+                .flat_map(|pool| [(pool, 0), (pool, 1)])
+                .find(|(pool, leg)| !pair.leg(*pool, *leg).disk.in_flight.is_empty())
         };
         // BOUND: each takes one away.
         while let Some((pool, leg)) = flying(&self.pair) {

@@ -116,7 +116,8 @@ pub fn with_view<R>(pair: &Pair, look: impl FnOnce(&PairView<'_>) -> R) -> R {
         page_of(pair.node(node), node)
     };
     let pages = [announced(NodeId::A), announced(NodeId::B)];
-    let disks = |legs: &Vec<crate::pair::Leg>| -> Vec<PoolDiskView> { legs.iter().map(|leg| leg.disk.pr.clone()).collect() };
+    let disks =
+        |legs: &Vec<crate::pair::Leg>| -> Vec<PoolDiskView> { legs.iter().map(|leg| leg.disk.pr.clone()).collect() };
     look(&PairView {
         machines: [pair.nodes[0].machine.as_deref(), pair.nodes[1].machine.as_deref()],
         pages: [pages[0].as_ref(), pages[1].as_ref()],
@@ -183,7 +184,8 @@ fn reads_show_what_was_acknowledged(pair: &Pair) -> Result<(), (Law, String)> {
         for leg in read {
             let disk = &pair.leg(pool, leg).disk;
             if disk.reachable[node.index()] && disk.lets_read(node) && disk.value < acked {
-                let how = format!("{node} would answer a read of {pool} with {}, after {acked} was acknowledged", disk.value);
+                let how =
+                    format!("{node} would answer a read of {pool} with {}, after {acked} was acknowledged", disk.value);
                 return Err((Law::NothingLost, how));
             }
         }

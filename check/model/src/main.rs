@@ -13,7 +13,8 @@ use understudy_model::explore::{Effort, Report, Told, explore};
 use understudy_model::scenes::{self, Scene};
 use understudy_model::tale;
 
-const USAGE: &str = "understudy-model [--long | --mutants] [--scene NAME] [--tell] [--threads N] [--minutes N] [--json FILE]";
+const USAGE: &str =
+    "understudy-model [--long | --mutants] [--scene NAME] [--tell] [--threads N] [--minutes N] [--json FILE]";
 
 #[derive(Default)]
 struct Options {

@@ -143,7 +143,11 @@ fn moves_of(scene: &Scene, pair: &Pair, node: NodeId, out: &mut Vec<Move>) {
         }
         return;
     };
-    out.extend(ready(pair, node).into_iter().map(|at| Move::Step(node, at, Turn::Well)));
+    let ready = ready(pair, node);
+    out.extend(ready.iter().map(|at| Move::Step(node, *at, Turn::Well)));
+    if it.tasks.len() > scene.orders && !ready.is_empty() {
+        return;
+    }
     if it.late.is_some() {
         out.push(Move::EndRead(node));
     } else if it.sees && page_of(pair.node(node.partner()), node.partner()).is_some() {
@@ -212,8 +216,10 @@ fn faults_of(pair: &Pair, node: NodeId, out: &mut Vec<Move>) {
 fn moves_of_disks(pair: &Pair, out: &mut Vec<Move>) {
     let left = pair.memory.faults;
     for (pool, legs) in &pair.shelf.legs {
-        for (leg, at, write) in
-            legs.iter().zip(0u8..).flat_map(|(it, leg)| it.disk.in_flight.iter().enumerate().map(move |(at, w)| (leg, at, w)))
+        for (leg, at, write) in legs
+            .iter()
+            .zip(0u8..)
+            .flat_map(|(it, leg)| it.disk.in_flight.iter().enumerate().map(move |(at, w)| (leg, at, w)))
         {
             out.push(Move::Land(*pool, leg, at));
             let writer = pair.node(write.node);
@@ -255,6 +261,7 @@ pub fn apply(scene: &Scene, before: &Pair, it: Move, lines: Option<&mut Vec<Stri
     let mut world = World { scene, pair: before.clone(), lines: lines.as_ref().map(|_| Vec::new()) };
     pay(&mut world.pair, it);
     world.make(it);
+    world.answer_at_once();
     let World { mut pair, lines: told, .. } = world;
     if let (Some(lines), Some(told)) = (lines, told) {
         lines.extend(told);
@@ -293,6 +300,29 @@ fn pay(pair: &mut Pair, it: Move) {
 }
 
 impl World<'_> {
+    /// Where only disks are looked at closely: orders that touch nothing but the node are answered at once, and legs nobody writes to are
+    /// resynced at once.
+    fn answer_at_once(&mut self) {
+        if self.scene.is_fine() {
+            return;
+        }
+        for node in NodeId::BOTH {
+            let at_once = |pair: &Pair| {
+                let mut tasks = pair.node(node).tasks.iter();
+                tasks.position(|task| matches!(task.work, Work::Portals | Work::Prepare { .. }))
+            };
+            // BOUND: a machine answers none of these with another of its kind for ever.
+            while let Some(at) = at_once(&self.pair) {
+                self.step_task(node, at, Turn::Well);
+            }
+            if self.scene.faults.writes == 0 && self.scene.faults.legs == 0 {
+                for pool in resyncable(&self.pair, node) {
+                    self.resync(node, pool);
+                }
+            }
+        }
+    }
+
     /// Lets a move happen.
     pub fn make(&mut self, it: Move) {
         match it {

@@ -152,7 +152,9 @@ impl World<'_> {
                 }
             }
             Effect::Timeline(step) => self.say(|| format!("      {node} {step}")),
-            Effect::AnswerOperator { reply, .. } => self.say(|| format!("      {node} answers the operator: {reply:?}")),
+            Effect::AnswerOperator { reply, .. } => {
+                self.say(|| format!("      {node} answers the operator: {reply:?}"))
+            }
             // The page is read out of the machine, the pace is any, alarms decide nothing; the others were taken before.
             _ => {}
         }
@@ -229,12 +231,10 @@ impl World<'_> {
                 let deeds = deeds_of(&self.pair.node(node).done, PoolId(0));
                 invariants::invariant_release_before_disk_init(node, &deeds).map_err(|how| (Law::ReleaseFirst, how))
             }
-            Effect::ClosePortals { identity } => {
-                crate::laws::with_view(&self.pair, |view| {
-                    invariants::invariant_close_only_after_giveback(node, *identity, view)
-                })
-                .map_err(|how| (Law::CloseLast, how))
-            }
+            Effect::ClosePortals { identity } => crate::laws::with_view(&self.pair, |view| {
+                invariants::invariant_close_only_after_giveback(node, *identity, view)
+            })
+            .map_err(|how| (Law::CloseLast, how)),
             Effect::Restart(reason) => self.defeat_was_real(node, *reason),
             _ => Ok(()),
         };
@@ -286,7 +286,13 @@ fn first(legs: &[LegSet]) -> LegSet {
 fn deeds_of(done: &Done, pool: PoolId) -> Deeds {
     let fenced = done.fenced.contains(&pool).then_some((pool, 1));
     let verified = Some((if done.verified.contains(&pool) { 2 } else { 0 }, true));
-    Deeds { clock: 3, fenced: fenced.into_iter().collect(), verified, release_checked: done.release_checked, ..Deeds::default() }
+    Deeds {
+        clock: 3,
+        fenced: fenced.into_iter().collect(),
+        verified,
+        release_checked: done.release_checked,
+        ..Deeds::default()
+    }
 }
 
 /// The page in a node's memory.

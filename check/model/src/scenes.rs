@@ -7,6 +7,7 @@ use understudy_failover::mutants::Mutant;
 use understudy_failover::sim::PAIR;
 use understudy_failover::words::{Micros, NodeId, PoolId};
 
+use crate::laws::Law;
 use crate::pair::Faults;
 
 /// How finely orders are cut into steps.
@@ -48,6 +49,8 @@ pub struct Scene {
     pub faults: Faults,
     /// Most runs of one node; a state in which a node would need one more is not followed further.
     pub runs: u8,
+    /// Most orders of one node under way; with more it first carries one out.
+    pub orders: usize,
     /// Whether every state is asked to heal.
     pub liveness: bool,
     /// The mistake switched on.
@@ -128,32 +131,131 @@ const fn scene(name: &'static str, start: Start, faults: Faults) -> Scene {
         start,
         faults,
         runs: 3,
+        orders: 2,
         liveness: true,
         mutant: None,
     }
 }
 
+/// One lock disk: the same decisions with a third of the steps.
+const fn small(name: &'static str, start: Start, faults: Faults) -> Scene {
+    Scene { lock_disks: 1, ..scene(name, start, faults) }
+}
+
 /// What CI explores.
 #[must_use]
 pub fn short() -> Vec<Scene> {
+    use Start::{Home, Off, Ready, TakenOver};
     vec![
-        scene("power-on", Start::Off, Faults { kills: 1, ..NONE }),
-        scene("death", Start::Home, Faults { kills: 1, writes: 1, ..NONE }),
-        scene("zombie", Start::Home, Faults { silences: 1, writes: 1, ..NONE }),
-        scene("giveback", Start::TakenOver, Faults { writes: 1, ..NONE }),
-        scene("giveback-death", Start::Ready, Faults { kills: 1, ..NONE }),
-        Scene { homes: TWO, ..scene("two-pools", Start::Home, Faults { kills: 1, ..NONE }) },
+        small("power-on", Off, NONE),
+        small("death", Home, Faults { kills: 1, ..NONE }),
+        small("two-deaths", Home, Faults { kills: 2, ..NONE }),
+        small("zombie", Home, Faults { silences: 1, ..NONE }),
+        small("zombie-writes", Home, Faults { silences: 1, writes: 1, ..NONE }),
+        small("giveback", TakenOver, NONE),
+        small("giveback-death", TakenOver, Faults { kills: 1, ..NONE }),
+        small("giveback-silence", Ready, Faults { silences: 1, ..NONE }),
+        small("giveback-unknown", Ready, Faults { unknown_records: 1, ..NONE }),
+        small("giveback-late-page", Ready, Faults { late_pages: 1, ..NONE }),
+        small("writes", Home, Faults { writes: 2, unknown_writes: 1, ..NONE }),
+        small("leg", Home, Faults { legs: 1, writes: 1, ..NONE }),
+        small("doubt", Home, Faults { doubts: 1, writes: 1, ..NONE }),
+        small("cut", Home, Faults { cuts: 2, silences: 1, ..NONE }),
+        small("cut-off", Home, Faults { cut_off: 1, ..NONE }),
+        small("stale", Ready, Faults { stale_opens: 1, ..NONE }),
+        small("operator", Home, Faults { requests: 1, ..NONE }),
+        scene("three-giveback", Ready, NONE),
     ]
 }
 
 /// What is explored when there is time.
 #[must_use]
 pub fn long() -> Vec<Scene> {
-    short()
+    use Start::{Home, Off, Ready, TakenOver};
+    let two = |scene: Scene| Scene { homes: TWO, ..scene };
+    let fine = |scene: Scene| Scene { detail: Detail::EveryAccess, ..scene };
+    vec![
+        small("power-on-death", Off, Faults { kills: 1, ..NONE }),
+        small("zombies", Home, Faults { silences: 2, ..NONE }),
+        small("death-and-zombie", Home, Faults { kills: 1, silences: 1, ..NONE }),
+        small("giveback-deaths", TakenOver, Faults { kills: 2, ..NONE }),
+        small("giveback-all", Ready, Faults { kills: 1, silences: 1, unknown_records: 1, ..NONE }),
+        small("death-writes", Home, Faults { kills: 1, writes: 1, ..NONE }),
+        small("leg-death", Home, Faults { kills: 1, legs: 1, writes: 1, ..NONE }),
+        small("operators", Home, Faults { requests: 2, ..NONE }),
+        small("operator-death", Home, Faults { requests: 1, kills: 1, ..NONE }),
+        two(small("two-pools-death", Home, Faults { kills: 1, ..NONE })),
+        fine(small("every-access-death", Home, Faults { kills: 1, ..NONE })),
+        fine(small("every-access-zombie", Home, Faults { silences: 1, ..NONE })),
+        scene("three-giveback", TakenOver, NONE),
+        scene("three-death", Home, Faults { kills: 1, ..NONE }),
+        scene("three-zombie", Home, Faults { silences: 1, ..NONE }),
+        scene("three-unknown", Ready, Faults { unknown_records: 2, ..NONE }),
+        scene("three-lock-disk", Ready, Faults { lock_disks: 1, kills: 1, ..NONE }),
+    ]
 }
 
 /// Every mistake with the scene that finds it and the laws that may name it.
 #[must_use]
-pub fn mistakes() -> Vec<(Scene, &'static [crate::laws::Law])> {
-    Vec::new()
+pub fn mistakes() -> Vec<(Scene, &'static [Law])> {
+    use Start::{Home, Ready, TakenOver};
+    // What breaks a law of a moment is to be found by that law, not by what comes of it when faults stop.
+    let with = |mutant, scene: Scene| Scene { mutant: Some(mutant), liveness: false, ..scene };
+    let stuck = |mutant, scene: Scene| Scene { mutant: Some(mutant), ..scene };
+    let death = small("death", Home, Faults { kills: 1, ..NONE });
+    let zombie = small("zombie", Home, Faults { silences: 1, ..NONE });
+    let zombies = small("zombies", Home, Faults { silences: 2, ..NONE });
+    let giveback = small("giveback", TakenOver, NONE);
+    let handed = small("ready", Ready, NONE);
+    let unknown = Faults { unknown_records: 2, ..NONE };
+    vec![
+        (with(Mutant::SkipReadBack, zombie.clone()), &[Law::OneWriter, Law::StaysReserved, Law::RecordStands]),
+        (with(Mutant::PortalsBeforeFence, death.clone()), &[Law::PortalsAfterFence]),
+        (with(Mutant::AnnounceBeforeCommit, handed.clone()), &[Law::CommitFirst]),
+        (with(Mutant::ReleaseWithoutGuard, giveback.clone()), &[Law::StaysReserved]),
+        (with(Mutant::IgnoreOpNumbers, giveback.clone()), &[Law::FenceSeen]),
+        (
+            with(Mutant::PlainPreempt, small("zombie", Home, Faults { silences: 1, writes: 2, ..NONE })),
+            &[Law::NothingLost],
+        ),
+        (
+            with(Mutant::DropLegUnrecorded, small("leg-death", Home, Faults { kills: 1, legs: 1, writes: 1, ..NONE })),
+            &[Law::NothingLost],
+        ),
+        (
+            with(
+                Mutant::ResumeAfterCommitSent,
+                small("unknown", Ready, Faults { unknown_records: 1, silences: 1, ..NONE }),
+            ),
+            &[Law::OneWriter, Law::RecordStands, Law::OneAnswers],
+        ),
+        (
+            with(Mutant::RepeatUnknownWrite, small("writes", Home, Faults { writes: 2, unknown_writes: 1, ..NONE })),
+            &[Law::NothingLost],
+        ),
+        (with(Mutant::OldMetadata, small("stale", Ready, Faults { stale_opens: 1, ..NONE })), &[Law::MetadataCurrent]),
+        (with(Mutant::SameGeneration, handed.clone()), &[Law::GenerationOnce]),
+        (with(Mutant::AttentionIsDefeat, small("doubt", Home, Faults { doubts: 1, ..NONE })), &[Law::DefeatReal]),
+        (with(Mutant::SkipVerify, zombies.clone()), &[Law::FenceSeen, Law::OneWriter]),
+        (with(Mutant::ServeBeforeFence, death), &[Law::FenceSeen]),
+        (
+            with(Mutant::ServeOnMinorityRecord, scene("three-unknown", Ready, unknown)),
+            &[Law::CommitFirst, Law::RecordStands],
+        ),
+        (with(Mutant::ResumeWithoutReview, scene("three-unknown", Ready, unknown)), &[Law::OneWriter]),
+        (
+            with(Mutant::NewestLegsOnly, scene("three-leg", Home, Faults { legs: 1, writes: 1, kills: 1, ..NONE })),
+            &[Law::NothingLost],
+        ),
+        (with(Mutant::IgnoreOtherClaim, zombies.clone()), &[Law::OneWriter]),
+        (with(Mutant::UndecidedIsWon, zombies.clone()), &[Law::OneWriter]),
+        (
+            with(Mutant::OverwriteStanding, scene("three-death", Ready, Faults { kills: 1, ..NONE })),
+            &[Law::ServedAgain],
+        ),
+        (with(Mutant::AnyRelease, giveback.clone()), &[Law::ReleaseFirst]),
+        (with(Mutant::CloseEarly, handed), &[Law::CloseLast]),
+        (stuck(Mutant::LeaveOrphans, small("home", Home, NONE)), &[Law::ServedAgain]),
+        (stuck(Mutant::OverlookRelease, giveback), &[Law::HomeAgain]),
+    ]
 }

@@ -291,14 +291,7 @@ impl World<'_> {
         Next::Done(Input::PoolFenced { op, pool: *pool, outcome: judge_pool(ends) })
     }
 
-    fn fence_disk(
-        &mut self,
-        node: NodeId,
-        (pool, leg): (PoolId, u8),
-        own: ReservationKey,
-        next: FenceMove,
-        run: u32,
-    ) {
+    fn fence_disk(&mut self, node: NodeId, (pool, leg): (PoolId, u8), own: ReservationKey, next: FenceMove, run: u32) {
         let disk = &mut self.pair.leg_mut(pool, leg).disk;
         match next {
             FenceMove::Register => {
@@ -435,4 +428,3 @@ pub enum Lands {
     /// It never will.
     Never,
 }
-

@@ -41,6 +41,10 @@ impl Machine {
     /// Whether the partner's page offers its release, or its giveback, to this incarnation.
     fn is_offered(&self, page: &Page) -> bool {
         let offers = matches!(page.content.state, StateWord::Released | StateWord::Giveback);
+        #[cfg(feature = "mutants")]
+        if crate::mutants::is_on(crate::mutants::Mutant::AnyRelease) {
+            return offers || page.content.state == StateWord::Takeover;
+        }
         offers && page.content.released_to == Some(self.incarnation)
     }
 
@@ -59,6 +63,9 @@ impl Machine {
         let released = self.watch.page().is_some_and(|page| {
             page.content.state == StateWord::Released && page.content.released_to == Some(self.incarnation)
         });
+        #[cfg(feature = "mutants")]
+        let released = (released || crate::mutants::is_on(crate::mutants::Mutant::AnyRelease))
+            && !crate::mutants::is_on(crate::mutants::Mutant::OverlookRelease);
         if released {
             let (op, pools) = (self.op(), self.homes_away());
             let legs = self.legs_of(&pools);
@@ -72,6 +79,8 @@ impl Machine {
             return;
         }
         let offered = self.watch.page().is_some_and(|page| self.is_offered(page));
+        #[cfg(feature = "mutants")]
+        let open = if crate::mutants::is_on(crate::mutants::Mutant::AnyRelease) { of } else { open };
         if open < of || of == 0 || !offered {
             out.push(Effect::Timeline(Step::ReleaseNotFound));
             return self.back_to_give_wait(now);

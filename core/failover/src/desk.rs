@@ -124,6 +124,11 @@ impl Desk {
     /// A number never used, of the slot that may be written to.
     fn new_sequence(&mut self) -> u64 {
         let next = self.sequence + 1;
+        #[cfg(feature = "mutants")]
+        if crate::mutants::is_on(crate::mutants::Mutant::OverwriteStanding) {
+            self.sequence = if next % 2 == self.standing % 2 { next } else { next + 1 };
+            return self.sequence;
+        }
         self.sequence = if next % 2 == self.standing % 2 { next + 1 } else { next };
         self.sequence
     }
@@ -169,7 +174,16 @@ impl Desk {
         all
     }
 
+    #[cfg(feature = "sim")]
+    pub(crate) fn visit_ops(&mut self, visit: &mut dyn FnMut(&mut Op)) {
+        self.writing.iter_mut().chain(&mut self.unresolved).for_each(|writing| visit(&mut writing.op));
+    }
+
     fn new_generation(&mut self) -> Generation {
+        #[cfg(feature = "mutants")]
+        if crate::mutants::is_on(crate::mutants::Mutant::SameGeneration) {
+            return self.floor;
+        }
         self.floor = self.floor.next();
         self.floor
     }

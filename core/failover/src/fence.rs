@@ -43,7 +43,7 @@ pub enum FenceMove {
 }
 
 /// What became of one disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DiskFence {
     /// The end state was read back.
     Fenced,
@@ -56,7 +56,7 @@ pub enum DiskFence {
 }
 
 /// Whether the own key was registered in the course of this fence already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Registered {
     /// Not yet: the own key's absence means nothing.
     NotYet,

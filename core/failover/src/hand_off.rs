@@ -281,6 +281,10 @@ impl Machine {
         self.vetoes.clear();
         self.clear_alarm(Alarm::HandOffVetoed, out);
         self.announcement = None;
+        #[cfg(feature = "mutants")]
+        if crate::mutants::is_on(crate::mutants::Mutant::CloseEarly) {
+            self.close_service(self.config.partner(), out);
+        }
         out.push(Effect::Timeline(Step::Holding { to: self.config.partner() }));
         let mut pools = BTreeMap::new();
         for pool in hand_off.pools.clone() {

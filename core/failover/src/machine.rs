@@ -111,11 +111,11 @@ pub struct Machine {
     pub(crate) wants_answered: Option<(Incarnation, u64)>,
     pub(crate) want_refused: Option<u64>,
     pub(crate) givebacks: Vec<Micros>,
-    alarms: BTreeSet<Alarm>,
+    pub(crate) alarms: BTreeSet<Alarm>,
     pace: PollPace,
-    published: Option<PageContent>,
-    next_op: u64,
-    last_step: Option<Micros>,
+    pub(crate) published: Option<PageContent>,
+    pub(crate) next_op: u64,
+    pub(crate) last_step: Option<Micros>,
 }
 
 impl Machine {

@@ -1,4 +1,4 @@
-//! Deliberate mistakes, one at a time, that the random schedules have to find.
+//! Deliberate mistakes, one at a time, that the random schedules and the model checker have to find.
 //!
 //! Compiled only with the feature `mutants`, never part of the product. The one idea: a checker that finds nothing has to show first that
 //! it can find something.
@@ -26,6 +26,66 @@ pub enum Mutant {
     PlainPreempt,
     /// Acknowledges without a leg before that is recorded (carried out by the simulated driver).
     DropLegUnrecorded,
+    /// Takes the end of a fence from the status of its commands instead of reading it back (carried out by the model's driver).
+    SkipReadBack,
+    /// Opens the portals before the fence was seen.
+    PortalsBeforeFence,
+    /// Sends a write of unknown outcome again while the first may still land (carried out by the model's driver).
+    RepeatUnknownWrite,
+    /// Takes metadata older than recorded for good.
+    OldMetadata,
+    /// Hands out the same generation again.
+    SameGeneration,
+    /// Takes a unit attention for defeat without looking.
+    AttentionIsDefeat,
+    /// Resumes as soon as ABORT stands, without looking at fence and lock disks.
+    ResumeWithoutReview,
+    /// Claims what the records cannot settle with every leg of the newest candidate.
+    NewestLegsOnly,
+    /// Does not look for a claim of the partner's when it verifies or is told of the lock disks.
+    IgnoreOtherClaim,
+    /// Serves after a contest that was not decided.
+    UndecidedIsWon,
+    /// Writes the next record over the one that stands.
+    OverwriteStanding,
+    /// Takes RELEASED for another incarnation for its own.
+    AnyRelease,
+    /// Gives the partner its service back before the giveback.
+    CloseEarly,
+    /// Leaves the pools of a partner that died where they are.
+    LeaveOrphans,
+    /// Does not look for the partner's release.
+    OverlookRelease,
+}
+
+impl Mutant {
+    /// Every one.
+    pub const ALL: [Self; 24] = [
+        Self::SkipVerify,
+        Self::AnnounceBeforeCommit,
+        Self::ServeBeforeFence,
+        Self::ReleaseWithoutGuard,
+        Self::IgnoreOpNumbers,
+        Self::ServeOnMinorityRecord,
+        Self::ResumeAfterCommitSent,
+        Self::PlainPreempt,
+        Self::DropLegUnrecorded,
+        Self::SkipReadBack,
+        Self::PortalsBeforeFence,
+        Self::RepeatUnknownWrite,
+        Self::OldMetadata,
+        Self::SameGeneration,
+        Self::AttentionIsDefeat,
+        Self::ResumeWithoutReview,
+        Self::NewestLegsOnly,
+        Self::IgnoreOtherClaim,
+        Self::UndecidedIsWon,
+        Self::OverwriteStanding,
+        Self::AnyRelease,
+        Self::CloseEarly,
+        Self::LeaveOrphans,
+        Self::OverlookRelease,
+    ];
 }
 
 thread_local! {

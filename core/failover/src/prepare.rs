@@ -74,6 +74,8 @@ impl Machine {
             }
             let identity = self.config.pools[pool].home;
             let listens = self.listening[identity.index()] || portals.values().any(|other| *other == identity);
+            #[cfg(feature = "mutants")]
+            let may_open = may_open || crate::mutants::is_on(crate::mutants::Mutant::PortalsBeforeFence);
             if may_open && !listens {
                 let op = self.op();
                 portals.insert(op, identity);
@@ -218,6 +220,12 @@ impl Machine {
         }
         let State::Claiming(claim) = self.state.clone() else { return };
         let recorded = self.desk.entries[&pool].metadata_version;
+        #[cfg(feature = "mutants")]
+        let recorded = if crate::mutants::is_on(crate::mutants::Mutant::OldMetadata) {
+            crate::words::MetadataVersion(0)
+        } else {
+            recorded
+        };
         match outcome {
             OpenOutcome::Opened { metadata_version } if metadata_version >= recorded => {
                 if let Some(here) = self.here.get_mut(&pool) {

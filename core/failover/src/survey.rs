@@ -70,6 +70,10 @@ impl Standing {
             Self::Unknown => None,
             Self::Unsettled { candidates } => {
                 let mut basis = candidates.first()?.clone();
+                #[cfg(feature = "mutants")]
+                if crate::mutants::is_on(crate::mutants::Mutant::NewestLegsOnly) {
+                    return Some(basis);
+                }
                 for other in &candidates[1..] {
                     basis.metadata_version = basis.metadata_version.min(other.metadata_version);
                     for (legs, others) in basis.legs.iter_mut().zip(&other.legs) {
@@ -166,6 +170,8 @@ pub fn judge_contest(
             (false, None) => {}
         }
     }
+    #[cfg(feature = "mutants")]
+    let won = if crate::mutants::is_on(crate::mutants::Mutant::UndecidedIsWon) { won.max(disks.len()) } else { won };
     if won > disks.len() / 2 {
         Contest::Won { won }
     } else if lost > 0 {
@@ -267,6 +273,10 @@ impl Survey {
     /// Whether `writer` claims the pool for itself anywhere, even on a minority, with this generation or a higher one.
     #[must_use]
     pub fn is_claimed_by(&self, writer: NodeId, pool: PoolId, from: Generation) -> bool {
+        #[cfg(feature = "mutants")]
+        if crate::mutants::is_on(crate::mutants::Mutant::IgnoreOtherClaim) {
+            return false;
+        }
         let records = self.disks.iter().flatten().flat_map(|disk| disk.records[writer.index()].iter().flatten());
         records.filter_map(|record| record.entry(pool)).any(|entry| entry.owner == writer && entry.generation >= from)
     }

@@ -109,6 +109,10 @@ impl Machine {
 
     fn partner_died(&mut self, _now: Micros, out: &mut Effects) {
         self.raise_alarm(Alarm::PartnerDown, out);
+        #[cfg(feature = "mutants")]
+        if crate::mutants::is_on(crate::mutants::Mutant::LeaveOrphans) {
+            return;
+        }
         // Pools whose records cannot be judged now are contested when they can.
         let theirs = |pool: &PoolId| {
             let basis = self.survey.as_ref().and_then(|survey| survey.standing(*pool).winner_basis());

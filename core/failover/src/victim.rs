@@ -60,6 +60,10 @@ impl Machine {
 
     /// A conflict or a unit attention on a disk of a pool: freeze, then look.
     pub(crate) fn fence_doubted(&mut self, _now: Micros, pool: PoolId, out: &mut Effects) {
+        #[cfg(feature = "mutants")]
+        if crate::mutants::is_on(crate::mutants::Mutant::AttentionIsDefeat) {
+            return self.restart(RestartReason::FenceLost, out);
+        }
         // What is handed over is held already, and looked at before it could go on; what is looked at is being looked at.
         let owned = self.owner(pool) == Some(self.config.node);
         if !owned || !self.is_holding(pool) || self.doubts.contains_key(&pool) {

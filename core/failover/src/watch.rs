@@ -201,6 +201,43 @@ impl Watch {
         if due > now { due } else { now.after(config.timing.heartbeat) }
     }
 
+    #[cfg(feature = "sim")]
+    pub(crate) fn has_heard(&self) -> bool {
+        self.page_moved > Micros(0) || self.beat_moved > Micros(0)
+    }
+
+    #[cfg(feature = "sim")]
+    pub(crate) fn content_mut(&mut self) -> Option<&mut crate::page::PageContent> {
+        self.page.as_mut().map(|page| &mut page.content)
+    }
+
+    #[cfg(feature = "sim")]
+    pub(crate) fn hear_nothing(&mut self) {
+        self.page_moved = Micros(0);
+        self.beat_moved = Micros(0);
+        self.beat_seen = self.beat_seen.map(|_| Micros(0));
+    }
+
+    /// Counters back to zero, and what an old heartbeat says besides being old.
+    #[cfg(feature = "sim")]
+    pub(crate) fn forget_counters(&mut self) {
+        if let Some(page) = &mut self.page {
+            page.live = crate::page::LiveWords::default();
+            page.sequence = 0;
+        }
+        for beat in &mut self.beats {
+            *beat = Some(Heartbeat { incarnation: Incarnation::NONE, counter: 0 });
+        }
+        // While the page moves nobody asks for the heartbeat, and the next silence ends both.
+        if self.page.is_some() && self.page_moved > Micros(0) {
+            self.beat_moved = Micros(0);
+        }
+        if self.beat_moved == Micros(0) {
+            self.beat_seen = None;
+        }
+        self.last_readable = self.last_readable.map(|_| crate::sim::canonical::NOW);
+    }
+
     pub(crate) fn shift_back(&mut self, by: Micros) {
         self.page_moved = self.page_moved.since(by);
         self.beat_moved = self.beat_moved.since(by);

@@ -8,10 +8,10 @@ use crate::bring_up::GiveWait;
 use crate::claim::{Claim, ClaimPhase, Origin, Part};
 use crate::hand_off::{HandOff, HandOffPhase, Hold};
 use crate::machine::{Machine, State};
-use crate::page::PageContent;
+use crate::page::{PageContent, Stage};
 use crate::survivor::Exclusive;
 use crate::timers::Timer;
-use crate::words::{Micros, Op};
+use crate::words::{Generation, Micros, Op};
 
 /// The moment every machine in canonical form lives at. What lies before it is at zero, which is older than every wait.
 pub const NOW: Micros = Micros(1);
@@ -71,6 +71,14 @@ impl Machine {
         self.next_op = next_op;
         self.alarms.clear();
         self.watch.forget_counters();
+        let booting = match &self.state {
+            State::Booting => true,
+            State::Claiming(claim) => matches!(claim.origin, Origin::Boot | Origin::HandedOver),
+            _ => false,
+        };
+        if let Some(content) = self.watch.content_mut() {
+            forget_what_is_not_read_again(content, booting);
+        }
         for disk in self.survey.iter_mut().flat_map(|survey| survey.disks.iter_mut()).flatten() {
             disk.heartbeats = [None; 2];
         }
@@ -80,6 +88,21 @@ impl Machine {
         self.timers.set(Timer::Signs, Micros(NOW.0 + 1));
         self.givebacks.clear();
         self.last_step = self.last_step.map(|_| NOW);
+    }
+}
+
+/// Of a page read before, most words were judged when it was read; what is asked later stays. What a partner vouches for is asked while
+/// booting only.
+fn forget_what_is_not_read_again(content: &mut PageContent, booting: bool) {
+    content.stage = Stage::Idle;
+    content.generation = Generation(0);
+    content.portals_listening = [false; 2];
+    content.vetoes = 0;
+    content.announcement = None;
+    content.want_refused = None;
+    if !booting {
+        content.acknowledgement = None;
+        content.pools.clear();
     }
 }
 

@@ -11,7 +11,7 @@ use crate::survey::LockDiskView;
 use crate::words::NodeId;
 
 /// A write the disk has accepted and not carried out.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct InFlight {
     /// Whose.
     pub node: NodeId,
@@ -22,7 +22,7 @@ pub struct InFlight {
 }
 
 /// A pool disk: one block is enough.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PoolDisk {
     /// Keys and reservation.
     pub pr: PoolDiskView,
@@ -95,7 +95,7 @@ impl Default for PoolDisk {
 }
 
 /// A lock disk.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct LockDisk {
     /// Keys.
     pub keys: [Option<ReservationKey>; 2],

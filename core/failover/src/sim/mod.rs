@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub mod canonical;
 mod chance;
 mod clients;
 pub mod disks;
