@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use crate::claim::{Origin, Route};
-use crate::effect::{Alarm, Effect, Effects};
+use crate::effect::{Alarm, Effect, Effects, Veto};
 use crate::machine::{Machine, Membership, State};
 use crate::page::{Page, PoolState, StateWord};
 use crate::survey::Survey;
@@ -35,6 +35,11 @@ pub struct DiskInit {
     pub init: Option<Op>,
     /// Ends with `LockDisksJoined`; `None` when it is done.
     pub join: Option<Op>,
+}
+
+/// Whether the partner's page says that a hand-off was vetoed because of this node's inventory.
+fn finds_other_disks(page: &Page) -> bool {
+    page.content.vetoes & Veto::InventoryMismatch.bit() != 0
 }
 
 impl Machine {
@@ -206,6 +211,17 @@ impl Machine {
             self.enter(State::Booting);
             self.decide_boot(now, out);
         } else if !self.is_offered(page) {
+            self.back_to_give_wait(now);
+        } else if finds_other_disks(page) && !self.timers.is_set(Timer::Retry) {
+            // Perhaps it says so of an earlier look; until then it has judged again.
+            self.retry_after(now, self.config.timing.veto_retry.after(self.config.timing.veto_retry));
+        }
+    }
+
+    /// The partner still finds other disks than this node found: a leg was dropped since, or could not be read then. Nobody else
+    /// would ever look again.
+    pub(crate) fn retry_mailbox_wait(&mut self, now: Micros) {
+        if self.watch.page().is_some_and(|page| self.is_offered(page) && finds_other_disks(page)) {
             self.back_to_give_wait(now);
         }
     }

@@ -317,11 +317,11 @@ impl Machine {
             State::Released(released) => self.consider_giveback(now, &released, out),
             State::HandingOff(hand_off) => self.retry_hand_off(now, *hand_off, out),
             State::Halting(halting) => self.retry_halt(now, halting, out),
+            State::MailboxWait => self.retry_mailbox_wait(now),
             // These wait for facts that come by themselves: surveys and pages.
             State::Off
             | State::Booting
             | State::DiskInit(_)
-            | State::MailboxWait
             | State::Up
             | State::Wanting(_)
             | State::Ended => {}

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use understudy_failover::effect::{Effect, Effects, LegsAre};
+use understudy_failover::config::AutomaticGiveback;
+use understudy_failover::effect::{Effect, Effects, LegsAre, Veto};
 use understudy_failover::input::{
     Earnest, FenceOutcome, HandOffFindings, Health, Input, JoinOutcome, NotHeld, OpenOutcome, Request, SoftVetoes,
     TakeoverKind, Unreadable, WriteOutcome,
@@ -203,4 +204,50 @@ fn shifting_every_moment_back_changes_nothing_else() {
     one.step(at, Input::TimerExpired, &mut out);
     other.step(at.since(by), Input::TimerExpired, &mut out_shifted);
     assert_eq!(out, out_shifted);
+}
+
+/// A leg that was dropped, or could be read again, after the repaired node took its inventory: nobody but that node can look again.
+#[test]
+fn node_in_mbwait_looks_at_its_disks_again_when_its_partner_goes_on_finding_others() {
+    let configs = NodeId::BOTH.map(|node| {
+        let mut config = usual_config(node);
+        config.giveback = AutomaticGiveback::OnRequest;
+        config
+    });
+    let mut world = World::new(configs, 1, Chaos::NONE);
+    NodeId::BOTH.into_iter().for_each(|node| world.start(node));
+    let home = |world: &World| NodeId::BOTH.iter().all(|node| world.word(*node) == Some(StateWord::Up));
+    let limit = |world: &World| world.now.after(Micros::from_millis(30_000));
+    world.run_until_true(limit(&world), "home", home).expect("home");
+    world.kill(NodeId::A);
+    let alone = |world: &World| world.word(NodeId::B) == Some(StateWord::Takeover);
+    world.run_until_true(limit(&world), "taken over", alone).expect("taken over");
+    world.told = Some(Vec::new());
+    world.start(NodeId::A);
+    let waits = |world: &World| world.word(NodeId::A) == Some(StateWord::MailboxWait);
+    world.run_until_true(limit(&world), "MBWAIT", waits).expect("MBWAIT");
+    let mut machine = world.nodes[0].machine.clone().expect("running");
+    let pages = world.told.take().expect("asked for").into_iter().rev().filter(|told| told.node == NodeId::A);
+    let mut page = pages
+        .filter_map(|told| match told.input {
+            Input::PartnerPageRead(page) => Some(page),
+            _ => None,
+        })
+        .next()
+        .expect("a page was read");
+    page.content.vetoes = Veto::InventoryMismatch.bit();
+    let mut at = world.now;
+    let mut looks = 0;
+    // Long enough for the partner to judge again several times; each look begins with one at the release.
+    for _ in 0..400 {
+        at = at.after(Micros::from_millis(10));
+        page.sequence += 2;
+        page.live.heartbeat += 1;
+        for input in [Input::PartnerPageRead(page.clone()), Input::TimerExpired] {
+            let mut out = Effects::new();
+            machine.step(at, input, &mut out);
+            looks += out.iter().filter(|effect| matches!(effect, Effect::CheckRelease { .. })).count();
+        }
+    }
+    assert_eq!(looks, 1, "{:?}", machine.state());
 }
