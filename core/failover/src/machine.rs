@@ -319,12 +319,7 @@ impl Machine {
             State::Halting(halting) => self.retry_halt(now, halting, out),
             State::MailboxWait => self.retry_mailbox_wait(now),
             // These wait for facts that come by themselves: surveys and pages.
-            State::Off
-            | State::Booting
-            | State::DiskInit(_)
-            | State::Up
-            | State::Wanting(_)
-            | State::Ended => {}
+            State::Off | State::Booting | State::DiskInit(_) | State::Up | State::Wanting(_) | State::Ended => {}
         }
     }
 
