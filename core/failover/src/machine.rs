@@ -352,6 +352,10 @@ impl Machine {
             let (state, incarnation) = (page.content.state, page.incarnation);
             out.push(Effect::Timeline(Step::PartnerRead { state, incarnation }));
         }
+        if self.watch.page().is_none_or(|last| last.incarnation != page.incarnation) {
+            // Another run counts its requests from the beginning: it must not find an answer to an earlier one's.
+            self.want_refused = None;
+        }
         self.desk.raise_floor(page.content.generation);
         self.watch.page_read(now, page.clone(), &self.config);
         self.clear_alarm(Alarm::PageRejected, out);

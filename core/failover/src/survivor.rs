@@ -125,6 +125,9 @@ impl Machine {
     }
 
     pub(crate) fn page_read_up(&mut self, _now: Micros, page: &Page, out: &mut Effects) {
+        if page.content.state == StateWord::Up {
+            self.forget_refusals(out);
+        }
         // BOOTING or GIVEWAIT of a partner that the records still give its pools is acknowledged by the page itself and serves itself.
         let Some(want) = page.content.want else { return };
         if self.wants_answered == Some((page.incarnation, want.number)) {
@@ -191,6 +194,15 @@ impl Machine {
         out.push(Effect::Timeline(Step::Released { released, of, incarnation: to }));
         self.vetoes.clear();
         self.enter(State::Released(Released::new(to, AfterMailboxWait::Configured)));
+    }
+
+    /// What was refused here is served by the partner again, as the records say.
+    fn forget_refusals(&mut self, out: &mut Effects) {
+        let partner = Some(self.config.partner());
+        for pool in self.config.pools.keys().copied().filter(|pool| self.owner(*pool) == partner).collect::<Vec<_>>() {
+            self.clear_alarm(Alarm::PoolRefused(pool), out);
+            self.clear_alarm(Alarm::PoolUnusable(pool), out);
+        }
     }
 
     fn set_fences(&mut self, kind: FenceKind) {

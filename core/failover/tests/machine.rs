@@ -9,7 +9,7 @@ use understudy_failover::input::{
     TakeoverKind, Unreadable, WriteOutcome,
 };
 use understudy_failover::machine::{Machine, State};
-use understudy_failover::page::StateWord;
+use understudy_failover::page::{PageContent, StateWord, Want};
 use understudy_failover::sim::{Chaos, Dice, World, usual_config};
 use understudy_failover::survey::Survey;
 use understudy_failover::words::{
@@ -250,4 +250,49 @@ fn node_in_mbwait_looks_at_its_disks_again_when_its_partner_goes_on_finding_othe
         }
     }
     assert_eq!(looks, 1, "{:?}", machine.state());
+}
+
+/// The newest page said by these effects.
+fn published(out: &Effects) -> Option<PageContent> {
+    out.iter().rev().find_map(|effect| match effect {
+        Effect::PublishPage(content) => Some((**content).clone()),
+        _ => None,
+    })
+}
+
+/// Requests are counted anew in every run, so a number comes again.
+#[test]
+fn refusal_of_a_request_is_no_answer_to_a_later_run_of_the_partner() {
+    let mut world = World::new(NodeId::BOTH.map(usual_config), 1, Chaos::NONE);
+    world.told = Some(Vec::new());
+    replay_for(&mut world, Micros::from_millis(5_000)).expect("sound");
+    let mut machine = world.nodes[1].machine.clone().expect("running");
+    let told = world.told.take().expect("asked for");
+    let pages = told.into_iter().filter_map(|told| match told.input {
+        Input::PartnerPageRead(page) if page.node == NodeId::A => Some(page),
+        _ => None,
+    });
+    let mut page = pages.last().expect("a page was read");
+    let mut at = world.now;
+    let mut feed = |input: Input| {
+        at = at.after(Micros::from_millis(1));
+        let mut out = Effects::new();
+        machine.step(at, input, &mut out);
+        out
+    };
+    page.content.want = Some(Want { number: 7, vetoes: SoftVetoes::Count });
+    page.content.pools.iter_mut().for_each(|pool| pool.wanted = true);
+    let out = feed(Input::PartnerPageRead(page.clone()));
+    let asked = out.iter().find_map(|effect| match effect {
+        Effect::PrepareHandOff { op, .. } => Some(*op),
+        _ => None,
+    });
+    let vetoes = BTreeSet::from([Veto::ResyncRunning]);
+    let findings = HandOffFindings { inventory: 1, vetoes, predicted_pause: Micros(1) };
+    let out = feed(Input::HandOffPrepared { op: asked.expect("it is prepared"), findings });
+    assert_eq!(published(&out).expect("an answer").want_refused, Some(7));
+    page.incarnation = Incarnation(page.incarnation.0 + 2);
+    page.content.want = None;
+    let out = feed(Input::PartnerPageRead(page));
+    assert_eq!(published(&out).expect("news").want_refused, None);
 }
