@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use understudy_drill::soak;
 use understudy_drill::stage::scratch;
-use understudy_drill::table::{self, Order, Outcome, Verdict};
+use understudy_drill::table::{self, Order, Outcome, Run, Verdict};
 
 /// Drills on real processes.
 #[derive(Debug, Parser)]
@@ -39,6 +39,9 @@ struct TableArgs {
     /// Write the outcomes as markdown tables
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
+    /// Play nothing: take the outcomes from such JSON files, of a cell in several of them the last one
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["only", "list"])]
+    from: Vec<PathBuf>,
     /// Pairs at a time
     #[arg(long, value_name = "N", default_value_t = table::WORKERS)]
     workers: usize,
@@ -122,20 +125,23 @@ fn play_table(args: &TableArgs) -> anyhow::Result<ExitCode> {
         workers: args.workers,
         seed: args.seed,
     };
-    let began = Instant::now();
-    let outcomes = table::run(&order, tell)?;
-    let seconds = began.elapsed().as_secs_f64();
+    let run = if args.from.is_empty() {
+        let began = Instant::now();
+        let cells = table::run(&order, tell)?;
+        Run { seconds: began.elapsed().as_secs_f64(), cells }
+    } else {
+        Run::read(&args.from)?
+    };
     if let Some(file) = &args.json {
-        table::write_json(file, &outcomes, seconds)?;
+        run.write(file)?;
     }
     if let Some(file) = &args.markdown {
-        std::fs::write(file, table::page(&outcomes)).with_context(|| format!("cannot write {}", file.display()))?;
+        std::fs::write(file, table::page(&run.cells)).with_context(|| format!("cannot write {}", file.display()))?;
     }
-    let count = |verdict| outcomes.iter().filter(|outcome| outcome.verdict == verdict).count();
     let [passed, explained, failed, skipped] =
-        [Verdict::Passed, Verdict::Explained, Verdict::Failed, Verdict::Skipped].map(count);
-    println!("{passed} passed, {explained} explained, {failed} failed, {skipped} skipped, in {seconds:.0} s");
-    for outcome in outcomes.iter().filter(|outcome| outcome.verdict == Verdict::Failed) {
+        [Verdict::Passed, Verdict::Explained, Verdict::Failed, Verdict::Skipped].map(|verdict| run.count(verdict));
+    println!("{passed} passed, {explained} explained, {failed} failed, {skipped} skipped, in {:.0} s", run.seconds);
+    for outcome in run.cells.iter().filter(|outcome| outcome.verdict == Verdict::Failed) {
         println!("FAILED {}", outcome.cell);
     }
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -176,8 +176,8 @@ impl Ground {
         // BOUND: the deadline.
         loop {
             let demanded = self
-                .stage
-                .demand_keys_of(|home| home)
+                .dropped_legs()
+                .and_then(|dropped| self.stage.demand_keys_without(&dropped, |home| home))
                 .and_then(|()| self.stage.demand_living_keys_on_lock_disks())
                 .and_then(|()| self.demand_both_on_lock_disks());
             match demanded {

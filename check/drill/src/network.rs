@@ -291,10 +291,36 @@ fn remove(name: &str) {
 fn remove_left_behind() {
     let names = std::fs::read_dir(NAMES).into_iter().flatten().flatten();
     for name in names.filter_map(|entry| entry.file_name().into_string().ok()) {
-        let maker =
-            name.strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix('-')).and_then(|rest| rest.split('-').next());
-        if maker.is_some_and(|maker| !PathBuf::from("/proc").join(maker).exists()) {
+        let rest = name.strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix('-'));
+        if rest.and_then(|rest| rest.split('-').next()).is_some_and(|maker| !lives(maker)) {
             remove(&name);
         }
+    }
+}
+
+/// Whether a process with this id runs; one that only waits to be waited for (proc(5): state `Z`) does not.
+fn lives(process: &str) -> bool {
+    let stat = std::fs::read_to_string(PathBuf::from("/proc").join(process).join("stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_lives_and_nobody_has_the_number_of_none() {
+        assert!(lives(&std::process::id().to_string()));
+        assert!(!lives("0"));
+    }
+
+    /// Without rights nothing can be made, and then nothing is left either.
+    #[test]
+    fn a_network_leaves_nothing_behind() {
+        let Ok(network) = Network::make() else { return };
+        let name = network.name(Host::Shelf);
+        assert!(Path::new(NAMES).join(&name).exists());
+        drop(network);
+        assert!(!Path::new(NAMES).join(&name).exists());
     }
 }

@@ -319,11 +319,20 @@ impl Stage {
     /// # Errors
     /// They are not; or a disk or node does not answer.
     pub fn demand_keys_of(&self, owner: impl Fn(NodeName) -> NodeName) -> anyhow::Result<()> {
+        self.demand_keys_without(&[], owner)
+    }
+
+    /// The same, without these disks: one that was dropped belongs to nobody, and keeps the keys it had.
+    ///
+    /// # Errors
+    /// They are not; or a disk or node does not answer.
+    pub fn demand_keys_without(&self, dropped: &[String], owner: impl Fn(NodeName) -> NodeName) -> anyhow::Result<()> {
         let config = self.pair.config();
         for pool in &config.pools {
             let owner = owner(pool.home);
             let only = Registered { node: Some(owner), incarnation: incarnation_bits(&self.pair.status(owner)?)? };
-            for disk in pool.mirrors.iter().flatten().map(|index| &config.disks[*index]) {
+            let disks = pool.mirrors.iter().flatten().map(|index| &config.disks[*index]);
+            for disk in disks.filter(|disk| !dropped.contains(&disk.name)) {
                 let found = registered_on(disk, config)?;
                 ensure!(found == [only], "{} of {} has the keys {found:?}, not only {only:?}", disk.name, pool.name);
             }

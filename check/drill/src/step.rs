@@ -111,6 +111,7 @@ const PLANNED_TAKEOVER_HOME: &Places = &[
     ("committed", None),
     ("announced", None),
     ("ceased", None),
+    ("page-mbwait", None),
 ];
 
 const PLANNED_TAKEOVER_SURVIVOR: &Places = &[
@@ -119,7 +120,7 @@ const PLANNED_TAKEOVER_SURVIVOR: &Places = &[
     ("fenced", None),
     ("verified", None),
     ("serving", None),
-    ("page-takeover", None),
+    ("page-released", None),
 ];
 
 const BRING_UP_HOME: &Places = &[

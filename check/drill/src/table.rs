@@ -3,14 +3,14 @@
 mod explained;
 mod page;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use understudy::config::NodeName;
 
 use crate::cell::{Cell, Played, cells, longest};
@@ -27,7 +27,7 @@ pub const WORKERS: usize = 2;
 const CELLS_A_GROUND: usize = 40;
 
 /// How it went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// Everything held.
@@ -41,7 +41,7 @@ pub enum Verdict {
 }
 
 /// What came out of a cell.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Outcome {
     /// The cell's name.
     pub cell: String,
@@ -245,11 +245,74 @@ pub fn millis(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e5).round() / 100.0
 }
 
-/// Writes outcomes as JSON.
-///
-/// # Errors
-/// The file cannot be written.
-pub fn write_json(file: &Path, outcomes: &[Outcome], seconds: f64) -> anyhow::Result<()> {
-    let text = serde_json::to_string_pretty(&serde_json::json!({ "seconds": seconds, "cells": outcomes }))? + "\n";
-    std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
+/// A run of the table, as it is kept.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Run {
+    /// How long it took.
+    pub seconds: f64,
+    /// What came out, in the order of the table.
+    pub cells: Vec<Outcome>,
+}
+
+impl Run {
+    /// Writes it as JSON.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write(&self, file: &Path) -> anyhow::Result<()> {
+        let text = serde_json::to_string_pretty(self)? + "\n";
+        std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
+    }
+
+    /// Runs kept in files as one: of a cell played again the last outcome counts. Cells that are not in the table any more are left
+    /// out.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn read(files: &[PathBuf]) -> anyhow::Result<Self> {
+        let mut seconds = 0.0;
+        let mut newest = BTreeMap::new();
+        for file in files {
+            let text = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+            let run: Self = serde_json::from_slice(&text).with_context(|| format!("{} is no run", file.display()))?;
+            seconds += run.seconds;
+            newest.extend(run.cells.into_iter().map(|outcome| (outcome.cell.clone(), outcome)));
+        }
+        let cells = cells().iter().filter_map(|cell| newest.remove(&cell.to_string())).collect();
+        Ok(Self { seconds, cells })
+    }
+
+    /// How many cells ended so.
+    #[must_use]
+    pub fn count(&self, verdict: Verdict) -> usize {
+        self.cells.iter().filter(|outcome| outcome.verdict == verdict).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_cell_played_twice_the_last_outcome_counts() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let cell = cells()[0];
+        let files: Vec<PathBuf> = [Verdict::Failed, Verdict::Passed]
+            .into_iter()
+            .zip(["first", "second"])
+            .map(|(verdict, name)| {
+                let file = folder.path().join(name);
+                let run = Run { seconds: 1.5, cells: vec![outcome(cell, verdict, String::new())] };
+                run.write(&file).expect("written");
+                file
+            })
+            .collect();
+        let both = Run::read(&files).expect("read");
+        assert_eq!((both.seconds, both.count(Verdict::Passed), both.count(Verdict::Failed)), (3.0, 1, 0));
+    }
+
+    #[test]
+    fn nobody_chooses_a_cell_that_does_not_exist() {
+        assert!(chosen(&["no-such-cell".to_owned()]).is_err());
+    }
 }

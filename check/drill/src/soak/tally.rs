@@ -101,7 +101,7 @@ pub struct Report {
     pub read_backs: u64,
     /// Acknowledged writes found missing or replaced.
     pub lost_writes: u64,
-    /// Commands answered with an error, all of them explained in the table.
+    /// Commands answered with an error.
     pub failed_commands: u64,
     /// Drills after which the pair did not come home.
     pub stuck: u64,
