@@ -9,6 +9,7 @@ use std::fmt;
 
 use understudy_failover::invariants::{self, PairView, PoolDiskView, Service};
 use understudy_failover::page::Page;
+use understudy_failover::record::{PoolEntry, Record, Verdict};
 use understudy_failover::sim::disks::LockDisk;
 use understudy_failover::words::{LegIndex, NodeId, PoolId};
 
@@ -34,6 +35,8 @@ pub enum Law {
     RecordStands,
     /// COMMIT stands before it is announced.
     CommitFirst,
+    /// Once COMMIT was sent nothing is answered until it is settled.
+    CommitHeld,
     /// A disk once reserved stays reserved.
     StaysReserved,
     /// Disks the partner serves from are initialised only after its release was found on them.
@@ -54,7 +57,7 @@ pub enum Law {
 
 impl Law {
     /// Every law.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::OneWriter,
         Self::NothingLost,
         Self::OneAnswers,
@@ -63,6 +66,7 @@ impl Law {
         Self::FenceSeen,
         Self::RecordStands,
         Self::CommitFirst,
+        Self::CommitHeld,
         Self::StaysReserved,
         Self::ReleaseFirst,
         Self::CloseLast,
@@ -85,6 +89,7 @@ impl Law {
             Self::FenceSeen => "nobody serves without having seen its fence",
             Self::RecordStands => "nobody serves without its record on a majority",
             Self::CommitFirst => "COMMIT stands before it is announced",
+            Self::CommitHeld => "nothing is answered once COMMIT was sent, until it is settled",
             Self::StaysReserved => "a disk once reserved stays reserved",
             Self::ReleaseFirst => "no disk is initialised before its release was seen",
             Self::CloseLast => "the partner's service ends only after the giveback",
@@ -127,6 +132,22 @@ pub fn with_view<R>(pair: &Pair, look: impl FnOnce(&PairView<'_>) -> R) -> R {
     })
 }
 
+/// Whether anything the laws of a moment look at can be different now.
+#[must_use]
+pub fn may_have_changed(before: &Pair, now: &Pair) -> bool {
+    let node = |it: NodeId| {
+        let (before, now) = (before.node(it), now.node(it));
+        let words = |node: &Node| {
+            let machine = node.machine.as_ref();
+            let entries = machine.map(|machine| node.mounts.keys().map(|pool| machine.entry(*pool).cloned()).collect());
+            let entries: Option<Vec<_>> = entries;
+            (entries, machine.and_then(|machine| machine.shown()?.announcement))
+        };
+        !std::ptr::eq(before, now) && (before.mounts != now.mounts || words(before) != words(now))
+    };
+    !std::sync::Arc::ptr_eq(&before.shelf, &now.shelf) || NodeId::BOTH.into_iter().any(node)
+}
+
 /// Checks every law over a moment and over what is remembered, and remembers this moment.
 pub fn judge(pair: &mut Pair) {
     if pair.memory.broken.is_some() {
@@ -152,7 +173,10 @@ pub fn judge(pair: &mut Pair) {
             verdict = verdict.and(Err((Law::GenerationOnce, how)));
         }
     }
-    verdict = verdict.and_then(|()| reads_show_what_was_acknowledged(pair)).and_then(|()| metadata_is_current(pair));
+    verdict = verdict
+        .and_then(|()| commit_is_held(pair))
+        .and_then(|()| reads_show_what_was_acknowledged(pair))
+        .and_then(|()| metadata_is_current(pair));
     if let Err((law, how)) = verdict {
         return pair.break_law(law, how);
     }
@@ -169,6 +193,44 @@ fn moment(view: &PairView<'_>) -> Result<(), (Law, String)> {
     invariants::invariant_one_node_answers(view).map_err(|how| (Law::OneAnswers, how))?;
     invariants::invariant_no_serve_without_record_majority(view).map_err(|how| (Law::RecordStands, how))?;
     invariants::invariant_commit_before_announce(view).map_err(|how| (Law::CommitFirst, how))
+}
+
+/// A node that answers has no COMMIT of its own on any lock disk, or on its way there, that is newer than what it goes by.
+fn commit_is_held(pair: &Pair) -> Result<(), (Law, String)> {
+    for (node, pool) in NodeId::BOTH.into_iter().flat_map(|node| pair.pools().map(move |pool| (node, pool))) {
+        let machine = pair.node(node).machine.as_ref();
+        let Some(known) = machine.and_then(|machine| machine.entry(pool)).filter(|_| pair.node(node).answers(pool))
+        else {
+            continue;
+        };
+        let sent = pair.shelf.lock_disks.iter().flat_map(|disk| {
+            let late = disk.late.iter().filter(|(owner, _)| *owner == node).map(|(_, record)| record);
+            disk.slots[node.index()].iter().flatten().chain(late)
+        });
+        let mut entries = sent.filter_map(|record| record.entry(pool));
+        let away = |entry: &&PoolEntry| entry.verdict == Verdict::Commit && entry.owner != node;
+        if entries.by_ref().filter(away).any(|entry| entry.generation > known.generation) {
+            let how = format!("{node} answers for {pool} while its own COMMIT is not settled");
+            return Err((Law::CommitHeld, how));
+        }
+    }
+    Ok(())
+}
+
+/// A record that reaches a lock disk must not name a generation that stands for something else.
+pub(crate) fn stored(pair: &mut Pair, record: &Record) {
+    let twice = record.pools.iter().find_map(|entry| {
+        let stood = pair.memory.stood.get(&entry.pool)?;
+        (stood.generation == entry.generation && stood != entry).then(|| {
+            format!(
+                "{}: generation {} stands for {stood:?}, and is written for {entry:?}",
+                entry.pool, entry.generation
+            )
+        })
+    });
+    if let Some(how) = twice {
+        pair.break_law(Law::GenerationOnce, how);
+    }
 }
 
 /// Whatever a node that answers could read now is at least what was acknowledged last.

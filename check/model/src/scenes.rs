@@ -149,11 +149,8 @@ pub fn short() -> Vec<Scene> {
     vec![
         small("power-on", Off, NONE),
         small("death", Home, Faults { kills: 1, ..NONE }),
-        small("two-deaths", Home, Faults { kills: 2, ..NONE }),
         small("zombie", Home, Faults { silences: 1, ..NONE }),
-        small("zombie-writes", Home, Faults { silences: 1, writes: 1, ..NONE }),
         small("giveback", TakenOver, NONE),
-        small("giveback-death", TakenOver, Faults { kills: 1, ..NONE }),
         small("giveback-silence", Ready, Faults { silences: 1, ..NONE }),
         small("giveback-unknown", Ready, Faults { unknown_records: 1, ..NONE }),
         small("giveback-late-page", Ready, Faults { late_pages: 1, ..NONE }),
@@ -164,7 +161,10 @@ pub fn short() -> Vec<Scene> {
         small("cut-off", Home, Faults { cut_off: 1, ..NONE }),
         small("stale", Ready, Faults { stale_opens: 1, ..NONE }),
         small("operator", Home, Faults { requests: 1, ..NONE }),
+        Scene { homes: TWO, ..small("two-pools-death", Home, Faults { kills: 1, ..NONE }) },
+        Scene { detail: Detail::EveryAccess, ..small("every-access-zombie", Home, Faults { silences: 1, ..NONE }) },
         scene("three-giveback", Ready, NONE),
+        scene("three-unknown", Ready, Faults { unknown_records: 2, ..NONE }),
     ]
 }
 
@@ -172,25 +172,22 @@ pub fn short() -> Vec<Scene> {
 #[must_use]
 pub fn long() -> Vec<Scene> {
     use Start::{Home, Off, Ready, TakenOver};
-    let two = |scene: Scene| Scene { homes: TWO, ..scene };
     let fine = |scene: Scene| Scene { detail: Detail::EveryAccess, ..scene };
     vec![
-        small("power-on-death", Off, Faults { kills: 1, ..NONE }),
+        small("giveback-death", TakenOver, Faults { kills: 1, ..NONE }),
+        small("two-deaths", Home, Faults { kills: 2, ..NONE }),
+        small("zombie-writes", Home, Faults { silences: 1, writes: 1, ..NONE }),
         small("zombies", Home, Faults { silences: 2, ..NONE }),
+        scene("three-takeover-giveback", TakenOver, NONE),
+        small("power-on-death", Off, Faults { kills: 1, ..NONE }),
         small("death-and-zombie", Home, Faults { kills: 1, silences: 1, ..NONE }),
-        small("giveback-deaths", TakenOver, Faults { kills: 2, ..NONE }),
         small("giveback-all", Ready, Faults { kills: 1, silences: 1, unknown_records: 1, ..NONE }),
-        small("death-writes", Home, Faults { kills: 1, writes: 1, ..NONE }),
         small("leg-death", Home, Faults { kills: 1, legs: 1, writes: 1, ..NONE }),
         small("operators", Home, Faults { requests: 2, ..NONE }),
         small("operator-death", Home, Faults { requests: 1, kills: 1, ..NONE }),
-        two(small("two-pools-death", Home, Faults { kills: 1, ..NONE })),
         fine(small("every-access-death", Home, Faults { kills: 1, ..NONE })),
-        fine(small("every-access-zombie", Home, Faults { silences: 1, ..NONE })),
-        scene("three-giveback", TakenOver, NONE),
         scene("three-death", Home, Faults { kills: 1, ..NONE }),
         scene("three-zombie", Home, Faults { silences: 1, ..NONE }),
-        scene("three-unknown", Ready, Faults { unknown_records: 2, ..NONE }),
         scene("three-lock-disk", Ready, Faults { lock_disks: 1, kills: 1, ..NONE }),
     ]
 }
@@ -223,11 +220,8 @@ pub fn mistakes() -> Vec<(Scene, &'static [Law])> {
             &[Law::NothingLost],
         ),
         (
-            with(
-                Mutant::ResumeAfterCommitSent,
-                small("unknown", Ready, Faults { unknown_records: 1, silences: 1, ..NONE }),
-            ),
-            &[Law::OneWriter, Law::RecordStands, Law::OneAnswers],
+            with(Mutant::ResumeAfterCommitSent, small("unknown", Ready, Faults { unknown_records: 1, ..NONE })),
+            &[Law::CommitHeld],
         ),
         (
             with(Mutant::RepeatUnknownWrite, small("writes", Home, Faults { writes: 2, unknown_writes: 1, ..NONE })),
@@ -236,22 +230,16 @@ pub fn mistakes() -> Vec<(Scene, &'static [Law])> {
         (with(Mutant::OldMetadata, small("stale", Ready, Faults { stale_opens: 1, ..NONE })), &[Law::MetadataCurrent]),
         (with(Mutant::SameGeneration, handed.clone()), &[Law::GenerationOnce]),
         (with(Mutant::AttentionIsDefeat, small("doubt", Home, Faults { doubts: 1, ..NONE })), &[Law::DefeatReal]),
-        (with(Mutant::SkipVerify, zombies.clone()), &[Law::FenceSeen, Law::OneWriter]),
-        (with(Mutant::ServeBeforeFence, death), &[Law::FenceSeen]),
+        (with(Mutant::SkipVerify, zombies.clone()), &[Law::RecordStands, Law::OneWriter]),
+        (with(Mutant::ServeBeforeFence, death), &[Law::PortalsAfterFence, Law::FenceSeen]),
         (
             with(Mutant::ServeOnMinorityRecord, scene("three-unknown", Ready, unknown)),
             &[Law::CommitFirst, Law::RecordStands],
         ),
-        (with(Mutant::ResumeWithoutReview, scene("three-unknown", Ready, unknown)), &[Law::OneWriter]),
-        (
-            with(Mutant::NewestLegsOnly, scene("three-leg", Home, Faults { legs: 1, writes: 1, kills: 1, ..NONE })),
-            &[Law::NothingLost],
-        ),
-        (with(Mutant::IgnoreOtherClaim, zombies.clone()), &[Law::OneWriter]),
-        (with(Mutant::UndecidedIsWon, zombies.clone()), &[Law::OneWriter]),
+        (with(Mutant::IgnoreOtherClaim, zombies), &[Law::RecordStands, Law::OneWriter]),
         (
             with(Mutant::OverwriteStanding, scene("three-death", Ready, Faults { kills: 1, ..NONE })),
-            &[Law::ServedAgain],
+            &[Law::GenerationForward],
         ),
         (with(Mutant::AnyRelease, giveback.clone()), &[Law::ReleaseFirst]),
         (with(Mutant::CloseEarly, handed), &[Law::CloseLast]),

@@ -245,6 +245,7 @@ impl World<'_> {
             WriteOutcome::Unknown
         } else {
             disk.store(node, &record);
+            crate::laws::stored(&mut self.pair, &record);
             WriteOutcome::Written
         });
         if disks.len() < self.pair.shelf.lock_disks.len() {
@@ -416,6 +417,7 @@ impl World<'_> {
         let (_, record) = disk.late.remove(found);
         if lands == Lands::Yes {
             disk.store(owner, &record);
+            crate::laws::stored(&mut self.pair, &record);
         }
     }
 }

@@ -38,14 +38,8 @@ pub enum Mutant {
     SameGeneration,
     /// Takes a unit attention for defeat without looking.
     AttentionIsDefeat,
-    /// Resumes as soon as ABORT stands, without looking at fence and lock disks.
-    ResumeWithoutReview,
-    /// Claims what the records cannot settle with every leg of the newest candidate.
-    NewestLegsOnly,
     /// Does not look for a claim of the partner's when it verifies or is told of the lock disks.
     IgnoreOtherClaim,
-    /// Serves after a contest that was not decided.
-    UndecidedIsWon,
     /// Writes the next record over the one that stands.
     OverwriteStanding,
     /// Takes RELEASED for another incarnation for its own.
@@ -60,7 +54,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every one.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 21] = [
         Self::SkipVerify,
         Self::AnnounceBeforeCommit,
         Self::ServeBeforeFence,
@@ -76,10 +70,7 @@ impl Mutant {
         Self::OldMetadata,
         Self::SameGeneration,
         Self::AttentionIsDefeat,
-        Self::ResumeWithoutReview,
-        Self::NewestLegsOnly,
         Self::IgnoreOtherClaim,
-        Self::UndecidedIsWon,
         Self::OverwriteStanding,
         Self::AnyRelease,
         Self::CloseEarly,

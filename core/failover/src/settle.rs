@@ -113,10 +113,6 @@ impl Machine {
     pub(crate) fn abort_stands(&mut self, _now: Micros, out: &mut Effects) {
         let State::HandingOff(hand_off) = self.state.clone() else { return };
         if matches!(hand_off.phase, HandOffPhase::Aborting { .. }) {
-            #[cfg(feature = "mutants")]
-            if crate::mutants::is_on(crate::mutants::Mutant::ResumeWithoutReview) {
-                return self.give_up_hand_off(_now, *hand_off, out);
-            }
             self.review(*hand_off, out);
         }
     }

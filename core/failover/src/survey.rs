@@ -70,10 +70,6 @@ impl Standing {
             Self::Unknown => None,
             Self::Unsettled { candidates } => {
                 let mut basis = candidates.first()?.clone();
-                #[cfg(feature = "mutants")]
-                if crate::mutants::is_on(crate::mutants::Mutant::NewestLegsOnly) {
-                    return Some(basis);
-                }
                 for other in &candidates[1..] {
                     basis.metadata_version = basis.metadata_version.min(other.metadata_version);
                     for (legs, others) in basis.legs.iter_mut().zip(&other.legs) {
@@ -170,8 +166,6 @@ pub fn judge_contest(
             (false, None) => {}
         }
     }
-    #[cfg(feature = "mutants")]
-    let won = if crate::mutants::is_on(crate::mutants::Mutant::UndecidedIsWon) { won.max(disks.len()) } else { won };
     if won > disks.len() / 2 {
         Contest::Won { won }
     } else if lost > 0 {

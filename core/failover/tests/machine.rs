@@ -268,11 +268,11 @@ fn refusal_of_a_request_is_no_answer_to_a_later_run_of_the_partner() {
     replay_for(&mut world, Micros::from_millis(5_000)).expect("sound");
     let mut machine = world.nodes[1].machine.clone().expect("running");
     let told = world.told.take().expect("asked for");
-    let pages = told.into_iter().filter_map(|told| match told.input {
+    let mut pages = told.into_iter().filter_map(|told| match told.input {
         Input::PartnerPageRead(page) if page.node == NodeId::A => Some(page),
         _ => None,
     });
-    let mut page = pages.last().expect("a page was read");
+    let mut page = pages.next_back().expect("a page was read");
     let mut at = world.now;
     let mut feed = |input: Input| {
         at = at.after(Micros::from_millis(1));
