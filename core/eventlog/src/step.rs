@@ -88,6 +88,15 @@ impl Memory {
         Self { now, page: None, survey: None }
     }
 
+    /// Bytes a step takes in a log here, without its share of a frame.
+    pub fn bytes_of(&mut self, step: &Step) -> u64 {
+        let mut bytes = Vec::new();
+        if self.put_fact(step.now, &step.fact, &mut bytes).is_some() {
+            Self::put_orders(&step.orders, 0, &mut bytes);
+        }
+        bytes.len() as u64
+    }
+
     /// Writes moment and fact. `None` and nothing written if it has no bytes, which no fact of the driver's lacks.
     pub(crate) fn put_fact(&mut self, now: Micros, fact: &Input, out: &mut Vec<u8>) -> Option<Weight> {
         let begin = out.len();
