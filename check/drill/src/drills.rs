@@ -136,7 +136,7 @@ fn play_table(args: &TableArgs) -> anyhow::Result<ExitCode> {
         run.write(file)?;
     }
     if let Some(file) = &args.markdown {
-        std::fs::write(file, table::page(&run.cells)).with_context(|| format!("cannot write {}", file.display()))?;
+        std::fs::write(file, table::page(&run)).with_context(|| format!("cannot write {}", file.display()))?;
     }
     let [passed, explained, failed, skipped] =
         [Verdict::Passed, Verdict::Explained, Verdict::Failed, Verdict::Skipped].map(|verdict| run.count(verdict));

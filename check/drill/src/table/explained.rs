@@ -11,8 +11,8 @@ use crate::fault::Fault;
 pub fn explanation(cell: Cell) -> Option<&'static str> {
     match cell.fault {
         Fault::DiskFailing => Some(
-            "a disk that answers writes with errors is dropped from its mirror by a record, and stays dropped when it works again: \
-             taking it back is left to an operator",
+            "a disk that answers writes with errors is dropped from its mirror by a record, and stays dropped when it works again, \
+             because taking it back is left to an operator",
         ),
         Fault::Nothing
         | Fault::Killed

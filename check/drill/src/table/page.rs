@@ -3,18 +3,59 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::{Outcome, Verdict};
+use super::{Outcome, Run, Verdict, explanation};
+use crate::cell::cells;
 use crate::fault::Fault;
 
-/// Outcomes as markdown tables, one a story.
+/// How to read it.
+const LEGEND: &str = "\
+Written by `cargo xtask drill --markdown FILE`; what the rows and columns mean is told in [drills.md](drills.md).
+
+A number is the longest pause any client saw from its start to the end of the cell, in milliseconds; most of it is the fault itself.
+Where a fault hits one node, `h:` stands for the node whose pools move and `s:` for its partner. `*`: something was noticed, and it is
+right so (the reasons are below). `-`: not played, cables could not be cut.
+";
+
+/// Outcomes as a page of markdown: how to read it, counts, a table for each story, and what was noticed.
 #[must_use]
-pub fn page(outcomes: &[Outcome]) -> String {
+pub fn page(run: &Run) -> String {
+    let outcomes = &run.cells;
+    let [passed, explained, failed, skipped] =
+        [Verdict::Passed, Verdict::Explained, Verdict::Failed, Verdict::Skipped].map(|verdict| run.count(verdict));
     let mut stories: Vec<&str> = outcomes.iter().map(|outcome| outcome.step[0].as_str()).collect();
     stories.dedup();
-    let mut out = String::new();
+    let mut out = format!(
+        "# The table of drills\n\n{LEGEND}\n{} cells: {passed} passed, {explained} explained, {failed} failed, {skipped} skipped, in \
+         {:.0} minutes.\n\n",
+        outcomes.len(),
+        run.seconds / 60.0
+    );
     for story in stories {
         let of_story: Vec<&Outcome> = outcomes.iter().filter(|outcome| outcome.step[0] == story).collect();
         out += &of_one_story(story, &of_story);
+    }
+    out + &remarks(outcomes)
+}
+
+/// Each reason once, with the number of its cells, and every failure.
+fn remarks(outcomes: &[Outcome]) -> String {
+    let mut out = String::new();
+    let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
+    let known: BTreeMap<String, &str> =
+        cells().into_iter().filter_map(|cell| Some((cell.to_string(), explanation(cell)?))).collect();
+    for outcome in outcomes.iter().filter(|outcome| outcome.verdict == Verdict::Explained) {
+        // What was noticed stands in the outcome, too, and differs from cell to cell.
+        *reasons.entry(known.get(&outcome.cell).copied().unwrap_or(&outcome.reason)).or_default() += 1;
+    }
+    if !reasons.is_empty() {
+        out += "### Explained\n\n";
+    }
+    for (reason, cells) in reasons {
+        // Writing to a string does not fail.
+        let _ = writeln!(out, "- {cells} cells: {reason}.");
+    }
+    for outcome in outcomes.iter().filter(|outcome| outcome.verdict == Verdict::Failed) {
+        let _ = writeln!(out, "- FAILED {}: {}", outcome.cell, outcome.reason.lines().next().unwrap_or_default());
     }
     out
 }
