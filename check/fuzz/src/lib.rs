@@ -14,12 +14,12 @@ mod choices;
 mod scripted;
 
 macro_rules! targets {
-    ($($(#[$part:meta])* $name:ident: $what:literal, $longest:literal;)*) => {
+    ($($(#[$part:meta])* $name:ident: $what:literal;)*) => {
         $($(#[$part])* pub mod $name;)*
 
         /// Every target, in the order in which they are run.
         pub const TARGETS: &[Target] = &[
-            $($(#[$part])* Target { name: stringify!($name), what: $what, longest_input: $longest, run: $name::run, seeds: $name::seeds },)*
+            $($(#[$part])* Target { name: stringify!($name), what: $what, run: $name::run, seeds: $name::seeds },)*
         ];
     };
 }
@@ -31,8 +31,6 @@ pub struct Target {
     pub name: &'static str,
     /// What eats the bytes.
     pub what: &'static str,
-    /// Longest input worth trying, bytes.
-    pub longest_input: usize,
     /// Eats them; panics when a property is broken.
     pub run: fn(&[u8]),
     /// A few short inputs that get far, made by our own encoders.
@@ -40,11 +38,26 @@ pub struct Target {
 }
 
 targets! {
-    pdu: "iSCSI frames and the PDUs of both directions", 4096;
-    text: "iSCSI text keys", 4096;
-    target_session: "the target's half of a session, login and full feature phase", 4096;
-    initiator_session: "the initiator's half of a session, login and full feature phase", 4096;
-    conversation: "both halves of a session with each other", 1024;
-    cdb: "command descriptor blocks", 64;
-    unit: "a whole logical unit under commands of several nexuses", 4096;
+    pdu: "iSCSI frames and the PDUs of both directions";
+    text: "iSCSI text keys";
+    target_session: "the target's half of a session, login and full feature phase";
+    initiator_session: "the initiator's half of a session, login and full feature phase";
+    conversation: "both halves of a session with each other";
+    cdb: "command descriptor blocks";
+    unit: "a whole logical unit under commands of several nexuses";
+    unit_state: "what a logical unit keeps through a restart";
+    scsi_lists: "parameter lists of PERSISTENT RESERVE OUT, MODE SELECT and UNMAP";
+    scsi_answers: "sense, INQUIRY, capacity and reservations as the initiator reads them";
+    page: "the partner's state page";
+    record: "records and heartbeats of a lock disk";
+    machine: "the failover machine beside a partner that writes anything";
+    label: "disk labels";
+    metadata: "pool metadata";
+    gpt: "partition tables";
+    #[cfg(feature = "appliance")]
+    config: "the file that describes a pair";
+    #[cfg(feature = "appliance")]
+    url: "addresses of disks";
+    #[cfg(feature = "appliance")]
+    admin: "lines of the admin socket";
 }

@@ -8,6 +8,7 @@ mod accept;
 mod bench;
 mod ci;
 mod drill;
+mod fuzz;
 mod layers;
 mod programs;
 mod sizes;
@@ -31,6 +32,8 @@ cargo xtask drill [--only CELL] [--list] [--json FILE] [--markdown FILE] [--help
                                                      every fault at every step of takeover, bring-up and giveback
 cargo xtask soak [--minutes N] [--seed S] [--json FILE] [--svg FILE] [--help]
                                                      random drills with verifying clients for a long time
+cargo xtask fuzz [--seconds N] [--target NAME] [--part core|all] [--json FILE] | --seed-corpora
+                                                     every parser and session under libFuzzer (needs a C++ compiler)
 cargo xtask accept verbs                             RDMA between two emulated machines; minutes, not part of ci";
 
 fn main() -> ExitCode {
@@ -68,6 +71,7 @@ fn run(arguments: &[String]) -> Result<()> {
         ["bench", "fabric", options @ ..] => bench::fabric::run(Options::parse(options, &["--json"])?.file("--json")),
         ["drill", options @ ..] => drill::table(options),
         ["soak", options @ ..] => drill::soak(options),
+        ["fuzz", options @ ..] => fuzz::run(options),
         ["accept", "verbs"] => accept::verbs(),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");

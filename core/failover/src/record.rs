@@ -205,8 +205,7 @@ impl Record {
             return Err(RecordError::Torn);
         }
         let length = u32_at(bytes, 32).ok_or(RecordError::Torn)? as usize;
-        if length < HEADER_BYTES + 4
-            || length > bytes.len()
+        if !(HEADER_BYTES + 4..=bytes.len().min(RECORD_SLOT_BYTES)).contains(&length)
             || u32_at(bytes, length - 4) != Some(crc32c(&bytes[..length - 4]))
         {
             return Err(RecordError::Torn);
@@ -407,6 +406,19 @@ mod tests {
         let mut lying = bytes;
         lying[40 + 12..40 + 14].copy_from_slice(&u16::MAX.to_le_bytes());
         assert_eq!(Record::decode(&with_crc(lying), PAIR, NodeId::B), Err(RecordError::Meaning));
+    }
+
+    #[test]
+    fn a_record_longer_than_its_slot_is_refused() {
+        let entry =
+            |pool: u32| PoolEntry { pool: PoolId(pool), legs: vec![LegSet(3); 60_000], ..record().pools[0].clone() };
+        let mut bytes = Record { pools: Vec::new(), ..record() }.encode()[..HEADER_BYTES].to_vec();
+        bytes[14..16].copy_from_slice(&1u16.to_le_bytes());
+        entry(1).put(&mut bytes);
+        let length = (bytes.len() + 4) as u32;
+        bytes[32..36].copy_from_slice(&length.to_le_bytes());
+        bytes.extend_from_slice(&crc32c(&bytes).to_le_bytes());
+        assert_eq!(Record::decode(&bytes, PAIR, NodeId::B), Err(RecordError::Torn), "it could not be written again");
     }
 
     #[test]

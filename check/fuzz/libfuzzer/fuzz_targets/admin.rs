@@ -1,0 +1,3 @@
+//! libFuzzer on `admin`.
+#![no_main]
+understudy_fuzz::program!(admin);

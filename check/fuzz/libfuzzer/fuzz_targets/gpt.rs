@@ -1,0 +1,3 @@
+//! libFuzzer on `gpt`.
+#![no_main]
+understudy_fuzz::program!(gpt);

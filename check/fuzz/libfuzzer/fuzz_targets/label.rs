@@ -1,0 +1,3 @@
+//! libFuzzer on `label`.
+#![no_main]
+understudy_fuzz::program!(label);

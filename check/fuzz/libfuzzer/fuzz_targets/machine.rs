@@ -1,0 +1,3 @@
+//! libFuzzer on `machine`.
+#![no_main]
+understudy_fuzz::program!(machine);

@@ -1,0 +1,3 @@
+//! libFuzzer on `metadata`.
+#![no_main]
+understudy_fuzz::program!(metadata);

@@ -1,0 +1,3 @@
+//! libFuzzer on `page`.
+#![no_main]
+understudy_fuzz::program!(page);

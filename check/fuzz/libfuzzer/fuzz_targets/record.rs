@@ -1,0 +1,3 @@
+//! libFuzzer on `record`.
+#![no_main]
+understudy_fuzz::program!(record);

@@ -1,0 +1,3 @@
+//! libFuzzer on `scsi_lists`.
+#![no_main]
+understudy_fuzz::program!(scsi_lists);

@@ -1,0 +1,3 @@
+//! libFuzzer on `unit_state`.
+#![no_main]
+understudy_fuzz::program!(unit_state);

@@ -1,0 +1,3 @@
+//! libFuzzer on `url`.
+#![no_main]
+understudy_fuzz::program!(url);
