@@ -10,6 +10,7 @@ mod ci;
 mod drill;
 mod fuzz;
 mod layers;
+mod model;
 mod programs;
 mod sizes;
 mod source;
@@ -24,6 +25,8 @@ use anyhow::{Context, Result, bail};
 const USAGE: &str = "\
 cargo xtask ci                                       everything CI checks
 cargo xtask layers | sizes [--accept] | words        single checks
+cargo xtask model [--long | --mutants] [--scene NAME] [--tell] [--threads N] [--minutes N] [--json FILE]
+                                                     every schedule of the failover machine within bounds
 cargo xtask bench failover [--runs N] [--json FILE]  pauses at takeover and giveback, from N demos
 cargo xtask bench target [--against tgtd] [--rounds N] [--seconds S] [--json FILE]
                                                      4 KiB commands against our target and another, in turns
@@ -52,6 +55,7 @@ fn run(arguments: &[String]) -> Result<()> {
     match words.as_slice() {
         ["ci"] => ci::run(),
         ["layers"] => layers::run(),
+        ["model", options @ ..] => model::run(options),
         ["sizes"] => sizes::run(),
         ["sizes", "--accept"] => sizes::accept(),
         ["words"] => words::run(),
