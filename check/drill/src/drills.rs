@@ -27,7 +27,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct TableArgs {
-    /// Only cells whose name contains this; may be given several times
+    /// Only cells with this in their name, from the begin of a word of it; may be given several times
     #[arg(long, value_name = "TEXT")]
     only: Vec<String>,
     /// Only say which cells these are

@@ -72,7 +72,7 @@ pub struct Order {
     pub program: PathBuf,
     /// Where the folders of pairs are made.
     pub parent: PathBuf,
-    /// Only cells whose name contains one of these; all if there are none.
+    /// Only cells with one of these in their name, see [`chosen`]; all if there are none.
     pub only: Vec<String>,
     /// How many at a time.
     pub workers: usize,
@@ -80,15 +80,20 @@ pub struct Order {
     pub seed: u64,
 }
 
-/// The cells an order names.
+/// The cells an order names: those with one of these texts in their name, beginning where a word of it begins.
 ///
 /// # Errors
 /// It names none.
 pub fn chosen(only: &[String]) -> anyhow::Result<Vec<Cell>> {
-    let named = |cell: &Cell| only.is_empty() || only.iter().any(|part| cell.to_string().contains(part.as_str()));
+    let named = |cell: &Cell| only.is_empty() || only.iter().any(|part| is_named(&cell.to_string(), part));
     let chosen: Vec<Cell> = cells().into_iter().filter(named).collect();
     ensure!(!chosen.is_empty(), "no cell's name contains {}", only.join(" or "));
     Ok(chosen)
+}
+
+/// Whether `part` begins at the begin of a cell's name or of one of its words: `takeover` is not `planned-takeover`.
+fn is_named(cell: &str, part: &str) -> bool {
+    cell.match_indices(part).any(|(at, _)| at == 0 || cell[..at].ends_with('/'))
 }
 
 /// Plays an order; `told` is called with each outcome as it comes. Outcomes are in the order of the table.
@@ -309,6 +314,13 @@ mod tests {
             .collect();
         let both = Run::read(&files).expect("read");
         assert_eq!((both.seconds, both.count(Verdict::Passed), both.count(Verdict::Failed)), (3.0, 1, 0));
+    }
+
+    #[test]
+    fn a_part_of_a_name_begins_where_a_word_begins() {
+        assert!(is_named("takeover/survivor/fenced/killed/survivor", "takeover/survivor/fenced"));
+        assert!(is_named("giveback/survivor/held/disk-slow", "disk-slow"));
+        assert!(!is_named("planned-takeover/survivor/fenced/killed/home", "takeover/survivor/fenced"));
     }
 
     #[test]
