@@ -7,7 +7,8 @@ use understudy_sim::plan::Plan;
 use understudy_sim::run::{Outcome, run};
 use understudy_sim::shrink::shrink;
 
-const USAGE: &str = "understudy-sim [--seed N] [--runs M] [--json FILE] [--plan FILE] [--verbose 1] [--shrink 0]";
+const USAGE: &str =
+    "understudy-sim [--seed N] [--runs M] [--json FILE] [--plan FILE] [--verbose 1] [--shrink 0]";
 
 struct Wish {
     seed: u64,
@@ -94,7 +95,11 @@ fn work(wish: &Wish) -> anyhow::Result<bool> {
 }
 
 fn tell(outcome: &Outcome) {
-    let Some(failure) = &outcome.failure else { return };
+    let Some(failure) = &outcome.failure else {
+        let (simulated, home) = (outcome.simulated.as_secs_f64(), outcome.home_after.unwrap_or_default().as_secs_f64());
+        println!("seed {}: holds; {simulated:.0} s, {} faults, home after {home:.1} s", outcome.seed, outcome.faults);
+        return;
+    };
     for line in &outcome.last_lines {
         println!("  {line}");
     }

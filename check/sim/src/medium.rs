@@ -118,6 +118,18 @@ impl SimMedium {
         self.unreadable.take();
     }
 
+    /// The first bytes from a block on, as they are.
+    #[must_use]
+    pub fn head(&self, lba: u64, length: usize) -> Vec<u8> {
+        let block_bytes = self.geometry.block_bytes as usize;
+        let mut bytes = vec![0; length.next_multiple_of(block_bytes)];
+        for (place, content) in self.blocks.borrow().range(lba..lba + (bytes.len() / block_bytes) as u64) {
+            let at = (place - lba) as usize * block_bytes;
+            bytes[at..at + block_bytes].copy_from_slice(content);
+        }
+        bytes
+    }
+
     /// One block as it is.
     #[must_use]
     pub fn block(&self, lba: u64) -> Bytes {

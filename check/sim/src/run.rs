@@ -67,13 +67,13 @@ pub fn run(plan: &Plan) -> Outcome {
     understudy_pool::testing::name_from(plan.seed);
     let tasks = LocalSet::new();
     let plan = plan.clone();
-    let (stage, home_after) = runtime.block_on(tasks.run_until(async move {
+    let (stage, outcome) = runtime.block_on(tasks.run_until(async move {
         clock::begin();
         let stage = Stage::new(plan);
         let home_after = whole_run(&stage).await;
-        (stage, home_after)
+        let outcome = outcome(&stage, home_after);
+        (stage, outcome)
     }));
-    let outcome = outcome(&stage, home_after);
     // Tasks hold the stage and the stage holds nodes: broken up in this order nothing is left behind.
     stage.nodes.iter().for_each(|node| node.kill(crate::process::End::PowerLost));
     stage.shelves.iter().for_each(|shelf| shelf.end(crate::process::End::PowerLost));

@@ -16,8 +16,8 @@ use understudy_failover::page::Page;
 use understudy_failover::record::{Heartbeat, Record};
 use understudy_failover::survey::{LockDiskView, Survey};
 use understudy_failover::words::{Generation, LegSet, NodeId, PairId, PoolId};
-use understudy_layout::lock::LockPlaces;
-use understudy_layout::{DiskShape, PAGE_BYTES, Span};
+use understudy_layout::lock::{LockPlaces, RecordSlot};
+use understudy_layout::{DiskShape, Span};
 
 use crate::chance::Chance;
 use crate::digest::Digest;
@@ -29,6 +29,9 @@ use crate::node::{Node, supervise};
 use crate::plan::{LEGS, LOCK_DISKS, Plan, VOLUMES, configuration, volume_wishes};
 use crate::process::Process;
 use crate::shelf::Shelf;
+
+/// As much of a heartbeat's page and of a record's slot as two pools with one mirror each can fill.
+const HEAD_BYTES: usize = 1024;
 
 /// Everything.
 pub struct Stage {
@@ -246,10 +249,11 @@ impl Stage {
         let shape = self.lock_shape();
         let places = LockPlaces::new(shape)?;
         let area = |node: NodeId| {
-            let bytes = read_span(&shelf.medium, places.node_area(node.index() as u8));
-            let (beat, slots) = bytes.split_at(PAGE_BYTES);
-            let (even, odd) = slots.split_at(slots.len() / 2);
-            (Record::slots_of([even, odd], self.pair(), node), Heartbeat::decode(beat, self.pair(), node).ok())
+            let number = node.index() as u8;
+            let head = |span: Span| shelf.medium.head(span.lba, HEAD_BYTES);
+            let slots = [RecordSlot::Even, RecordSlot::Odd].map(|slot| head(places.record(number, slot)));
+            let records = Record::slots_of([&slots[0], &slots[1]], self.pair(), node);
+            (records, Heartbeat::decode(&head(places.heartbeat(number)), self.pair(), node).ok())
         };
         let [(record_a, beat_a), (record_b, beat_b)] = NodeId::BOTH.map(area);
         Some(LockDiskView { records: [record_a, record_b], heartbeats: [beat_a, beat_b], keys })
@@ -260,8 +264,4 @@ impl Stage {
     pub fn lock_shape(&self) -> DiskShape {
         DiskShape { block_bytes: self.plan.lock_block_bytes, blocks: (8 << 20) / u64::from(self.plan.lock_block_bytes) }
     }
-}
-
-fn read_span(medium: &SimMedium, span: Span) -> Vec<u8> {
-    (span.lba..span.lba + u64::from(span.blocks)).flat_map(|lba| medium.block(lba)).collect()
 }

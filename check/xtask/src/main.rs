@@ -12,6 +12,7 @@ mod fuzz;
 mod layers;
 mod model;
 mod programs;
+mod sim;
 mod sizes;
 mod source;
 mod words;
@@ -33,6 +34,7 @@ cargo xtask bench target [--against tgtd] [--rounds N] [--seconds S] [--json FIL
 cargo xtask bench fabric [--json FILE]               latency of reading the partner's page
 cargo xtask drill [--only CELL] [--list] [--json FILE] [--markdown FILE] [--help]
                                                      every fault at every step of takeover, bring-up and giveback
+cargo xtask sim [--seed N] [--runs M] [--json FILE]   two whole nodes in one process, simulated
 cargo xtask soak [--minutes N] [--seed S] [--json FILE] [--svg FILE] [--help]
                                                      random drills with verifying clients for a long time
 cargo xtask fuzz [--seconds N] [--target NAME] [--part core|all] [--json FILE] | --seed-corpora
@@ -74,6 +76,7 @@ fn run(arguments: &[String]) -> Result<()> {
         }
         ["bench", "fabric", options @ ..] => bench::fabric::run(Options::parse(options, &["--json"])?.file("--json")),
         ["drill", options @ ..] => drill::table(options),
+        ["sim", options @ ..] => sim::run(options),
         ["soak", options @ ..] => drill::soak(options),
         ["fuzz", options @ ..] => fuzz::run(options),
         ["accept", "verbs"] => accept::verbs(),
