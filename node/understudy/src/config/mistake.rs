@@ -7,6 +7,10 @@ use std::path::PathBuf;
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, SourceCode};
 use thiserror::Error;
 
+/// Most mistakes shown with their lines. Finding each line means reading the file from its start, so a long file that is
+/// not a pair's file at all would otherwise take minutes; and nobody repairs more than this in one go.
+const MOST_SHOWN: usize = 30;
+
 /// How text for the operator may look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Look {
@@ -73,11 +77,14 @@ impl ConfigError {
                 let shown = file.file_name().map_or_else(|| file.display().to_string(), |n| n.display().to_string());
                 let source = NamedSource::new(shown, text.clone());
                 let mut out = String::new();
-                for mistake in mistakes {
+                for mistake in mistakes.iter().take(MOST_SHOWN) {
                     let report = Report { mistake, source: &source };
                     // PANIC: writing to a String cannot fail, and the spans were clamped to the text when made.
                     handler(look).render_report(&mut out, &report).expect("a report renders into a string");
                     out.push('\n');
+                }
+                if mistakes.len() > MOST_SHOWN {
+                    out.push_str(&format!("only the first {MOST_SHOWN} are shown\n"));
                 }
                 out.push_str(&format!("{self}\n"));
                 out

@@ -51,6 +51,15 @@ fn report(from: &str, to: &str) -> String {
     read(&GOOD.replacen(from, to, 1)).expect_err("a mistake")
 }
 
+/// A megabyte of something else: every line a mistake, only the first few shown.
+#[test]
+fn a_file_of_mistakes_is_reported_in_part() {
+    let text: String = (0..60_000).map(|number| format!("key{number} = {number}\n")).collect();
+    let report = read(&text).expect_err("nothing but mistakes");
+    assert!(report.contains("unknown key `key0`") && !report.contains("unknown key `key40`"), "{:.2000}", report);
+    assert!(report.contains("only the first 30 are shown") && report.len() < 64 << 10);
+}
+
 #[test]
 fn the_annotated_example_is_a_good_file() {
     let config = read(EXAMPLE).unwrap_or_else(|report| panic!("{report}"));
