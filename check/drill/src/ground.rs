@@ -185,7 +185,11 @@ impl Ground {
                 Err(error) if Instant::now() >= deadline => {
                     return Err(error.context(format!("the keys are wrong for {} s", PATIENCE.as_secs())));
                 }
-                Err(_) => self.stage.let_pass(Duration::from_millis(50)),
+                // What an operator asked for earlier may only now have begun: then it has to come home again first.
+                Err(_) => {
+                    self.stage.let_pass(Duration::from_millis(50));
+                    self.wait_until_whole()?;
+                }
             }
         }
     }
