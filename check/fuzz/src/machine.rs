@@ -222,6 +222,12 @@ impl Bench<'_> {
                 }
                 Input::RecordWritten { op, disks: outcomes }
             }
+            of_a_pool => self.carry_out_on_pools(of_a_pool, well),
+        })
+    }
+
+    fn carry_out_on_pools(&mut self, order: Effect, well: bool) -> Input {
+        match order {
             Effect::FencePool { op, pool, .. } => {
                 let outcomes = [
                     FenceOutcome::Incomplete { fenced: 1, of: 2 },
@@ -261,7 +267,7 @@ impl Bench<'_> {
                 Input::HandOffPrepared { op, findings }
             }
             other => unreachable!("{other:?} has no number"),
-        })
+        }
     }
 
     fn survey(&mut self, op: Option<Op>) {

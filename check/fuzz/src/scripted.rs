@@ -290,6 +290,13 @@ pub(crate) fn response(choices: &mut Choices<'_>, standing: Standing) -> TargetP
             residual,
             sense: if flags & 4 != 0 { data(choices) } else { Bytes::new() },
         }),
+        rare => rare_response(choices, (rare, flags), window, tag),
+    }
+}
+
+/// What an initiator that only reads and writes seldom sees.
+fn rare_response(choices: &mut Choices<'_>, (kind, flags): (usize, u8), window: Window, tag: TaskTag) -> TargetPdu {
+    match kind {
         7 => TargetPdu::TaskManagementResponse(TaskManagementResponse {
             response: TaskFunctionResponse(choices.below(7) as u8),
             tag,

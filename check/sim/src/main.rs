@@ -7,8 +7,7 @@ use understudy_sim::plan::Plan;
 use understudy_sim::run::{Outcome, run};
 use understudy_sim::shrink::shrink;
 
-const USAGE: &str =
-    "understudy-sim [--seed N] [--runs M] [--json FILE] [--plan FILE] [--verbose 1] [--shrink 0]";
+const USAGE: &str = "understudy-sim [--seed N] [--runs M] [--json FILE] [--plan FILE] [--verbose 1] [--shrink 0]";
 
 struct Wish {
     seed: u64,

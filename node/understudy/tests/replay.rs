@@ -80,7 +80,9 @@ fn takeover_bring_up_giveback_kills_and_rebirths_of_a_real_pair_run_again_the_sa
     let transcript = replay(&["--export-transcript"], &logs);
     let transcript = text(&transcript.stdout);
     let mut rest = transcript.as_str();
-    for line in ["A asserted GIVEWAIT", "B released 2 of 2", "A asserted MBWAIT", "B asserted GIVEBACK", "A restarting: "] {
+    for line in
+        ["A asserted GIVEWAIT", "B released 2 of 2", "A asserted MBWAIT", "B asserted GIVEBACK", "A restarting: "]
+    {
         let at = rest.find(line).unwrap_or_else(|| panic!("no `{line}` in its place in\n{transcript}"));
         rest = &rest[at..];
     }

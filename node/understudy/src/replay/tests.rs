@@ -150,7 +150,11 @@ fn transcript_puts_both_nodes_into_one_text() {
     let mut transcript = Transcript::default();
     transcript_of(&folders, &mut transcript);
     let text = transcript.render();
-    for line in [" A process started, incarnation 0000000000000001", " B asserted BOOTING", "# the operator asks A for the giveback"] {
+    for line in [
+        " A process started, incarnation 0000000000000001",
+        " B asserted BOOTING",
+        "# the operator asks A for the giveback",
+    ] {
         assert!(text.contains(line), "{line} is missing in\n{text}");
     }
     assert!(text.starts_with("    0.000 A process started"), "{text}");
@@ -167,7 +171,7 @@ fn a_log_cut_off_is_run_up_to_there_and_the_cut_is_said() {
     let file = folder.path().join(file_name(1));
     let bytes = std::fs::read(&file).expect("the log");
     std::fs::write(&file, &bytes[..bytes.len() - 2]).expect("written");
-    let text = shown(&[file.clone()], everything(Uneventfully::Counted));
+    let text = shown(std::slice::from_ref(&file), everything(Uneventfully::Counted));
     assert!(text.contains("it ends in the middle of a frame, at byte"), "{text}");
     assert_eq!(verdict(&[file]).ending(), Ending::Same);
 }
