@@ -6,7 +6,8 @@
 //!
 //! Properties: nothing a partner can write makes this node panic, also not with checks for overflow; every page and
 //! record this node makes can be written and decodes to the same; a pool is served only after its fence and its opening
-//! were answered well, the fence first; no order carries a number twice.
+//! were answered well (an incomplete fence will do if the partner's page says that its node has ended), the fence first; no
+//! order carries a number twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -49,6 +50,8 @@ struct Bench<'a> {
     /// Pools whose last fence, and then opening, was answered well.
     fenced: BTreeSet<PoolId>,
     opened: BTreeSet<PoolId>,
+    /// Whether the partner's page read last says that its node has ended.
+    partner_has_ended: bool,
     partner_heartbeat: u64,
     requests: u64,
 }
@@ -86,6 +89,7 @@ pub fn run(bytes: &[u8]) {
         disks: vec![disk; lock_disks],
         fenced: BTreeSet::new(),
         opened: BTreeSet::new(),
+        partner_has_ended: false,
         partner_heartbeat: 0,
         requests: 0,
     };
@@ -104,6 +108,7 @@ impl Bench<'_> {
             0..=4 => self.answer(),
             5 | 6 => {
                 let page = self.partner_page();
+                self.partner_has_ended = matches!(page.content.state, StateWord::Halted | StateWord::Panicked);
                 self.tell(Input::PartnerPageRead(Box::new(page)));
             }
             7 => {
@@ -235,7 +240,9 @@ impl Bench<'_> {
                     FenceOutcome::NewerKey { generation: generation(&mut self.choices) },
                 ];
                 let outcome = if well { FenceOutcome::Fenced } else { *self.choices.pick(&outcomes) };
-                if well {
+                // What a node known to have ended left on a disk out of reach cannot change any more.
+                let incomplete = matches!(outcome, FenceOutcome::Incomplete { .. });
+                if well || (incomplete && self.partner_has_ended) {
                     self.fenced.insert(pool);
                 }
                 Input::PoolFenced { op, pool, outcome }
