@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::programs::{cargo, installed, succeed};
-use crate::{layers, sizes, words};
+use crate::{fuzz, layers, model, sizes, words};
 
 /// Programs that only some tests need; without them those tests skip themselves.
 const CLIENTS: [(&str, &str); 5] = [
@@ -22,10 +22,13 @@ const CLIENTS: [(&str, &str); 5] = [
 /// The tests that start whole pairs, five processes and threads that never rest each: two at a time, whatever the machine.
 const DRILLS: &str = "understudy-drill";
 
+/// How long each fuzz target runs: enough to see that it works and to find what is easy to find.
+const FUZZ_SECONDS: &str = "2";
+
 type Step = (&'static str, fn() -> Result<()>);
 
 /// The steps.
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 11] = [
     ("layers", layers::run),
     ("sizes", sizes::run),
     ("words", words::run),
@@ -33,7 +36,9 @@ const STEPS: [Step; 9] = [
     ("licences and sources of dependencies", deny),
     ("clippy", clippy),
     ("programs", programs),
+    ("model", || model::run(&[])),
     ("tests", tests),
+    ("fuzzing", || fuzz::run(&["--part", "core", "--seconds", FUZZ_SECONDS])),
     ("documentation", documentation),
 ];
 
