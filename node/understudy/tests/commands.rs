@@ -220,6 +220,11 @@ fn planned_takeover_and_giveback_by_command() {
     assert!(nothing.contains("no node that answers here has pools of its partner"), "{nothing}");
     said(&on_pair(&pair, &["takeover", "--node", "b"]));
     pair.wait_for_state(NodeName::A, &["MBWAIT"], LIMIT).expect("a is warm");
+    // Its partner may not have read that yet, and would refuse.
+    let deadline = Instant::now() + LIMIT;
+    while pair.status(NodeName::B).expect("b answers").partner.state != "MBWAIT" {
+        assert!(Instant::now() < deadline, "b never reads MBWAIT");
+    }
     let forecast = said(&on_pair(&pair, &["giveback", "--dry-run"]));
     assert!(forecast.contains("nothing was changed"), "{forecast}");
     said(&on_pair(&pair, &["giveback"]));
