@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, sleep, timeout};
+use understudy::admin::{Request, SoftVetoes};
 use understudy::config::NodeName;
 use understudy_failover::page::StateWord;
 use understudy_failover::words::NodeId;
@@ -144,7 +145,9 @@ async fn second_phase(stage: &Rc<Stage>, clients: &[Rc<Client>]) -> Option<Durat
     let longest = stage.plan.faults.iter().map(|planned| planned.for_ms).max().unwrap_or(0);
     sleep(Duration::from_millis(longest)).await;
     heal(stage);
+    let asking = spawn_local(ask_back(Rc::clone(stage)));
     let home = until_within(HOME_WITHIN, || has_failed(stage) || everything_is_home(stage)).await;
+    asking.abort();
     if has_failed(stage) {
         return None;
     }
@@ -169,6 +172,16 @@ async fn second_phase(stage: &Rc<Stage>, clients: &[Rc<Client>]) -> Option<Durat
         }
     }
     Some(home_after)
+}
+
+/// What an operator took over is asked back by an operator: no node gives that back by itself.
+async fn ask_back(stage: Rc<Stage>) {
+    loop {
+        sleep(LOOK * 100).await;
+        for node in &stage.nodes {
+            node.ask(Request::Giveback { soft_vetoes: SoftVetoes::Override }).await;
+        }
+    }
 }
 
 async fn judge_again_and_again(stage: Rc<Stage>) {
