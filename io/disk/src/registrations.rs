@@ -3,6 +3,8 @@
 //! Not here: when to reserve what. The one idea: before each command pending unit attentions are swallowed by TEST
 //! UNIT READY, so that the answer to the command itself is about reservations; a conflict is never repeated.
 
+use std::rc::Rc;
+
 use futures_util::future::LocalBoxFuture;
 use understudy_scsi::encode;
 use understudy_scsi::reservation::{
@@ -222,9 +224,19 @@ impl Reservations for IscsiLun {
     }
 
     fn keep_registered(&self, key: Key) -> LocalBoxFuture<'_, Result<bool, DiskError>> {
+        let unit = Rc::clone(&self.unit);
+        let keep = async move {
+            let _alone = unit.registering.lock().await;
+            unit.keep_registered(key).await
+        };
+        // In a task of its own: a caller that loses interest half way, its pool having moved to the node that took the old
+        // registration away, would leave the new one behind.
         Box::pin(async move {
-            let _alone = self.unit.registering.lock().await;
-            self.unit.keep_registered(key).await
+            match tokio::task::spawn_local(keep).await {
+                Ok(kept) => kept,
+                Err(ended) if ended.is_panic() => std::panic::resume_unwind(ended.into_panic()),
+                Err(ended) => Err(DiskError::Unreachable(ended.to_string())),
+            }
         })
     }
 

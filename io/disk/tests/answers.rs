@@ -171,6 +171,28 @@ fn a_forgotten_registration_is_made_again_only_if_nobody_changed_any_meanwhile()
 }
 
 #[test]
+fn a_registration_made_in_doubt_is_taken_back_also_if_nobody_waits_any_more() {
+    run(async {
+        let target = Forgetful::start().await;
+        let lun = open(&target.mini).await;
+        let pr = lun.reservations().expect("iSCSI");
+        target.meddling.set(1);
+        let becomes = async |key| {
+            // BOUND: the time limit around it.
+            while target.registered.get() != key {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            kept = pr.keep_registered(Key(1)) => panic!("{kept:?} before it was registered"),
+            () = becomes(1) => {}
+        }
+        let taken_back = tokio::time::timeout(Duration::from_secs(10), becomes(0)).await;
+        assert!(taken_back.is_ok(), "key {} is left behind", target.registered.get());
+    });
+}
+
+#[test]
 fn a_registration_made_again_whose_answer_was_lost_stays_in_doubt_if_somebody_changed_one() {
     run(async {
         for (meddling, kept) in [(0, true), (1, false)] {
