@@ -62,6 +62,13 @@ fn demand_done(stage: &Stage, request: &Request) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Waits until node b has read this state word in the page of its partner.
+fn wait_until_seen(stage: &mut Stage, state: &str) -> anyhow::Result<()> {
+    stage.wait_for(&format!("b sees a {state}"), |stage| {
+        stage.pair.status(NodeName::B).is_ok_and(|status| status.partner.state == state)
+    })
+}
+
 #[test]
 fn planned_takeovers_and_givebacks_fail_no_command_and_refuse_no_connection() {
     play(LIMIT, |folder| {
@@ -81,10 +88,13 @@ fn planned_takeovers_and_givebacks_fail_no_command_and_refuse_no_connection() {
             demand_done(&stage, &Request::Takeover { kind: TakeoverKind::Planned })?;
             stage.demand_keys_of(|_| NodeName::B)?;
             stage.wait_until_clients_go_on(&format!("after takeover {round}"))?;
+            // Refused, rightly, before the partner is seen to wait for its pools.
+            wait_until_seen(&mut stage, "MBWAIT")?;
             demand_done(&stage, &Request::Giveback { soft_vetoes: SoftVetoes::Respect })?;
             stage.wait_until_home()?;
             stage.demand_keys_of(|home| home)?;
             stage.wait_until_clients_go_on(&format!("after giveback {round}"))?;
+            wait_until_seen(&mut stage, "UP")?;
         }
         knocker.conclude()?;
         stage.conclude()
