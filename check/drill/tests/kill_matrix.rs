@@ -89,6 +89,7 @@ cells! {
         announcement_read = "announcement-read",
         commit_read = "commit-read",
         resuming = "page-resuming",
+        portals_listening = "portals-listening",
         fenced = "fenced",
         serving = "serving",
     }

@@ -155,7 +155,8 @@ impl World<'_> {
             Effect::AnswerOperator { reply, .. } => {
                 self.say(|| format!("      {node} answers the operator: {reply:?}"))
             }
-            // The page is read out of the machine, the pace is any, alarms decide nothing; the others were taken before.
+            // The page is read out of the machine, the pace is any, alarms and who gets a new connection decide nothing; the others were
+            // taken before.
             _ => {}
         }
     }

@@ -245,6 +245,13 @@ impl Acceptor for SimListener {
         }
     }
 
+    fn reclaim(&self) -> io::Result<()> {
+        let mut listening = self.net.listening.borrow_mut();
+        listening.retain(|one| !Rc::ptr_eq(one, &self.listening));
+        listening.push(Rc::clone(&self.listening));
+        Ok(())
+    }
+
     fn close(self) -> Vec<Stream> {
         self.listening.arrived.take().into_iter().map(|(stream, _)| stream).collect()
     }
@@ -415,7 +422,8 @@ impl AsyncWrite for Stream {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         // One delivery for what is written at once.
-        self.poll_write(context, &slices.iter().flat_map(|slice| slice.iter().copied()).collect::<Vec<u8>>())
+        let whole: Vec<&[u8]> = slices.iter().map(|slice| &**slice).collect();
+        self.poll_write(context, &whole.concat())
     }
 
     fn is_write_vectored(&self) -> bool {

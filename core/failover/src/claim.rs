@@ -191,6 +191,16 @@ impl Machine {
         self.begin_claim(origin, route, BTreeSet::new(), out);
     }
 
+    /// A partner that stopped in a hand-off, when it listened beside this node already, would get every new connection for as long as
+    /// it stays stopped.
+    fn reclaim_portals(&self, out: &mut Effects) {
+        for identity in NodeId::BOTH {
+            if self.listening[identity.index()] {
+                out.push(Effect::ReclaimPortals { identity });
+            }
+        }
+    }
+
     fn claim_phase(&mut self, mut claim: Claim, phase: ClaimPhase) {
         claim.phase = phase;
         self.enter(State::Claiming(Box::new(claim)));
@@ -312,6 +322,7 @@ impl Machine {
                 self.joined.extend(stands.map(|(at, _)| at));
                 out.push(Effect::Timeline(Step::ContestWon { won, of: self.config.lock_disks }));
                 self.become_member(out);
+                self.reclaim_portals(out);
                 self.order_again(*claim, Again::Look, out);
             }
             Contest::Lost => self.restart(RestartReason::ContestLost, out),

@@ -2,7 +2,8 @@
 //!
 //! The idea: the one that takes the address over listens *beside* the other (`SO_REUSEPORT`), and from that moment
 //! the kernel gives every new connection to the newer one ([`crate::steer`]). The older one closes whenever it likes;
-//! a stopped process that never closes does no harm either. What sat in its accept queue when it closed is accepted
+//! a stopped process that never closes does no harm either. If the newer one is to get it no more, and may be stopped, the older
+//! one reclaims the address. What sat in its accept queue when it closed is accepted
 //! first and ended in order, because the kernel would reset it.
 //!
 //! Not here: addresses of network interfaces (who has which), and what is spoken on a connection.
@@ -13,6 +14,8 @@ use std::os::fd::AsFd;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
+
+use crate::steer::{Preferred, prefer};
 
 /// Connections the kernel keeps for us while we are busy: a thousand clients that all come back at the same moment
 /// after a takeover fit; the kernel caps it at `net.core.somaxconn` (4096 on current kernels).
@@ -33,7 +36,7 @@ impl Listener {
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
-        crate::steer::prefer_newest(socket.as_fd())?;
+        prefer(Preferred::NewerOfTwo, socket.as_fd())?;
         let socket = TcpListener::from_std(socket.into())?;
         let address = socket.local_addr()?;
         Ok(Self { socket, address })
@@ -47,6 +50,14 @@ impl Listener {
     /// The next connection.
     pub(crate) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         self.socket.accept().await
+    }
+
+    /// Gets every new connection again, though one other began to listen later; what waits to be accepted there stays there.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn reclaim(&self) -> io::Result<()> {
+        prefer(Preferred::OlderOfTwo, self.socket.as_fd())
     }
 
     /// Stops listening; returns the connections that were established but not yet accepted.
@@ -113,6 +124,26 @@ mod tests {
         for _ in 0..100 {
             let _client = TcpStream::connect(address).await.unwrap();
             timeout(PATIENCE, accepted_by(&third, &older)).await.unwrap();
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn the_older_listener_reclaims_every_connection_until_a_newer_one_comes() {
+        let older = Listener::bind(LOOPBACK.parse().unwrap()).unwrap();
+        let address = older.address();
+        let stopped = Listener::bind(address).unwrap();
+        older.reclaim().unwrap();
+        for _ in 0..100 {
+            let _client = TcpStream::connect(address).await.unwrap();
+            timeout(PATIENCE, accepted_by(&older, &stopped)).await.unwrap();
+        }
+        drop(stopped);
+        let _client = TcpStream::connect(address).await.unwrap();
+        timeout(PATIENCE, older.accept()).await.unwrap().unwrap();
+        let newer = Listener::bind(address).unwrap();
+        for _ in 0..100 {
+            let _client = TcpStream::connect(address).await.unwrap();
+            timeout(PATIENCE, accepted_by(&newer, &older)).await.unwrap();
         }
     }
 

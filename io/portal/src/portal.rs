@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::sync::oneshot;
+use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::Instant;
 use understudy_device::Target;
@@ -102,8 +102,17 @@ struct Inner {
 /// One listener and the task that accepts from it.
 struct Listening {
     address: SocketAddr,
-    stop: oneshot::Sender<()>,
+    wishes: mpsc::UnboundedSender<Wish>,
     task: JoinHandle<()>,
+}
+
+/// What the task that accepts is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    /// To get the new connections of its address again.
+    Reclaim,
+    /// To end.
+    Stop,
 }
 
 impl Portal {
@@ -133,9 +142,10 @@ impl Portal {
 
     fn accept_from(&self, listener: impl Acceptor) -> SocketAddr {
         let address = listener.address();
-        let (stop, stopped) = oneshot::channel();
-        let task = spawn_local(accept(listener, Rc::clone(&self.0.registry), stopped));
-        self.0.listening.borrow_mut().push(Listening { address, stop, task });
+        // BOUND: one wish for each contest that is won.
+        let (wishes, wished) = mpsc::unbounded_channel();
+        let task = spawn_local(accept(listener, Rc::clone(&self.0.registry), wished));
+        self.0.listening.borrow_mut().push(Listening { address, wishes, task });
         address
     }
 
@@ -196,12 +206,20 @@ impl Portal {
         self.0.registry.target_counters(name)
     }
 
+    /// New connections come here again, though one other process may have begun to listen at the addresses later, and may be stopped.
+    pub fn reclaim(&self) {
+        for listening in self.0.listening.borrow().iter() {
+            // The task ends by itself only with the runtime.
+            let _ = listening.wishes.send(Wish::Reclaim);
+        }
+    }
+
     /// Stops listening; sessions live on. What sat in the accept queue is ended in order.
     pub async fn stop_listening(&self) {
         let listening = self.0.listening.take();
-        for Listening { stop, task, .. } in listening {
+        for Listening { wishes, task, .. } in listening {
             // The task ends by itself only with the runtime.
-            let _ = stop.send(());
+            let _ = wishes.send(Wish::Stop);
             let _ = task.await;
         }
     }
@@ -216,12 +234,20 @@ impl Portal {
 /// Pause after a failed accept (out of file descriptors, say): trying at once again would only burn the processor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-async fn accept<A: Acceptor>(listener: A, registry: Rc<Registry>, mut stopped: oneshot::Receiver<()>) {
+async fn accept<A: Acceptor>(listener: A, registry: Rc<Registry>, mut wished: mpsc::UnboundedReceiver<Wish>) {
     // BOUND: ends when the portal stops listening or is dropped.
     loop {
         let accepted = tokio::select! {
             biased;
-            _ = &mut stopped => break,
+            wish = wished.recv() => match wish {
+                Some(Wish::Reclaim) => {
+                    if let Err(error) = listener.reclaim() {
+                        tracing::warn!(%error, address = %listener.address(), "cannot reclaim the address");
+                    }
+                    continue;
+                }
+                Some(Wish::Stop) | None => break,
+            },
             accepted = listener.accept() => accepted,
         };
         match accepted {

@@ -41,6 +41,12 @@ pub trait Acceptor: 'static {
     /// What the network says; it is asked again after a moment.
     fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, SocketAddr)>>;
 
+    /// New connections come here again, though one other may have begun to listen at the address later.
+    ///
+    /// # Errors
+    /// What the network says.
+    fn reclaim(&self) -> io::Result<()>;
+
     /// Stops listening; returns the connections that were established but not yet accepted.
     fn close(self) -> Vec<Self::Stream>;
 }
@@ -54,6 +60,10 @@ impl Acceptor for Listener {
 
     async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         Self::accept(self).await
+    }
+
+    fn reclaim(&self) -> io::Result<()> {
+        Self::reclaim(self)
     }
 
     fn close(self) -> Vec<TcpStream> {

@@ -109,7 +109,7 @@ impl World {
                 self.restart_later(node, 20_000);
             }
             Effect::Halt => self.halted(node),
-            // Timeline steps are written down where effects are noted, and portals are not modelled; the rest was taken above.
+            // Timeline steps are written down where effects are noted, and who gets a connection is not modelled; the rest was taken above.
             _ => {}
         }
     }

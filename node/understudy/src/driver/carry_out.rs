@@ -70,6 +70,7 @@ impl Node {
                 Input::PortalsOpened { op }
             }),
             Effect::ClosePortals { identity } => self.service.close_portals(identity),
+            Effect::ReclaimPortals { identity } => self.service.reclaim_portals(identity),
             Effect::OpenPool { op, pool, generation, metadata_version, legs_are, legs } => {
                 let recorded = Recorded { generation, metadata_version, legs_are, legs };
                 self.answer(async move { me.open_pool(op, pool, recorded).await });

@@ -211,6 +211,13 @@ impl Service {
         }
     }
 
+    /// New connections for this identity come here again, though the partner may have begun to listen later.
+    pub fn reclaim_portals(&self, identity: NodeId) {
+        for portal in self.identities[node_name(identity).index()].portals.borrow().iter() {
+            portal.reclaim();
+        }
+    }
+
     /// Stops answering for this identity.
     pub fn close_portals(&self, identity: NodeId) {
         let node = node_name(identity);

@@ -239,6 +239,7 @@ pub fn effect(effect: &Effect) -> String {
         }
         Effect::OpenPortals { op, identity } => format!("{}: listen for clients of {identity}", order(*op)),
         Effect::ClosePortals { identity } => format!("stop answering clients of {identity}"),
+        Effect::ReclaimPortals { identity } => format!("new connections for clients of {identity} come here again"),
         Effect::OpenPool { op, pool, generation, metadata_version, legs_are, legs: good } => format!(
             "{}: open {pool}, generation {generation}, metadata version {} or newer, legs {} {legs_are:?}",
             order(*op),
