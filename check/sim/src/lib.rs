@@ -30,6 +30,8 @@ pub mod faults;
 pub mod history;
 pub mod medium;
 pub mod memory;
+#[cfg(feature = "mistakes")]
+pub mod mistakes;
 pub mod network;
 pub mod node;
 pub mod panics;

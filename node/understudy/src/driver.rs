@@ -11,6 +11,8 @@ pub mod fence;
 pub mod host;
 pub mod lane;
 pub mod locks;
+#[cfg(feature = "mistakes")]
+pub mod mistakes;
 pub mod node;
 pub mod overseer;
 pub mod partner;

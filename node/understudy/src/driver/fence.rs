@@ -14,6 +14,8 @@ use understudy_failover::key::ReservationKey;
 use understudy_failover::words::{NodeId, PairId};
 use understudy_pool::FencedLeg;
 
+#[cfg(feature = "mistakes")]
+use super::mistakes::{Mistake, is_made};
 use super::shelves::PlacedDisk;
 
 /// Moves on one disk. BOUND: register, one preempt a stale key, change of type, and a look after each.
@@ -88,6 +90,11 @@ pub async fn fence_one(disk: &dyn Disk, own: ReservationKey, kind: FenceKind) ->
 
 async fn move_until_end(disk: &dyn Disk, own: ReservationKey, kind: FenceKind) -> DiskFence {
     let Some(reservations) = disk.reservations() else { return DiskFence::Incomplete };
+    #[cfg(feature = "mistakes")]
+    if is_made(Mistake::FenceNotReadBack) && kind != FenceKind::Look {
+        let _ = reservations.register(Key(own.0)).await;
+        return DiskFence::Fenced;
+    }
     let mut registered = Registered::NotYet;
     for _ in 0..MOVES {
         let Some(now) = standing_of(disk).await else { return DiskFence::Incomplete };
@@ -102,6 +109,10 @@ async fn move_until_end(disk: &dyn Disk, own: ReservationKey, kind: FenceKind) -
             FenceMove::Register => {
                 registered = Registered::Already;
                 reservations.register(own_key).await
+            }
+            #[cfg(feature = "mistakes")]
+            FenceMove::PreemptAndAbort(victim, kind) if is_made(Mistake::PreemptWithoutAbort) => {
+                reservations.preempt(own_key, Key(victim.0), wire_type(kind)).await
             }
             FenceMove::PreemptAndAbort(victim, kind) => {
                 reservations.preempt_and_abort(own_key, Key(victim.0), wire_type(kind)).await

@@ -14,6 +14,8 @@ use understudy_failover::words::{LegIndex, MirrorIndex, PoolId};
 use understudy_pool::{LegPlace, Overseer, Proof, Reason};
 
 use super::fence::fence_one;
+#[cfg(feature = "mistakes")]
+use super::mistakes::{Mistake, is_made};
 
 /// One pool's link to the failover machine.
 pub struct PoolOverseer {
@@ -78,7 +80,14 @@ impl Overseer for PoolOverseer {
     fn prove_fence<'a>(&'a self, _: LegPlace, disk: &'a dyn Disk, reason: Reason) -> LocalBoxFuture<'a, Proof> {
         Box::pin(async move {
             let Some(key) = self.key.get() else { return Proof::Unknown };
+            #[cfg(feature = "mistakes")]
+            if let (true, Link::Connected { epoch }) = (is_made(Mistake::EverySessionTrusted), disk.link()) {
+                disk.trust(epoch);
+                return Proof::Held { epoch };
+            }
             let looked = look(disk, key).await;
+            #[cfg(feature = "mistakes")]
+            let reason = if is_made(Mistake::UnknownWriteRepeated) { Reason::NewLink } else { reason };
             // Only an owner resets: it would abort the commands of the node that fenced this one. Not every target waits, when
             // a session is made again, for what the old one had at the medium.
             match (looked, reason) {
@@ -94,6 +103,10 @@ impl Overseer for PoolOverseer {
         self.waiting.borrow_mut().entry(place).or_default().push(recorded);
         let (mirror, leg) = (MirrorIndex(place.mirror), LegIndex(place.leg));
         let _ = self.facts.send(Input::LegFailed { pool: self.pool, mirror, leg });
+        #[cfg(feature = "mistakes")]
+        if is_made(Mistake::LegDroppedUnrecorded) {
+            self.leg_dropped(place);
+        }
         Box::pin(async move { answer.await.is_ok() })
     }
 

@@ -21,6 +21,8 @@ use understudy_pool::{
 };
 use understudy_portal::{LoginGate, Portal};
 
+#[cfg(feature = "mistakes")]
+use super::mistakes::{Mistake, is_made};
 use super::overseer::PoolOverseer;
 use super::publisher::Publisher;
 use super::shelves::PoolDisks;
@@ -336,6 +338,8 @@ impl Service {
         };
         let kept = medium.kept_state();
         let kept = Some(kept.as_slice()).filter(|kept| !kept.is_empty());
+        #[cfg(feature = "mistakes")]
+        let medium = super::mistakes::before(medium);
         let unit = match UnitOnMedium::new(options, medium, kept) {
             Ok(unit) => unit,
             Err(error) => {
@@ -392,6 +396,10 @@ impl Service {
             unit.hold();
         }
         for unit in &units {
+            #[cfg(feature = "mistakes")]
+            if is_made(Mistake::HeldWithoutDrain) {
+                continue;
+            }
             unit.drained().await;
         }
         if opened.pool.writes_of_unknown_outcome() > 0 {
@@ -438,6 +446,10 @@ impl Service {
         self.served.borrow_mut().remove(&id);
         let Some(opened) = self.pools.borrow_mut().remove(&id) else { return };
         for (lun, unit) in opened.units.borrow().values() {
+            #[cfg(feature = "mistakes")]
+            if is_made(Mistake::ClosedUnfenced) {
+                continue;
+            }
             unit.fence();
             if let Some(place) = self.identity_of(id) {
                 place.target.remove(*lun);
@@ -517,6 +529,16 @@ pub enum CreateError {
 }
 
 fn expected(pool: Uuid, recorded: &Recorded) -> Expected {
+    #[cfg(feature = "mistakes")]
+    let recorded = &match is_made(Mistake::LegsTakenForEqual) {
+        true => Recorded { legs_are: LegsAre::Equal, ..recorded.clone() },
+        false => recorded.clone(),
+    };
+    #[cfg(feature = "mistakes")]
+    let recorded = &match is_made(Mistake::DroppedLegsRead) {
+        true => Recorded { legs: vec![LegSet(u8::MAX); recorded.legs.len()], ..recorded.clone() },
+        false => recorded.clone(),
+    };
     Expected {
         pool,
         at_least: understudy_layout::MetadataVersion(recorded.metadata_version.0),
