@@ -229,6 +229,14 @@ pub fn mistakes() -> Vec<(Scene, &'static [Law])> {
         ),
         (with(Mutant::OldMetadata, small("stale", Ready, Faults { stale_opens: 1, ..NONE })), &[Law::MetadataCurrent]),
         (with(Mutant::SameGeneration, handed.clone()), &[Law::GenerationOnce]),
+        (
+            with(Mutant::ShareGenerations, small("forced", Home, Faults { requests: 1, kills: 1, ..NONE })),
+            &[Law::GenerationOnce],
+        ),
+        (
+            with(Mutant::OverlookReturn, small("forced", Home, Faults { requests: 1, kills: 1, ..NONE })),
+            &[Law::OneAnswers, Law::OneWriter],
+        ),
         (with(Mutant::AttentionIsDefeat, small("doubt", Home, Faults { doubts: 1, ..NONE })), &[Law::DefeatReal]),
         (with(Mutant::SkipVerify, zombies.clone()), &[Law::RecordStands, Law::OneWriter]),
         (with(Mutant::ServeBeforeFence, death), &[Law::PortalsAfterFence, Law::FenceSeen]),

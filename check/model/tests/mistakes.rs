@@ -85,6 +85,16 @@ fn handing_out_a_generation_twice_is_found() {
 }
 
 #[test]
+fn handing_out_what_the_partner_may_hand_out_is_found() {
+    must_find(Mutant::ShareGenerations);
+}
+
+#[test]
+fn overlooking_that_the_partner_registered_again_is_found() {
+    must_find(Mutant::OverlookReturn);
+}
+
+#[test]
 fn taking_a_unit_attention_for_defeat_is_found() {
     must_find(Mutant::AttentionIsDefeat);
 }

@@ -429,6 +429,11 @@ impl Machine {
         if !survey.is_readable() {
             return self.pause_claim(now, claim, Again::Look);
         }
+        match self.is_alone(survey) {
+            KeyMajority::Held => {}
+            KeyMajority::Unknown => return self.pause_claim(now, claim, Again::Look),
+            KeyMajority::Lost => return self.partner_is_back(now, claim, survey, out),
+        }
         if let Some(record) = survey.unsettled_record(self.config.node) {
             self.desk.ask(Job::Settle(Box::new(record.clone())));
             return self.claim_phase(claim, ClaimPhase::Recording);
@@ -454,6 +459,33 @@ impl Machine {
         claim.pools = basis.iter().map(|entry| entry.pool).collect();
         self.desk.ask(Job::Claim(basis));
         self.claim_phase(claim, ClaimPhase::Recording);
+    }
+
+    /// Whether a contest that was won still is: a partner that has registered since has read what this node was about to write over.
+    pub(crate) fn is_alone(&self, survey: &Survey) -> KeyMajority {
+        #[cfg(feature = "mutants")]
+        if crate::mutants::is_on(crate::mutants::Mutant::OverlookReturn) {
+            return KeyMajority::Held;
+        }
+        survey.alone_majority(self.lock_key())
+    }
+
+    /// The partner registered between the contest and the reading after it: another run lives, unless it is contested whoever it is.
+    fn partner_is_back(&mut self, now: Micros, claim: Claim, survey: &Survey, out: &mut Effects) {
+        let Route::Contested { victim, .. } = claim.route else { return };
+        let key = survey.key_of(self.config.pair, self.config.partner());
+        if victim.is_some() && victim != key {
+            self.watch.learn_key(now, key);
+            self.abandon_contest(now, claim, out);
+        } else {
+            self.contest_again(claim, victim, out);
+        }
+    }
+
+    /// Once more, with the registration this node has by now.
+    pub(crate) fn contest_again(&mut self, mut claim: Claim, victim: Option<ReservationKey>, out: &mut Effects) {
+        claim.route = Route::Contested { entry: Entry::Registered, victim };
+        self.order_again(claim, Again::Contest, out);
     }
 
     fn looked_committed(

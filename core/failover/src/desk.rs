@@ -179,13 +179,21 @@ impl Desk {
         self.writing.iter_mut().chain(&mut self.unresolved).for_each(|writing| visit(&mut writing.op));
     }
 
-    fn new_generation(&mut self) -> Generation {
+    /// Larger than anything heard of, and none the partner hands out; `None` where they are used up.
+    fn new_generation(&mut self, own: NodeId) -> Option<Generation> {
         #[cfg(feature = "mutants")]
         if crate::mutants::is_on(crate::mutants::Mutant::SameGeneration) {
-            return self.floor;
+            return Some(self.floor);
         }
-        self.floor = self.floor.next();
-        self.floor
+        let next = self.floor.next_of(own)?;
+        #[cfg(feature = "mutants")]
+        let next = if crate::mutants::is_on(crate::mutants::Mutant::ShareGenerations) {
+            Generation(self.floor.0 + 1)
+        } else {
+            next
+        };
+        self.floor = next;
+        Some(next)
     }
 }
 
@@ -269,11 +277,9 @@ impl Machine {
             None if self.may_record_legs() => Job::Legs(std::mem::take(&mut self.desk.legs).into_iter().collect()),
             None => return,
         };
-        if self.desk.floor >= Generation::LAST {
-            self.raise_alarm(Alarm::GenerationsUsedUp, out);
-            return;
-        }
-        let generation = self.desk.new_generation();
+        let Some(generation) = self.desk.new_generation(self.config.node) else {
+            return self.raise_alarm(Alarm::GenerationsUsedUp, out);
+        };
         let entries = entries_for(&job, &self.desk.entries, self.config.node, generation);
         if let Job::Commit(_) = job {
             out.push(Effect::Timeline(Step::CommitSent { generation }));

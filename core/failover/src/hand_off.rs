@@ -361,7 +361,7 @@ impl Machine {
         out.push(Effect::Timeline(Step::Held));
         #[cfg(feature = "mutants")]
         if crate::mutants::is_on(crate::mutants::Mutant::AnnounceBeforeCommit) {
-            let generation = self.desk.floor().next();
+            let generation = Generation(self.desk.floor().0 + 1);
             self.announcement = Some(crate::page::Announcement { generation, to: hand_off.to });
         }
         self.desk.ask(Job::Commit(held));

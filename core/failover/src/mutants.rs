@@ -36,6 +36,10 @@ pub enum Mutant {
     OldMetadata,
     /// Hands out the same generation again.
     SameGeneration,
+    /// Hands out whatever is next, also what the partner may hand out.
+    ShareGenerations,
+    /// Takes a contest for won though the partner has registered since.
+    OverlookReturn,
     /// Takes a unit attention for defeat without looking.
     AttentionIsDefeat,
     /// Does not look for a claim of the partner's when it verifies or is told of the lock disks.
@@ -54,7 +58,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every one.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::SkipVerify,
         Self::AnnounceBeforeCommit,
         Self::ServeBeforeFence,
@@ -69,6 +73,8 @@ impl Mutant {
         Self::RepeatUnknownWrite,
         Self::OldMetadata,
         Self::SameGeneration,
+        Self::ShareGenerations,
+        Self::OverlookReturn,
         Self::AttentionIsDefeat,
         Self::IgnoreOtherClaim,
         Self::OverwriteStanding,

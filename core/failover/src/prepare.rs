@@ -271,6 +271,16 @@ impl Machine {
             KeyMajority::Unknown => return self.pause_claim(now, claim, Again::Verify(ready.clone())),
         }
         let partner = self.config.partner();
+        if matches!(claim.route, Route::Contested { .. }) {
+            match self.is_alone(survey) {
+                KeyMajority::Held => {}
+                KeyMajority::Unknown => return self.pause_claim(now, claim, Again::Verify(ready.clone())),
+                // A run of the partner that has not seen this claim may have a claim of its own on its way, which has to be aborted.
+                KeyMajority::Lost => {
+                    return self.contest_again(claim, survey.key_of(self.config.pair, partner), out);
+                }
+            }
+        }
         if claim.pools.iter().any(|pool| survey.is_claimed_by(partner, *pool, self.generation(*pool))) {
             return self.restart(RestartReason::NewerGeneration, out);
         }

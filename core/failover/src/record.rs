@@ -132,7 +132,7 @@ fn u64_at(bytes: &[u8], offset: usize) -> Option<u64> {
 
 impl Record {
     /// The first record of a pair, written by `pair init` to slot 1 of node A's area on every lock disk: every pool with its home,
-    /// generation 1.
+    /// generation 1, which is one of node A's.
     #[must_use]
     pub fn initial(
         pair: PairId,

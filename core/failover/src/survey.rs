@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use crate::key::ReservationKey;
 use crate::record::{Heartbeat, PoolEntry, Record, RecordSlots};
-use crate::words::{Generation, NodeId, PairId, PoolId};
+use crate::words::{Generation, Incarnation, NodeId, PairId, PoolId};
 
 /// One lock disk as it was read.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
@@ -133,6 +133,11 @@ pub fn contest_move(
 ) -> ContestMove {
     let Some(parts) = own.parts() else { return ContestMove::Stop };
     let partner = keys.iter().copied().find(|key| key.is_of(parts.pair, parts.node.partner()));
+    let stale = keys.iter().copied().find(|key| key.is_of(parts.pair, parts.node) && *key != own);
+    if let (true, Some(stale)) = (keys.contains(&own), stale) {
+        // What an earlier run of this node sent must not land after this one has read.
+        return ContestMove::PreemptAndAbort(stale);
+    }
     match (keys.contains(&own), partner, entry) {
         (false, _, crate::effect::Entry::Newcomer) => ContestMove::Register,
         // It was out of reach when this node joined, or forgot: nobody has won it yet.
@@ -235,14 +240,14 @@ impl Survey {
     /// The highest sequence number in a node's areas.
     #[must_use]
     pub fn highest_sequence(&self, node: NodeId) -> u64 {
-        self.sequences(node).into_keys().max().unwrap_or(0)
+        self.sequences(node).into_keys().map(|(sequence, _)| sequence).max().unwrap_or(0)
     }
 
     /// The sequence number of a node's last record that stands on a majority. Its slot is the one not to be written to.
     #[must_use]
     pub fn standing_sequence(&self, node: NodeId) -> Option<u64> {
         let sequences = self.sequences(node);
-        sequences.into_iter().rev().find(|(_, count)| *count >= self.majority()).map(|(sequence, _)| sequence)
+        sequences.into_iter().rev().find(|(_, count)| *count >= self.majority()).map(|((sequence, _), _)| sequence)
     }
 
     /// A node's newest record, if it stands on too few of the lock disks that answered to be sure of it, and on enough to be possible.
@@ -251,15 +256,16 @@ impl Survey {
     pub fn unsettled_record(&self, node: NodeId) -> Option<&Record> {
         let silent = self.disks.iter().filter(|disk| disk.is_none()).count();
         let records = self.disks.iter().flatten().flat_map(|disk| disk.records[node.index()].iter().flatten());
-        let newest = records.max_by_key(|record| record.sequence)?;
-        let count = self.sequences(node).get(&newest.sequence).copied().unwrap_or(0);
+        let newest = records.max_by_key(|record| (record.sequence, record.incarnation))?;
+        let count = self.sequences(node).get(&(newest.sequence, newest.incarnation)).copied().unwrap_or(0);
         (count < self.majority() && count + silent >= self.majority()).then_some(newest)
     }
 
-    fn sequences(&self, node: NodeId) -> BTreeMap<u64, usize> {
+    /// On how many lock disks each record stands. Two runs that could not see each other's may have used one number.
+    fn sequences(&self, node: NodeId) -> BTreeMap<(u64, Incarnation), usize> {
         let mut counts = BTreeMap::new();
         for record in self.disks.iter().flatten().flat_map(|disk| disk.records[node.index()].iter().flatten()) {
-            *counts.entry(record.sequence).or_insert(0) += 1;
+            *counts.entry((record.sequence, record.incarnation)).or_insert(0) += 1;
         }
         counts
     }
@@ -307,6 +313,31 @@ impl Survey {
         self.disks.iter().flatten().filter(|disk| disk.keys.iter().any(|key| key.is_of(pair, node))).count()
     }
 
+    /// How a contest that was won with the key `own` stands now: lost if the partner has registered since on so many lock disks that
+    /// no majority is this node's alone.
+    #[must_use]
+    pub fn alone_majority(&self, own: ReservationKey) -> KeyMajority {
+        let Some(parts) = own.parts() else { return KeyMajority::Unknown };
+        let answered = self.disks.iter().flatten();
+        let alone = |disk: &&LockDiskView| {
+            disk.keys.contains(&own) && !disk.keys.iter().any(|key| key.is_of(parts.pair, parts.node.partner()))
+        };
+        let (won, silent) = (answered.filter(alone).count(), self.disks.iter().filter(|disk| disk.is_none()).count());
+        if won >= self.majority() {
+            KeyMajority::Held
+        } else if won + silent >= self.majority() {
+            KeyMajority::Unknown
+        } else {
+            KeyMajority::Lost
+        }
+    }
+
+    /// A key of `node` on some lock disk.
+    #[must_use]
+    pub fn key_of(&self, pair: PairId, node: NodeId) -> Option<ReservationKey> {
+        self.disks.iter().flatten().flat_map(|disk| &disk.keys).copied().find(|key| key.is_of(pair, node))
+    }
+
     /// A node's heartbeat on each lock disk.
     #[must_use]
     pub fn heartbeats(&self, node: NodeId) -> Vec<Option<Heartbeat>> {
@@ -319,7 +350,7 @@ mod tests {
     use super::*;
     use crate::effect::{Entry, LegsAre};
     use crate::record::Verdict;
-    use crate::words::{Incarnation, LegSet, MetadataVersion};
+    use crate::words::{LegSet, MetadataVersion};
 
     const PAIR: PairId = PairId(3);
     const POOL: PoolId = PoolId(1);
@@ -507,6 +538,34 @@ mod tests {
         assert_eq!(judge(&[Some(vec![a, key(NodeId::B, 2)]), None, None]), Contest::PartnerChanged);
         assert_eq!(judge_contest(&[Some(vec![a])], a, None), Contest::Won { won: 1 });
         assert_eq!(judge_contest(&[None], a, None), Contest::Undecided);
+    }
+
+    #[test]
+    fn what_an_earlier_run_registered_is_preempted_before_a_lock_disk_counts() {
+        let (own, stale) = (key(NodeId::A, 2), key(NodeId::A, 1));
+        assert_eq!(contest_move(&[own, stale], own, None, Entry::Registered), ContestMove::PreemptAndAbort(stale));
+        assert_eq!(contest_move(&[stale], own, None, Entry::Newcomer), ContestMove::Register);
+    }
+
+    #[test]
+    fn contest_stays_won_until_the_partner_registers_again() {
+        let (a, b) = (key(NodeId::A, 1), key(NodeId::B, 2));
+        let (mine, both): (&[_], &[_]) = (&[a], &[a, b]);
+        assert_eq!(with_keys(&[Some(mine)]).alone_majority(a), KeyMajority::Held);
+        assert_eq!(with_keys(&[Some(both)]).alone_majority(a), KeyMajority::Lost);
+        assert_eq!(with_keys(&[Some(mine), Some(both), Some(mine)]).alone_majority(a), KeyMajority::Held);
+        assert_eq!(with_keys(&[Some(mine), Some(both), None]).alone_majority(a), KeyMajority::Unknown);
+        assert_eq!(with_keys(&[Some(mine), Some(both), Some(both)]).alone_majority(a), KeyMajority::Lost);
+        assert_eq!(with_keys(&[Some(both)]).key_of(PAIR, NodeId::B), Some(b));
+    }
+
+    #[test]
+    fn two_runs_that_used_one_number_do_not_make_a_majority_together() {
+        let again = Record { incarnation: Incarnation(2), ..a_owned(5) };
+        let disks = vec![disk(&[a_owned(4), a_owned(5)]), disk(&[a_owned(4), again.clone()]), None];
+        let survey = survey(disks);
+        assert_eq!(survey.standing_sequence(NodeId::A), Some(4));
+        assert_eq!(survey.unsettled_record(NodeId::A), Some(&again));
     }
 
     #[test]

@@ -91,19 +91,26 @@ impl fmt::Display for Incarnation {
 }
 
 /// Grows with every change of ownership or of mirror legs. 24 bits, because it is part of every key.
+///
+/// Odd ones are handed out by node A, even ones by node B: however late either hears of the other, no two claims carry the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Generation(pub u32);
 
 impl Generation {
-    /// The largest one a key can carry. One change a second for half a year; `pair init` starts again from 1.
+    /// The largest one a key can carry. One change a second for three months; `pair init` starts again from 1.
     pub const LAST: Self = Self(0x00ff_ffff);
 
-    /// The one after this.
-    ///
-    /// Saturates: a node that finds [`Generation::LAST`] recorded cannot take anything over and says so.
+    /// The smallest one after this that this node may hand out, or `None` where they are used up: such a node cannot take anything over
+    /// and says so.
     #[must_use]
-    pub fn next(self) -> Self {
-        Self(self.0.saturating_add(1).min(Self::LAST.0))
+    pub fn next_of(self, node: NodeId) -> Option<Self> {
+        let parity = match node {
+            NodeId::A => 1,
+            NodeId::B => 0,
+        };
+        let next = self.0.checked_add(1)?;
+        let next = if next % 2 == parity { next } else { next.checked_add(1)? };
+        (next <= Self::LAST.0).then_some(Self(next))
     }
 }
 
@@ -218,3 +225,27 @@ pub struct Op(pub u64);
 /// Number of an operator's request, given by the driver and echoed in [`crate::effect::Effect::AnswerOperator`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct RequestId(pub u64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_generation_is_handed_out_by_both_nodes() {
+        for seen in (0..20).map(Generation) {
+            let [a, b] = NodeId::BOTH.map(|node| seen.next_of(node).expect("plenty left"));
+            assert!(a > seen && b > seen && a != b, "{seen}: {a} and {b}");
+            assert_eq!((a.0 % 2, b.0 % 2), (1, 0));
+            assert_eq!(a.0.max(b.0), seen.0 + 2, "none is left out");
+        }
+    }
+
+    #[test]
+    fn generations_used_up_are_not_counted_on_from() {
+        let last = Generation::LAST.0;
+        assert_eq!(Generation(last - 1).next_of(NodeId::A), Some(Generation::LAST));
+        assert_eq!(Generation(last - 1).next_of(NodeId::B), None);
+        assert_eq!(Generation::LAST.next_of(NodeId::A), None);
+        assert_eq!(Generation(u32::MAX).next_of(NodeId::B), None);
+    }
+}

@@ -159,10 +159,10 @@ fn killed_node_is_taken_over_and_brought_back_in_coordination() {
     it.run(500);
     it.assert_order(&[
         (B, "lock disks won: 3 of 3"),
-        (B, "generation 4 recorded on 3 of 3"),
-        (B, "pool 1 fenced with generation 4, read back"),
+        (B, "generation 6 recorded on 3 of 3"),
+        (B, "pool 1 fenced with generation 6, read back"),
         (B, "claim verified after the fence"),
-        (B, "pool 1 served with generation 4"),
+        (B, "pool 1 served with generation 6"),
         (A, "asserted BOOTING"),
         (A, "asserted GIVEWAIT"),
         (B, "GIVEWAIT read by RDMA"),
@@ -176,18 +176,18 @@ fn killed_node_is_taken_over_and_brought_back_in_coordination() {
         (B, "MBWAIT read by RDMA"),
         (B, "holding commands, handing off to A"),
         (B, "held, drained, flushed"),
-        (B, "COMMIT of generation 5 sent"),
-        (B, "COMMIT of generation 5 recorded on 3 of 3"),
-        (B, "commit of generation 5 announced"),
-        (A, "commit of generation 5 read by RDMA"),
-        (A, "COMMIT of generation 5 read from the lock disks"),
+        (B, "COMMIT of generation 8 sent"),
+        (B, "COMMIT of generation 8 recorded on 3 of 3"),
+        (B, "commit of generation 8 announced"),
+        (A, "commit of generation 8 read by RDMA"),
+        (A, "COMMIT of generation 8 read from the lock disks"),
     ]);
-    it.assert_order(&[(B, "commit of generation 5 announced"), (B, "service for A closed"), (B, "asserted UP")]);
+    it.assert_order(&[(B, "commit of generation 8 announced"), (B, "service for A closed"), (B, "asserted UP")]);
     it.assert_order(&[
-        (A, "COMMIT of generation 5 read from the lock disks"),
-        (A, "pool 1 fenced with generation 5, read back"),
+        (A, "COMMIT of generation 8 read from the lock disks"),
+        (A, "pool 1 fenced with generation 8, read back"),
         (A, "claim verified after the fence"),
-        (A, "pool 1 served with generation 5"),
+        (A, "pool 1 served with generation 8"),
         (A, "asserted UP"),
     ]);
     it.assert_golden();
@@ -329,7 +329,7 @@ fn commit_that_did_not_come_to_stand_is_aborted_and_served_on() {
     it.world.lock_disks[1].cut = [false; 2];
     it.world.lock_disks[2].cut = [false; 2];
     it.until("home", is_home);
-    it.assert_order(&[(B, "COMMIT of generation 5 sent"), (B, "COMMIT did not stand, ABORT recorded"), (B, "resumed")]);
+    it.assert_order(&[(B, "COMMIT of generation 8 sent"), (B, "COMMIT did not stand, ABORT recorded"), (B, "resumed")]);
     it.assert_golden();
 }
 
