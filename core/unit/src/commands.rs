@@ -75,26 +75,33 @@ impl LogicalUnit {
         match command {
             Command::Read { span, .. } if span.blocks == 0 => Work::Done(Completion::good()),
             Command::Read { span, .. } => Work::Read(*span),
-            Command::Write { span, force } => self.write(*span, *force, data_out),
+            Command::Write { span, force } => {
+                self.write(*span, *force, data_out).unwrap_or_else(|sense| Work::Done(self.check(&sense)))
+            }
             _ => self
                 .colder_work(nexus, command, data_out, target_name)
                 .unwrap_or_else(|sense| Work::Done(self.check(&sense))),
         }
     }
 
-    fn write(&self, span: Span, force: Force, data_out: &Bytes) -> Work {
-        if let Err(sense) = self.writable() {
-            return Work::Done(self.check(&sense));
-        }
-        let span = self.arrived(span, data_out);
-        if span.blocks == 0 { Work::Done(Completion::good()) } else { Work::Write(span, self.durability(force)) }
+    fn write(&self, span: Span, force: Force, data_out: &Bytes) -> Result<Work, Sense> {
+        self.writable()?;
+        let span = self.arrived(span, data_out)?;
+        Ok(nothing_or(span, Work::Write(span, self.durability(force))))
     }
 
     /// An initiator that offered less data than the CDB names gets the whole blocks it sent written; its transport
-    /// reports the difference as a residual (RFC 7143 §11.4.5.1).
-    fn arrived(&self, span: Span, data_out: &Bytes) -> Span {
-        let arrived = data_out.len() as u64 / u64::from(self.geometry.block_bytes);
-        Span { blocks: span.blocks.min(arrived), ..span }
+    /// reports the difference as a residual (RFC 7143 §11.4.5.1). With a part of a block at the end nothing is written, and it is
+    /// told: a part that got lost in silence would be taken for written.
+    fn arrived(&self, span: Span, data_out: &Bytes) -> Result<Span, Sense> {
+        let (bytes, block_bytes) = (data_out.len() as u64, u64::from(self.geometry.block_bytes));
+        if bytes >= span.blocks * block_bytes {
+            return Ok(span);
+        }
+        if !bytes.is_multiple_of(block_bytes) {
+            return Err(Sense::illegal(Asc::INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT));
+        }
+        Ok(Span { blocks: bytes / block_bytes, ..span })
     }
 
     fn durability(&self, force: Force) -> Durability {
@@ -127,7 +134,7 @@ impl LogicalUnit {
             Command::Read { .. } | Command::Write { .. } => unreachable!("the caller answers these"),
             Command::WriteAndVerify { span, compare } => {
                 self.writable()?;
-                let span = self.arrived(*span, data_out);
+                let span = self.arrived(*span, data_out)?;
                 nothing_or(span, Work::WriteAndVerify(span, *compare))
             }
             Command::Verify { span, compare } => self.verify(*span, *compare, data_out)?,

@@ -52,6 +52,25 @@ fn short_data_writes_the_whole_blocks_it_has() {
     });
 }
 
+/// The initiator would take a part of a block that was left out in silence for written.
+#[test]
+fn data_that_ends_within_a_block_is_refused_and_nothing_is_written() {
+    run(|| async {
+        let medium = LateMedium::new();
+        let host = host(&target(&medium), 1).await;
+        let cut = Bytes::from([block(9), block(9)].concat()).slice(..700);
+        let mut and_verify = write(0, 2);
+        and_verify[0] = opcode::WRITE_AND_VERIFY_16;
+        for cdb in [write(0, 2), and_verify] {
+            let answer = command(&host, cdb, cut.clone()).await;
+            assert_eq!(answer.status, Status::CheckCondition);
+            assert_eq!(asc(&answer), Asc::INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT);
+        }
+        let found = command(&host, read(0, 2), Bytes::new()).await.data_in;
+        assert!(found.iter().all(|byte| *byte == 0), "something was written");
+    });
+}
+
 /// SBC-3 r36 §5.2.
 #[test]
 fn of_two_compare_and_writes_on_one_block_only_one_succeeds() {

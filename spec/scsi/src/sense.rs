@@ -78,6 +78,7 @@ impl Asc {
     pub const LOGICAL_UNIT_BECOMING_READY: Self = Self(0x0401);
     pub const LOGICAL_UNIT_NOT_READY_INITIALIZING_COMMAND_REQUIRED: Self = Self(0x0402);
     pub const WRITE_ERROR: Self = Self(0x0c00);
+    pub const INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT: Self = Self(0x0e03);
     pub const UNRECOVERED_READ_ERROR: Self = Self(0x1100);
     pub const PARAMETER_LIST_LENGTH_ERROR: Self = Self(0x1a00);
     pub const MISCOMPARE_DURING_VERIFY: Self = Self(0x1d00);
