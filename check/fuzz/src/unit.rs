@@ -299,7 +299,7 @@ impl Bench<'_> {
             Work::Verify(span, Compare::EveryBlock) => (vec![*span], false, span.blocks * block),
             Work::Verify(span, Compare::OneBlock) => (vec![*span], false, block),
             Work::Verify(span, Compare::Nothing) => (vec![*span], false, 0),
-            Work::Write(span, _) | Work::WriteAndVerify(span, _) => (vec![*span], true, span.blocks * block),
+            Work::Write(span, _) | Work::WriteAndVerify(span, _) | Work::OrWrite(span, _) => (vec![*span], true, span.blocks * block),
             Work::WriteSame(span, Pattern::DataOut, _) => (vec![*span], true, block),
             Work::WriteSame(span, Pattern::Zeroes, _) => (vec![*span], true, 0),
             Work::CompareAndWrite(span, _) => (vec![*span], true, span.blocks * block * 2),

@@ -51,6 +51,8 @@ pub enum Work {
     Unmap(Vec<Span>),
     /// Compare with the first half of the data, then write the second.
     CompareAndWrite(Span, Durability),
+    /// Set in the blocks every bit that is set in the data, which has exactly their length.
+    OrWrite(Span, Durability),
     /// Make everything written so far durable.
     Flush,
     /// Plan, keep and commit a change of state.
@@ -146,6 +148,11 @@ impl LogicalUnit {
                 self.writable()?;
                 self.need(data_out, span.blocks * 2)?;
                 nothing_or(*span, Work::CompareAndWrite(*span, self.durability(*force)))
+            }
+            Command::OrWrite { span, force } => {
+                self.writable()?;
+                let span = self.arrived(*span, data_out)?;
+                nothing_or(span, Work::OrWrite(span, self.durability(*force)))
             }
             Command::SynchronizeCache { .. } | Command::StartStopUnit(StartStop::Stop) => Work::Flush,
             Command::StartStopUnit(StartStop::PowerCondition(_)) => return Err(Sense::cdb_field(4, Some(7))),

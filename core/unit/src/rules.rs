@@ -29,6 +29,7 @@ pub(crate) fn reach(command: &Command) -> Reach {
         | Command::WriteSame { .. }
         | Command::Unmap { .. }
         | Command::CompareAndWrite { .. }
+        | Command::OrWrite { .. }
         | Command::SynchronizeCache { .. }
         | Command::ModeSelect { .. }
         | Command::StartStopUnit(StartStop::Stop | StartStop::PowerCondition(_)) => Reach::Writes,

@@ -319,7 +319,7 @@ impl LogicalUnit {
                 self.check_transfer(span.blocks)?;
                 0
             }
-            Command::Write { span, .. } | Command::WriteAndVerify { span, .. } => {
+            Command::Write { span, .. } | Command::WriteAndVerify { span, .. } | Command::OrWrite { span, .. } => {
                 self.check_span(span.lba, span.blocks)?;
                 self.check_transfer(span.blocks)? * block
             }

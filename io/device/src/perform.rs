@@ -73,6 +73,7 @@ pub(crate) async fn run(listed: &Listed, nexus: NexusId, work: Work, holding: Ho
             Ok(Completion::good())
         }
         Work::CompareAndWrite(span, durability) => listed.compare_and_write(span, durability, &data_out).await,
+        Work::OrWrite(span, durability) => listed.or_write(span, durability, &data_out).await,
         Work::Flush => {
             listed.unit.medium.flush().await?;
             Ok(Completion::good())
@@ -173,6 +174,15 @@ impl Listed {
         }
         let bytes = data_out.slice(length..2 * length);
         self.unit.medium.write(span.lba, bytes, medium_durability(durability)).await?;
+        Ok(Completion::good())
+    }
+
+    /// SBC-3 r36 §5.7: what is there and what came, combined bit by bit. In one piece: the claim on the blocks keeps others away
+    /// between the read and the write.
+    async fn or_write(&self, span: Span, durability: UnitDurability, data_out: &Bytes) -> Done {
+        let found = self.unit.medium.read(span.lba, span.blocks as u32).await?;
+        let combined: Bytes = found.iter().zip(data_out).map(|(there, came)| there | came).collect();
+        self.unit.medium.write(span.lba, combined, medium_durability(durability)).await?;
         Ok(Completion::good())
     }
 

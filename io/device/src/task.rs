@@ -177,7 +177,8 @@ fn needs(work: &Work) -> Needs {
         Work::Write(span, _)
         | Work::WriteAndVerify(span, _)
         | Work::WriteSame(span, ..)
-        | Work::CompareAndWrite(span, _) => Needs::Blocks(*span, Sharing::Exclusive),
+        | Work::CompareAndWrite(span, _)
+        | Work::OrWrite(span, _) => Needs::Blocks(*span, Sharing::Exclusive),
         Work::Unmap(spans) => Needs::ManyBlocks(perform::merged(spans)),
         Work::Change(_) => Needs::TurnToChange,
     }

@@ -71,6 +71,51 @@ fn data_that_ends_within_a_block_is_refused_and_nothing_is_written() {
     });
 }
 
+fn or_write(lba: u64, blocks: u64) -> [u8; 16] {
+    let mut cdb = write(lba, blocks);
+    cdb[0] = opcode::ORWRITE_16;
+    cdb
+}
+
+/// SBC-3 r36 §5.7.
+#[test]
+fn or_write_sets_bits_and_clears_none() {
+    run(|| async {
+        let medium = LateMedium::new();
+        let host = host(&target(&medium), 1).await;
+        command(&host, write(3, 2), Bytes::from([block(0x12), block(0x34)].concat())).await;
+        let data = Bytes::from([block(0x81), block(0)].concat());
+        assert_eq!(command(&host, or_write(3, 2), data).await.status, Status::Good);
+        let found = command(&host, read(3, 2), Bytes::new()).await.data_in;
+        assert_eq!(found, Bytes::from([block(0x93), block(0x34)].concat()));
+        let beyond = command(&host, or_write(u64::MAX, 1), block(1)).await;
+        assert_eq!(asc(&beyond), Asc::LOGICAL_BLOCK_ADDRESS_OUT_OF_RANGE);
+    });
+}
+
+#[test]
+fn of_two_or_writes_on_one_block_none_is_lost() {
+    run(|| async {
+        let medium = LateMedium::new();
+        let host = host(&target(&medium), 1).await;
+        medium.be_late();
+        let set = |bit: u8| {
+            let task = host.begin(0, u32::from(bit), TaskAttribute::Simple, or_write(5, 1));
+            spawn_local(task.execute(block(bit)))
+        };
+        let both = (set(1), set(2));
+        settle().await;
+        assert_eq!(medium.waiting(), 1, "the second must not look before the first has written");
+        while medium.land_one() {
+            settle().await;
+        }
+        for outcome in [both.0.await, both.1.await] {
+            assert!(matches!(outcome.unwrap(), Outcome::Completed(completion) if completion.status == Status::Good));
+        }
+        assert_eq!(command(&host, read(5, 1), Bytes::new()).await.data_in, block(3));
+    });
+}
+
 /// SBC-3 r36 §5.2.
 #[test]
 fn of_two_compare_and_writes_on_one_block_only_one_succeeds() {

@@ -200,6 +200,10 @@ pub enum Command {
         span: Span,
         force: Force,
     },
+    OrWrite {
+        span: Span,
+        force: Force,
+    },
     SynchronizeCache {
         span: Span,
     },
@@ -357,6 +361,7 @@ impl Command {
             opcode::COMPARE_AND_WRITE => {
                 Self::CompareAndWrite { span: Span { lba: span.lba, blocks: u64::from(cdb[13]) }, force: force(cdb[1]) }
             }
+            opcode::ORWRITE_16 => Self::OrWrite { span, force: force(cdb[1]) },
             opcode::SERVICE_ACTION_IN_16 if cdb[1] & 0x1f == action::READ_CAPACITY_16 => {
                 Self::ReadCapacity16 { allocation: u32_at(cdb, 10) }
             }

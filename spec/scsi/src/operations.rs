@@ -34,6 +34,7 @@ pub mod opcode {
     pub const READ_16: u8 = 0x88;
     pub const COMPARE_AND_WRITE: u8 = 0x89;
     pub const WRITE_16: u8 = 0x8a;
+    pub const ORWRITE_16: u8 = 0x8b;
     pub const WRITE_AND_VERIFY_16: u8 = 0x8e;
     pub const VERIFY_16: u8 = 0x8f;
     pub const PRE_FETCH_16: u8 = 0x90;
@@ -116,7 +117,7 @@ const fn reserve_out(action: u8) -> Operation {
 }
 
 /// Every command, ordered by operation code and service action.
-pub static OPERATIONS: [Operation; 50] = [
+pub static OPERATIONS: [Operation; 51] = [
     plain(&[opcode::TEST_UNIT_READY, 0, 0, 0, 0, 0], MEDIUM_TIMEOUT_S),
     plain(&[opcode::REQUEST_SENSE, 0x01, 0, 0, 0xff, 0], MEDIUM_TIMEOUT_S),
     plain(&[opcode::READ_6, 0x1f, 0xff, 0xff, 0xff, 0], MEDIUM_TIMEOUT_S),
@@ -156,6 +157,7 @@ pub static OPERATIONS: [Operation; 50] = [
         MEDIUM_TIMEOUT_S,
     ),
     read_write_16(opcode::WRITE_16, 0x1a, MEDIUM_TIMEOUT_S),
+    read_write_16(opcode::ORWRITE_16, 0x1a, MEDIUM_TIMEOUT_S),
     read_write_16(opcode::WRITE_AND_VERIFY_16, 0x12, MEDIUM_TIMEOUT_S),
     read_write_16(opcode::VERIFY_16, 0x16, MEDIUM_TIMEOUT_S),
     read_write_16(opcode::PRE_FETCH_16, 0x02, MEDIUM_TIMEOUT_S),
