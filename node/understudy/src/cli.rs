@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use understudy_eventlog::segment::RELEASE_AND_BUILD;
 
 use crate::config::{Config, ConfigError, Look, NodeName};
+use crate::replay::Place;
 use crate::timeline::Style;
 
 mod ask;
@@ -43,7 +45,7 @@ Exit status:
 
 /// Two machines, one shelf of disks, storage that stays: a pair of nodes that take over from each other.
 #[derive(Debug, Parser)]
-#[command(name = "understudy", version, after_help = EXIT_STATUS, max_term_width = 110)]
+#[command(name = "understudy", version = RELEASE_AND_BUILD, after_help = EXIT_STATUS, max_term_width = 110)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -262,12 +264,15 @@ struct ReplayArgs {
     /// The state folder of a node, or single files of its log (`events-0.log` to `events-3.log`); of both nodes for one transcript
     #[arg(required = true, value_name = "FOLDER|FILE")]
     files: Vec<PathBuf>,
-    /// Show steps from this number on
-    #[arg(long, value_name = "N")]
-    from: Option<u64>,
-    /// Show steps up to this number
-    #[arg(long, value_name = "N")]
-    until: Option<u64>,
+    /// Show steps from here on: the number of a step, or a time (UTC) as 14:03, 14:03:05.250 or 2026-05-31T14:03:05
+    #[arg(long, value_name = "STEP|TIME")]
+    from: Option<Place>,
+    /// Show steps up to here
+    #[arg(long, value_name = "STEP|TIME")]
+    until: Option<Place>,
+    /// Show only steps in which TEXT occurs, as `order 12`, `fence` or `TAKEOVER`; may be given more than once
+    #[arg(long, value_name = "TEXT")]
+    only: Vec<String>,
     /// Show also the steps from which nothing followed, instead of counting them
     #[arg(long)]
     all: bool,
@@ -278,7 +283,7 @@ struct ReplayArgs {
     #[arg(long, conflicts_with = "json")]
     quiet: bool,
     /// Print a transcript as the golden scenarios of the failover machine have it, so that an incident can become one
-    #[arg(long, conflicts_with_all = ["json", "quiet", "all", "from", "until"])]
+    #[arg(long, conflicts_with_all = ["json", "quiet", "all", "from", "until", "only"])]
     export_transcript: bool,
 }
 

@@ -5,6 +5,7 @@
 //! this code act otherwise than the one that ran, the first step at which it does is named.
 
 mod json;
+mod range;
 mod source;
 mod text;
 mod transcript;
@@ -17,13 +18,14 @@ use std::path::PathBuf;
 use understudy_eventlog::frame::Cut;
 use understudy_eventlog::read::{Entry, Segment, Stop};
 use understudy_eventlog::replay::{Began, Replay, Replayed};
-use understudy_eventlog::segment::Header;
+use understudy_eventlog::segment::{Build, Header, RELEASE_AND_BUILD};
 use understudy_eventlog::start::{Occasion, Start};
 use understudy_failover::input::Input;
 
 pub use json::Json;
+pub use range::{Place, Range, Uneventfully};
 pub use source::{Source, Sources, Unusable, read};
-pub use text::{Range, Text, Uneventfully};
+pub use text::Text;
 pub use transcript::Transcript;
 
 use crate::timeline::Style;
@@ -85,8 +87,54 @@ pub struct FirstDifference {
     pub wall_micros: u64,
     /// Incarnation of the run.
     pub run: String,
+    /// Whose machine ran.
+    pub writer: Writer,
     /// What differs, as lines.
     pub words: Vec<String>,
+}
+
+/// What is known of the program that wrote a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Writer {
+    /// Its machine was built from the very sources of this one.
+    ThisBuild,
+    /// It was not.
+    Another {
+        /// Its release.
+        release: String,
+        /// Its build.
+        build: Build,
+    },
+    /// It had this release, and wrote before builds were told apart.
+    Unknown,
+}
+
+impl Writer {
+    fn of(header: &Header) -> Self {
+        if header.is_of_this_build() {
+            Self::ThisBuild
+        } else if header.build == Build::NOT_SAID && header.release == env!("CARGO_PKG_VERSION") {
+            Self::Unknown
+        } else {
+            Self::Another { release: header.release.clone(), build: header.build }
+        }
+    }
+
+    /// What a difference in its log means, and what to do.
+    fn advice(&self) -> String {
+        match self {
+            Self::ThisBuild => {
+                "written by this very build: this is a bug or a damaged memory; report it with the log".to_owned()
+            }
+            Self::Another { release, build } => format!(
+                "written by release {release}, build {build}; this is release {RELEASE_AND_BUILD}: what was changed between the two may be \
+                 the reason; the program that wrote it gives no difference, if this is so"
+            ),
+            Self::Unknown => {
+                "written before logs named the build: another build of this release may have written it".to_owned()
+            }
+        }
+    }
 }
 
 /// What a replay came to.
@@ -184,6 +232,28 @@ pub fn run(sources: &Sources, show: &mut dyn Show) -> Verdict {
     verdict
 }
 
+/// First and last moment of everything found, microseconds since 1970. Reads all of it and runs nothing.
+#[must_use]
+pub fn span(sources: &Sources) -> Option<(u64, u64)> {
+    let mut verdict = Verdict::default();
+    for source in sources.logs.iter().flatten() {
+        let mut clocks = None;
+        for entry in Segment::open(&source.bytes).into_iter().flatten().map_while(Result::ok) {
+            match (entry, clocks) {
+                (Entry::Start(start), _) => {
+                    clocks = Some((start.now, start.wall_micros));
+                    verdict.saw(start.wall_micros);
+                }
+                (Entry::Step(step), Some((now, wall_micros))) => {
+                    verdict.saw(wall_micros.saturating_add(step.now.since(now).0));
+                }
+                (Entry::Step(_), None) => {}
+            }
+        }
+    }
+    verdict.span
+}
+
 struct Walk<'s> {
     show: &'s mut dyn Show,
     verdict: Verdict,
@@ -255,7 +325,7 @@ impl Walk<'_> {
                     format!("recorded: {recorded}"),
                     format!("here:     {replayed}"),
                 ];
-                self.differs(start.wall_micros, words);
+                self.differs(source, start.wall_micros, words);
             }
         }
     }
@@ -278,16 +348,16 @@ impl Walk<'_> {
                 format!("recorded: {}", words(difference.recorded.as_ref())),
                 format!("here:     {}", words(difference.replayed.as_ref())),
             ];
-            self.differs(replayed.wall_micros, lines);
+            self.differs(source, replayed.wall_micros, lines);
         }
     }
 
     /// Only the first of a run is news: from there on the machine here is on another way.
-    fn differs(&mut self, wall_micros: u64, words: Vec<String>) {
+    fn differs(&mut self, source: &Source, wall_micros: u64, words: Vec<String>) {
         let Some((run, has_differed)) = &mut self.run else { return };
         if !std::mem::replace(has_differed, true) {
-            let run = run.clone();
-            self.verdict.differences.push(FirstDifference { number: self.verdict.steps, wall_micros, run, words });
+            let (number, run, writer) = (self.verdict.steps, run.clone(), Writer::of(&source.header));
+            self.verdict.differences.push(FirstDifference { number, wall_micros, run, writer, words });
         }
     }
 
@@ -299,13 +369,15 @@ impl Walk<'_> {
             }
             Stop::Cut { cut: Cut::Damaged, .. } => self.show.note(&words),
             Stop::Strange { .. } => {
-                let release = &source.header.release;
-                let advice = if release == env!("CARGO_PKG_VERSION") {
-                    "the file is damaged".to_owned()
-                } else {
-                    format!("it was written by release {release}: use the replay of that release")
+                let words = match Writer::of(&source.header) {
+                    Writer::ThisBuild => format!("{words}; the file is damaged"),
+                    Writer::Unknown | Writer::Another { .. } => {
+                        let Header { release, build, .. } = &source.header;
+                        format!(
+                            "{words}; it was written by release {release}, build {build}: replay it with that program"
+                        )
+                    }
                 };
-                let words = format!("{words}; {advice}");
                 self.show.note(&words);
                 self.verdict.unusable.push(words);
             }
@@ -361,6 +433,7 @@ pub fn render_verdict(verdict: &Verdict, style: Style) -> String {
         );
         out.push_str(&format!("{}\n", style.bad(&place)));
         difference.words.iter().for_each(|line| out.push_str(&format!("  {line}\n")));
+        out.push_str(&format!("  {}\n", difference.writer.advice()));
     }
     for words in &verdict.unusable {
         out.push_str(&format!("{}\n", style.bad(&format!("not usable: {words}"))));
@@ -396,19 +469,25 @@ impl Uneventful {
         self.last = step.now.0;
         self.steps += 1;
         let kind = match step.fact {
-            Input::PartnerPageRead(_) => "pages read",
-            Input::PartnerPageUnreadable(_) => "pages unreadable",
-            Input::Surveyed { .. } => "readings of the lock disks",
+            Input::PartnerPageRead(_) => "reads of the partner's page",
+            Input::PartnerPageUnreadable(_) => "failed reads of the partner's page",
+            Input::Surveyed { .. } => "reads of the lock disks",
             _ => "deadlines",
         };
         *self.kinds.entry(kind).or_default() += 1;
     }
 
     fn words(&self) -> String {
-        let kinds: Vec<String> = self.kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+        let kinds: Vec<String> =
+            self.kinds.iter().map(|(kind, count)| format!("{count} {}", of_count(*count, kind))).collect();
         let millis = (self.last - self.first) / 1000;
         format!("{} uneventful in {}.{:03} s: {}", self.steps, millis / 1000, millis % 1000, kinds.join(", "))
     }
+}
+
+/// The singular, if it is one.
+fn of_count(count: u64, kinds: &str) -> String {
+    if count == 1 { kinds.replacen("reads", "read", 1).replacen("deadlines", "deadline", 1) } else { kinds.to_owned() }
 }
 
 /// Why a run begins where it does, in words.

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::put::put;
 use super::{Failure, ReplayArgs};
-use crate::replay::{self, Ending, Json, Quiet, Range, Show, Text, Transcript, Uneventfully};
+use crate::replay::{self, Ending, Json, Place, Quiet, Range, Show, Sources, Text, Transcript, Uneventfully};
 use crate::timeline::Style;
 
 /// Exit status of a replay that came to something else than what was recorded.
@@ -16,9 +16,7 @@ const UNUSABLE: u8 = 2;
 pub(super) fn run(args: &ReplayArgs) -> Result<ExitCode, Failure> {
     say_where_the_machine_stops();
     let sources = replay::read(&args.files);
-    let steps = args.from.unwrap_or(1)..=args.until.unwrap_or(u64::MAX);
-    let all = if args.all { Uneventfully::Shown } else { Uneventfully::Counted };
-    let range = Range { steps, all };
+    let range = range_of(args, &sources);
     let style = Style::of_stdout();
     let mut transcript = Transcript::default();
     let mut shown: Box<dyn Show> = match args {
@@ -40,6 +38,16 @@ pub(super) fn run(args: &ReplayArgs) -> Result<ExitCode, Failure> {
         Ending::Differs => ExitCode::from(DIFFERS),
         Ending::Unusable => ExitCode::from(UNUSABLE),
     })
+}
+
+fn range_of(args: &ReplayArgs, sources: &Sources) -> Range {
+    let all = if args.all { Uneventfully::Shown } else { Uneventfully::Counted };
+    // A time of day is one of the last day in the log, which only its end tells.
+    let is_of_day = |place: Option<Place>| matches!(place, Some(Place::OfDay(_)));
+    let span = if is_of_day(args.from) || is_of_day(args.until) { replay::span(sources) } else { None };
+    let mut range = Range::between(args.from, args.until, span, all);
+    range.only = args.only.iter().map(|text| text.to_lowercase()).collect();
+    range
 }
 
 /// The machine asserts what it takes for granted and ends the process when it is wrong. Run again, it does so again, and that is the

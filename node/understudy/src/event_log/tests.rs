@@ -4,6 +4,7 @@ use std::path::Path;
 
 use understudy_eventlog::read::{Entry, Segment, Stop};
 use understudy_eventlog::replay::{Began, Replay};
+use understudy_eventlog::segment::{Build, HEADER_BYTES, Header};
 use understudy_failover::config::{AutomaticGiveback, Config, PoolConfig, Timing};
 use understudy_failover::effect::Effects;
 use understudy_failover::input::Input;
@@ -118,6 +119,25 @@ fn half_a_frame_left_by_a_killed_run_is_cut_off_by_the_next() {
     assert!(steps == 19 && matches!(stops[..], [Stop::Cut { .. }]), "{steps} steps, {stops:?}");
     run(folder.path(), 2, 20);
     assert_eq!(run_again(folder.path()), (39, 2, vec![]));
+}
+
+#[test]
+fn another_build_of_the_same_release_begins_a_segment_of_its_own() {
+    let folder = tempfile::tempdir().expect("a folder");
+    run(folder.path(), 1, 20);
+    let path = folder.path().join(file_name(1));
+    let mut bytes = std::fs::read(&path).expect("the first segment");
+    let mut header = Header::decode(&bytes).expect("a header");
+    header.build = Build(header.build.0 ^ 1);
+    bytes[..HEADER_BYTES].copy_from_slice(&header.encode());
+    std::fs::write(&path, &bytes).expect("written");
+    run(folder.path(), 2, 20);
+    let builds: Vec<bool> = files(folder.path())
+        .iter()
+        .map(|bytes| Segment::open(bytes).expect("a segment").header().is_of_this_build())
+        .collect();
+    assert_eq!(builds, [false, true]);
+    assert_eq!(run_again(folder.path()), (40, 2, vec![]));
 }
 
 #[test]

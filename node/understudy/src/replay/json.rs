@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::text::{Range, Uneventfully};
-use super::{Ending, Run, Show, Shown, Uneventful, Verdict, occasion, words};
+use super::range::{Range, Uneventfully};
+use super::{Ending, Run, Show, Shown, Uneventful, Verdict, Writer, occasion, words};
 use understudy_failover::effect::Effect;
 
 /// Prints a replay as JSON.
@@ -43,6 +43,8 @@ impl<P: FnMut(&str)> Show for Json<P> {
             "incarnation": run.start.incarnation.to_string(),
             "wall_micros": run.start.wall_micros,
             "release": run.header.release,
+            "build": run.header.build.to_string(),
+            "is_of_this_build": run.header.is_of_this_build(),
             "steps_before": run.start.steps,
             "occasion": occasion(run.start),
         });
@@ -54,18 +56,22 @@ impl<P: FnMut(&str)> Show for Json<P> {
     }
 
     fn step(&mut self, shown: &Shown<'_>) {
-        if !self.range.steps.contains(&shown.number) {
+        if !self.range.contains(shown) {
             return;
         }
         let step = shown.step;
+        let fact = words::fact(&step.fact);
+        let words: Vec<(bool, String)> =
+            step.orders.iter().map(|order| (matches!(order, Effect::Timeline(_)), words::effect(order))).collect();
+        if !self.range.is_about(words.iter().map(|(_, words)| words).chain([&fact]).map(String::as_str)) {
+            return;
+        }
         if shown.is_uneventful() && self.range.all == Uneventfully::Counted {
             self.uneventful.count(step);
             return;
         }
-        let is_of_timeline = |order: &&Effect| matches!(order, Effect::Timeline(_));
-        let timeline: Vec<String> = step.orders.iter().filter(is_of_timeline).map(words::effect).collect();
-        let orders: Vec<String> =
-            step.orders.iter().filter(|order| !is_of_timeline(order)).map(words::effect).collect();
+        let (timeline, orders): (Vec<_>, Vec<_>) = words.into_iter().partition(|(is_of_timeline, _)| *is_of_timeline);
+        let texts = |words: Vec<(bool, String)>| words.into_iter().map(|(_, words)| words).collect::<Vec<_>>();
         let difference = step.difference.as_ref().map(|difference| {
             json!({
                 "at": difference.at,
@@ -78,9 +84,9 @@ impl<P: FnMut(&str)> Show for Json<P> {
             "of_run": step.number,
             "micros": step.now.0,
             "wall_micros": step.wall_micros,
-            "fact": words::fact(&step.fact),
-            "orders": orders,
-            "timeline": timeline,
+            "fact": fact,
+            "orders": texts(orders),
+            "timeline": texts(timeline),
             "before": step.before.name(),
             "after": step.after.name(),
             "difference": difference,
@@ -92,7 +98,10 @@ impl<P: FnMut(&str)> Show for Json<P> {
         let differences: Vec<Value> = verdict
             .differences
             .iter()
-            .map(|it| json!({ "step": it.number, "wall_micros": it.wall_micros, "run": it.run, "words": it.words }))
+            .map(|it| {
+                json!({ "step": it.number, "wall_micros": it.wall_micros, "run": it.run, "words": it.words,
+                    "is_of_this_build": it.writer == Writer::ThisBuild })
+            })
             .collect();
         let object = json!({
             "verdict": match verdict.ending() {

@@ -3,13 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use understudy_eventlog::segment::{Build, HEADER_BYTES, Header, RELEASE_AND_BUILD};
 use understudy_failover::config::{AutomaticGiveback, Config, PoolConfig, Timing};
 use understudy_failover::effect::{Alarm, Effect, Effects};
 use understudy_failover::input::{Earnest, Input, Request, SoftVetoes, Unreadable};
 use understudy_failover::machine::Machine;
+use understudy_failover::survey::{LockDiskView, Survey};
 use understudy_failover::words::{Incarnation, Micros, NodeId, PairId, PoolId, RequestId};
 
-use super::{Ending, Json, Quiet, Range, Show, Text, Transcript, Uneventfully, Verdict, read, render_verdict, run};
+use super::{
+    Ending, Json, Quiet, Range, Show, Text, Transcript, Uneventfully, Verdict, read, render_verdict, run, span,
+};
 use crate::driver::world::Witness;
 use crate::event_log::{EventLog, file_name};
 use crate::timeline::Style;
@@ -64,7 +68,7 @@ fn shown(paths: &[PathBuf], range: Range) -> String {
 }
 
 fn everything(all: Uneventfully) -> Range {
-    Range { steps: 1..=u64::MAX, all }
+    Range::everything(all)
 }
 
 #[test]
@@ -118,10 +122,10 @@ fn uneventful_steps_are_counted_unless_asked_for_and_ranges_hold() {
     log(folder.path(), NodeId::A, 1, as_it_was);
     let paths = [folder.path().to_owned()];
     let counted = shown(&paths, everything(Uneventfully::Counted));
-    assert!(counted.contains("… 20 uneventful in 0.190 s: 20 pages unreadable"), "{counted}");
+    assert!(counted.contains("… 20 uneventful in 0.190 s: 20 failed reads of the partner's page"), "{counted}");
     let all = shown(&paths, everything(Uneventfully::Shown));
     assert_eq!(all.matches("cannot be read: Refused").count(), 25, "{all}");
-    let some = shown(&paths, Range { steps: 20..=22, all: Uneventfully::Shown });
+    let some = shown(&paths, Range { steps: 20..=22, ..everything(Uneventfully::Shown) });
     assert_eq!(some.matches("cannot be read").count(), 2, "{some}");
     assert!(some.contains("the operator asks for the giveback") && !some.contains("the process runs"), "{some}");
 }
@@ -200,15 +204,97 @@ fn files_that_are_no_logs_are_refused_in_plain_words() {
     }
 }
 
+/// A log as another build of this release writes it: `edit` changes its header.
+fn relabel(file: &Path, edit: impl Fn(&mut Header)) {
+    let mut bytes = std::fs::read(file).expect("a log");
+    let mut header = Header::decode(&bytes).expect("a header");
+    edit(&mut header);
+    bytes[..HEADER_BYTES].copy_from_slice(&header.encode());
+    std::fs::write(file, bytes).expect("written");
+}
+
+#[test]
+fn a_difference_says_whether_another_build_wrote_the_log() {
+    let folder = tempfile::tempdir().expect("a folder");
+    log(folder.path(), NodeId::A, 1, |step, orders| {
+        if step == 22 {
+            orders.push(Effect::Halt);
+        }
+    });
+    let file = folder.path().join(file_name(1));
+    let said = |build: Option<Build>| {
+        if let Some(build) = build {
+            relabel(&file, |header| header.build = build);
+        }
+        let verdict = verdict(std::slice::from_ref(&file));
+        assert_eq!(verdict.ending(), Ending::Differs);
+        render_verdict(&verdict, Style::Plain)
+    };
+    assert!(said(None).contains("written by this very build: this is a bug"), "{}", said(None));
+    let another = said(Some(Build(0x1234)));
+    assert!(another.contains("build 00001234") && another.contains(RELEASE_AND_BUILD), "{another}");
+    assert!(another.contains("what was changed between the two may be the reason"), "{another}");
+    let unknown = said(Some(Build::NOT_SAID));
+    assert!(unknown.contains("before logs named the build"), "{unknown}");
+}
+
+#[test]
+fn only_steps_about_something_are_shown_and_only_runs_that_have_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    log(folder.path(), NodeId::A, 1, as_it_was);
+    log(folder.path(), NodeId::A, 2, as_it_was);
+    let paths = [folder.path().to_owned()];
+    let only = |text: &str| Range { only: vec![text.to_owned()], ..everything(Uneventfully::Counted) };
+    let asked = shown(&paths, only("the operator asks"));
+    assert_eq!(
+        (asked.matches("asks for the giveback").count(), asked.matches("uneventful").count()),
+        (2, 0),
+        "{asked}"
+    );
+    assert_eq!(asked.matches("incarnation 000000000000000").count(), 2, "{asked}");
+    let nothing = shown(&paths, only("no such words"));
+    assert!(!nothing.contains("incarnation") && nothing.contains("54 steps of 2 runs"), "{nothing}");
+    let second = shown(&paths, Range { steps: 50..=54, ..everything(Uneventfully::Shown) });
+    assert!(second.contains("incarnation 0000000000000002"), "{second}");
+    assert!(!second.contains("incarnation 0000000000000001"), "{second}");
+}
+
+#[test]
+fn steps_are_found_by_the_clock_on_the_wall() {
+    let folder = tempfile::tempdir().expect("a folder");
+    log(folder.path(), NodeId::A, 1, as_it_was);
+    let paths = [folder.path().to_owned()];
+    let (first, last) = span(&read(&paths)).expect("moments");
+    assert_eq!(last - first, 260_000);
+    let part = |moments| shown(&paths, Range { moments, ..everything(Uneventfully::Shown) });
+    let late = part(last - 40_000..=u64::MAX);
+    assert_eq!(late.matches("cannot be read").count(), 5, "{late}");
+    let early = part(0..=first + 10_000);
+    assert_eq!(early.matches("cannot be read").count(), 1, "{early}");
+    assert!(early.contains("the process runs") && !early.contains("asks"), "{early}");
+}
+
+#[test]
+fn lock_disks_that_say_the_same_are_said_once() {
+    let disk = Some(LockDiskView { keys: vec![], ..LockDiskView::default() });
+    let survey = |disks: Vec<Option<LockDiskView>>| {
+        super::words::fact(&Input::Surveyed { op: None, survey: Box::new(Survey { disks }) })
+    };
+    let words = survey(vec![disk.clone(), None, disk]);
+    assert!(words.contains("[0 2] A never beat") && words.contains("; [1] silent"), "{words}");
+}
+
 #[test]
 fn a_log_of_a_release_too_far_away_names_the_release_to_use() {
     let folder = tempfile::tempdir().expect("a folder");
-    let mut header = understudy_eventlog::segment::Header::new(PairId(7), NodeId::A, 1, Incarnation(1), 0);
+    let mut header = Header::new(PairId(7), NodeId::A, 1, Incarnation(1), 0);
     header.release = "9.8.7".to_owned();
     header.vocabulary = 0;
     let file = folder.path().join("file");
     std::fs::write(&file, header.encode()).expect("written");
-    assert!(refused(&file).contains("use the replay of release 9.8.7"), "{}", refused(&file));
+    assert!(refused(&file).contains("replay it with the program that wrote it"), "{}", refused(&file));
+    assert!(refused(&file).contains(RELEASE_AND_BUILD), "{}", refused(&file));
+    assert!(refused(&file).contains("written by release 9.8.7, build"), "{}", refused(&file));
 }
 
 #[test]

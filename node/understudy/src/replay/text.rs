@@ -1,30 +1,11 @@
 //! A replay as text for people: eventful steps with their orders, the others counted.
 
-use std::ops::RangeInclusive;
-
+use super::range::{Range, Uneventfully};
 use super::{Run, Show, Shown, Uneventful, Verdict, occasion, render_verdict, words};
 use crate::config::NodeName;
 use crate::timeline::{Style, clock};
 use understudy_failover::effect::Effect;
 use understudy_failover::words::NodeId;
-
-/// Which steps are shown.
-#[derive(Debug, Clone)]
-pub struct Range {
-    /// By their numbers.
-    pub steps: RangeInclusive<u64>,
-    /// Whether uneventful ones are shown too.
-    pub all: Uneventfully,
-}
-
-/// What becomes of uneventful steps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Uneventfully {
-    /// They are counted.
-    Counted,
-    /// They are shown.
-    Shown,
-}
 
 /// Prints a replay.
 pub struct Text<P> {
@@ -32,16 +13,24 @@ pub struct Text<P> {
     style: Style,
     range: Range,
     uneventful: Uneventful,
+    /// The title of the run in hand, if none of its steps was shown yet and only a part is.
+    title: Option<String>,
 }
 
 impl<P: FnMut(&str)> Text<P> {
     /// Prints with `put`.
     pub fn new(put: P, style: Style, range: Range) -> Self {
-        Self { put, style, range, uneventful: Uneventful::default() }
+        Self { put, style, range, uneventful: Uneventful::default(), title: None }
     }
 
     fn line(&mut self, text: &str) {
         (self.put)(&format!("{text}\n"));
+    }
+
+    fn show_title(&mut self) {
+        if let Some(title) = self.title.take() {
+            self.line(&title);
+        }
     }
 
     fn show_uneventful(&mut self) {
@@ -65,10 +54,17 @@ impl<P: FnMut(&str)> Show for Text<P> {
         self.show_uneventful();
         let node = letter(run.header.node);
         let title = format!("node {node} of pair {:04x}, incarnation {}", run.header.pair.0, run.start.incarnation);
-        let facts =
-            format!("{} UTC, release {}: {}", clock(run.start.wall_micros), run.header.release, occasion(run.start));
-        let line = format!("\n{}  {}", self.style.node(node, &title), self.style.dim(&facts));
-        self.line(&line);
+        let facts = format!(
+            "{} UTC, release {}, build {}: {}",
+            clock(run.start.wall_micros),
+            run.header.release,
+            run.header.build,
+            occasion(run.start)
+        );
+        self.title = Some(format!("\n{}  {}", self.style.node(node, &title), self.style.dim(&facts)));
+        if !self.range.is_part() {
+            self.show_title();
+        }
     }
 
     fn note(&mut self, text: &str) {
@@ -78,10 +74,16 @@ impl<P: FnMut(&str)> Show for Text<P> {
     }
 
     fn step(&mut self, shown: &Shown<'_>) {
-        if !self.range.steps.contains(&shown.number) {
+        if !self.range.contains(shown) {
             return;
         }
         let step = shown.step;
+        let fact = words::fact(&step.fact);
+        let orders: Vec<String> = step.orders.iter().map(words::effect).collect();
+        if !self.range.is_about(orders.iter().chain([&fact]).map(String::as_str)) {
+            return;
+        }
+        self.show_title();
         if shown.is_uneventful() && self.range.all == Uneventfully::Counted {
             self.uneventful.count(step);
             return;
@@ -92,12 +94,11 @@ impl<P: FnMut(&str)> Show for Text<P> {
             (before, after) if before == after => self.style.dim(before.name()),
             (before, after) => format!("{before} → {}", self.style.bold(after.name())),
         };
-        let line = format!("{seconds:>13} {:>8}  {}  [{state}]", shown.number, words::fact(&step.fact));
+        let line = format!("{seconds:>13} {:>8}  {}  [{state}]", shown.number, fact);
         self.line(&line);
-        for order in &step.orders {
-            let text = words::effect(order);
+        for (order, text) in step.orders.iter().zip(&orders) {
             let line = match order {
-                Effect::Timeline(_) => format!("{:>23}{} {}", "", self.style.bold("*"), self.style.bold(&text)),
+                Effect::Timeline(_) => format!("{:>23}{} {}", "", self.style.bold("*"), self.style.bold(text)),
                 _ => format!("{:>23}→ {text}", ""),
             };
             self.line(&line);

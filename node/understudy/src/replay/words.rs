@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Debug, Write};
 
 use understudy_failover::effect::{Effect, Reply};
-use understudy_failover::input::{Earnest, Input, JoinOutcome, Request, SoftVetoes, TakeoverKind, WriteOutcome};
+use understudy_failover::input::{
+    Earnest, FenceOutcome, Input, JoinOutcome, OpenOutcome, Request, SoftVetoes, TakeoverKind, WriteOutcome,
+};
 use understudy_failover::page::{Page, PageContent};
 use understudy_failover::record::Record;
 use understudy_failover::survey::Survey;
@@ -61,10 +63,10 @@ pub fn fact(input: &Input) -> String {
         }
         Input::RecordWritten { op, disks } => {
             let written = disks.iter().filter(|outcome| **outcome == WriteOutcome::Written).count();
-            let each = debugged(disks);
-            format!("{}: record written on {written} of {} lock disks ({each})", order(*op), disks.len())
+            let each = if written == disks.len() { String::new() } else { format!(" ({})", debugged(disks)) };
+            format!("{}: record written on {written} of {} lock disks{each}", order(*op), disks.len())
         }
-        Input::PoolFenced { op, pool, outcome } => format!("{}: fence of {pool}: {outcome:?}", order(*op)),
+        Input::PoolFenced { op, pool, outcome } => format!("{}: {pool} {}", order(*op), fenced(outcome)),
         Input::ReservationsReleased { op, released, of } => {
             format!("{}: reservations released on {released} of {of} disks, read back", order(*op))
         }
@@ -78,12 +80,33 @@ pub fn fact(input: &Input) -> String {
             format!("{}: disks initialised, {found} of {of}, inventory {inventory:016x}", order(*op))
         }
         Input::DiskInitConflicted { op } => format!("{}: a disk refused to be initialised", order(*op)),
-        Input::PoolOpened { op, pool, outcome } => format!("{}: {pool}: {outcome:?}", order(*op)),
+        Input::PoolOpened { op, pool, outcome } => format!("{}: {pool} {}", order(*op), opened(outcome)),
         Input::PoolHeld { op, pool, metadata_version, legs_are } => {
             let version = metadata_version.0;
             format!("{}: {pool} held, drained, flushed; metadata version {version}, legs {legs_are:?}", order(*op))
         }
         other => rarer_fact(other),
+    }
+}
+
+fn fenced(outcome: &FenceOutcome) -> String {
+    match outcome {
+        FenceOutcome::Fenced => "fenced, read back".to_owned(),
+        FenceOutcome::Incomplete { fenced, of } => format!("fenced on {fenced} of {of} disks only"),
+        FenceOutcome::Lost => "not fenced: the own keys are gone".to_owned(),
+        FenceOutcome::NewerKey { generation } => {
+            format!("not fenced: a key of generation {generation} is registered")
+        }
+    }
+}
+
+fn opened(outcome: &OpenOutcome) -> String {
+    match outcome {
+        OpenOutcome::Opened { metadata_version } => format!("opened, metadata version {}", metadata_version.0),
+        OpenOutcome::NewerGeneration { generation } => {
+            format!("not opened: its metadata are of generation {generation}")
+        }
+        OpenOutcome::Failed => "not opened: no good leg gave its metadata".to_owned(),
     }
 }
 
@@ -176,8 +199,8 @@ fn keys_words(keys: &[understudy_failover::key::ReservationKey]) -> String {
 }
 
 fn survey_words(survey: &Survey) -> String {
-    let disks = survey.disks.iter().enumerate().map(|(number, disk)| {
-        let Some(disk) = disk else { return format!("[{number}] silent") };
+    let disks = survey.disks.iter().map(|disk| {
+        let Some(disk) = disk else { return "silent".to_owned() };
         let beats = NodeId::BOTH.map(|node| match disk.heartbeats[node.index()] {
             Some(beat) => format!("{node} beats {}", beat.counter),
             None => format!("{node} never beat"),
@@ -187,9 +210,18 @@ fn survey_words(survey: &Survey) -> String {
             sequences.max().map_or("none".to_owned(), |sequence| sequence.to_string())
         };
         let records = NodeId::BOTH.map(|node| format!("{node} {}", newest(node)));
-        format!("[{number}] {}, records {}, keys {}", beats.join(" "), records.join(" "), keys_words(&disk.keys))
+        format!("{}, records {}, keys {}", beats.join(" "), records.join(" "), keys_words(&disk.keys))
     });
-    list(disks).replace(", [", "; [")
+    // Most of the time they all say the same.
+    let mut groups: Vec<(Vec<String>, String)> = Vec::new();
+    for (number, words) in disks.enumerate() {
+        match groups.iter_mut().find(|(_, same)| *same == words) {
+            Some((numbers, _)) => numbers.push(number.to_string()),
+            None => groups.push((vec![number.to_string()], words)),
+        }
+    }
+    let group = |(numbers, words): &(Vec<String>, String)| format!("[{}] {words}", numbers.join(" "));
+    groups.iter().map(group).collect::<Vec<_>>().join("; ")
 }
 
 fn record(record: &Record) -> String {
