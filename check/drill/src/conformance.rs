@@ -1,26 +1,34 @@
-//! libiscsi's conformance suite, `iscsi-test-cu`, against one logical unit: run suite by suite, counted, told as a table.
+//! libiscsi's conformance suite, `iscsi-test-cu`, against one logical unit: run suite by suite, and counted.
 //!
 //! The program's own summary calls a test that skipped itself *passed*; here it is counted as skipped. Each suite is a
 //! process of its own with a limit, so that one that hangs is told from one that fails and the rest still runs.
+//! What came of it is told by [`crate::conformance::report`].
 
-use std::collections::BTreeMap;
-use std::fmt::Write;
+pub mod report;
+
 use std::os::unix::process::ExitStatusExt;
 
 use anyhow::{Context, ensure};
+use serde::Serialize;
 use understudy::config::NodeName;
 use understudy::harness::{Pair, volume_name};
 
 use crate::{Stage, tools};
 
-/// The families run. `LINUX` and `ALL` hold the same tests again.
+/// The families run. Those of [`SUBSETS`] hold the same tests again.
 const FAMILIES: [&str; 2] = ["SCSI", "iSCSI"];
+
+/// Families whose tests are some of those run, counted from them.
+pub const SUBSETS: [&str; 2] = ["ALL", "LINUX"];
 
 /// A suite takes a second or two; the slowest wait for timeouts of their own.
 const SUITE_SECONDS: u32 = 60;
 
-/// Tests of the suite that fail against a target that does what the standard says, and why.
-pub const MISTAKEN: [(&str, &str); 2] = [
+/// The program as packages install it.
+pub const INSTALLED: &str = "iscsi-test-cu";
+
+/// Tests of the suite that fail against a target that does what the standard says, and why. Some are of later releases than others.
+pub const MISTAKEN: [(&str, &str); 5] = [
     (
         "SCSI.GetLBAStatus.UnmapSingle",
         "expects a descriptor that begins at another LBA than the one asked for, which only holds with more than one logical \
@@ -31,16 +39,69 @@ pub const MISTAKEN: [(&str, &str); 2] = [
         "sends a block of FFh with the UNMAP bit and expects zeroes to be read; SBC-3 r36 §4.7.3.4.4 wants the data written \
          where unmapped blocks would read differently",
     ),
+    (
+        "iSCSI.iSCSITMF.AbortTaskSimpleAsync",
+        "demands that a command is still in its own library's queue right after it was issued; the library of that release sends at once",
+    ),
+    (
+        "iSCSI.iSCSISendTargets.Simple",
+        "asks for SendTargets=All in a normal session, which RFC 7143 appendix C allows in a discovery session only",
+    ),
+    (
+        "iSCSI.iSCSISendTargets.Invalid",
+        "waits for ever, without asking for anything, once its library has been answered NotUnderstood, as RFC 7143 §6.2 demands",
+    ),
 ];
+
+/// The program that holds the tests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    file: String,
+    /// Every test as `FAMILY.SUITE.TEST`, families counted from others included.
+    tests: Vec<String>,
+}
+
+impl Program {
+    /// Asks it for its tests. `file` is a name on the path or where it is.
+    ///
+    /// # Errors
+    /// It cannot be run, or names no tests.
+    pub fn ask(file: &str) -> anyhow::Result<Self> {
+        let output = tools::run(file, SUITE_SECONDS, &["--list"])?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        let tests: Vec<String> =
+            text.split_whitespace().filter(|word| word.split('.').count() == 3).map(str::to_owned).collect();
+        ensure!(!tests.is_empty(), "{file} --list named no tests");
+        Ok(Self { file: file.to_owned(), tests })
+    }
+
+    fn suites(&self) -> Vec<String> {
+        let mut suites: Vec<String> = Vec::new();
+        for test in &self.tests {
+            let Some((suite, _)) = test.rsplit_once('.') else { continue };
+            let is_run = FAMILIES.iter().any(|family| suite.split('.').next() == Some(family));
+            if is_run && suites.last().is_none_or(|last| last != suite) {
+                suites.push(suite.to_owned());
+            }
+        }
+        suites
+    }
+
+    /// The tests of one family, as `SUITE.TEST`.
+    fn tests_of<'a>(&'a self, family: &'a str) -> impl Iterator<Item = &'a str> {
+        self.tests.iter().filter_map(move |test| test.strip_prefix(family)?.strip_prefix('.'))
+    }
+}
 
 /// Whether the program is installed; says so in one line if not.
 #[must_use]
 pub fn is_present() -> bool {
-    tools::present(&["iscsi-test-cu", "timeout"], "libiscsi-bin coreutils")
+    tools::present(&[INSTALLED, "timeout"], "libiscsi-bin coreutils")
 }
 
 /// How one test ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Ending {
     /// Every assertion held.
     Passed,
@@ -51,7 +112,7 @@ pub enum Ending {
 }
 
 /// What came of one suite.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SuiteResult {
     /// `FAMILY.SUITE`.
     pub name: String,
@@ -100,29 +161,10 @@ pub fn last_disk_of(pair: &Pair) -> anyhow::Result<String> {
     Ok(format!("iscsi://{}/{}/{}", disk.portal, disk.target, disk.lun))
 }
 
-/// The suites the installed program has.
-///
-/// # Errors
-/// It cannot be asked.
-pub fn suites() -> anyhow::Result<Vec<String>> {
-    let output = tools::run("iscsi-test-cu", SUITE_SECONDS, &["--list"])?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    let is_suite = |word: &&str| {
-        let mut parts = word.split('.');
-        parts.next().is_some_and(|family| FAMILIES.contains(&family)) && parts.count() == 1
-    };
-    let suites: Vec<String> = text.split_whitespace().filter(is_suite).map(str::to_owned).collect();
-    ensure!(!suites.is_empty(), "iscsi-test-cu --list named no suite of {}", FAMILIES.join(" or "));
-    Ok(suites)
-}
-
-/// Runs one suite against the logical unit at `url`; what is on it is lost.
-///
-/// # Errors
-/// The program cannot be started.
-pub fn run_suite(url: &str, suite: &str) -> anyhow::Result<SuiteResult> {
-    let arguments = ["--dataloss", "--verbose", "-t", suite, url];
-    let output = tools::run("iscsi-test-cu", SUITE_SECONDS, &arguments).context("iscsi-test-cu")?;
+/// Runs one suite against the logical unit at `url`, with two sessions there for the tests that want two paths.
+fn run_suite(program: &Program, url: &str, suite: &str) -> anyhow::Result<SuiteResult> {
+    let arguments = ["--dataloss", "--verbose", "-t", suite, url, url];
+    let output = tools::run(&program.file, SUITE_SECONDS, &arguments)?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     let tests = endings(&text);
     let broken = if output.status.code() == Some(137) || output.status.signal() == Some(9) {
@@ -150,10 +192,10 @@ fn ending(told: &str) -> (String, Ending) {
     // a command, often about one that was meant to fail.
     let says = |verdict: &str| rest.lines().any(|line| line.starts_with(verdict));
     let ending = if let Some(skipped) = line_with("[SKIPPED]") {
-        Ending::Skipped(skipped.replace("[SKIPPED]", "").trim().to_owned())
+        Ending::Skipped(without_time(&skipped.replace("[SKIPPED]", "")).to_owned())
     } else if says("FAILED") {
         let words = line_with("[FAILED]").or_else(|| line_with("CU_")).unwrap_or_default();
-        Ending::Failed(words.replace("[FAILED]", "").trim().to_owned())
+        Ending::Failed(without_time(&words.replace("[FAILED]", "")).to_owned())
     } else if says("passed") {
         Ending::Passed
     } else {
@@ -162,35 +204,32 @@ fn ending(told: &str) -> (String, Ending) {
     (name.trim().to_owned(), ending)
 }
 
-/// The table: one row a suite, then the sums.
-#[must_use]
-pub fn table(results: &[SuiteResult]) -> String {
-    let mut out = "| suite | passed | failed | skipped |\n|---|---:|---:|---:|\n".to_owned();
-    let mut sums = [0; 3];
-    for result in results {
-        let counts = result.counts();
-        for (sum, count) in sums.iter_mut().zip(counts) {
-            *sum += count;
-        }
-        let broken = result.broken.as_ref().map_or_else(String::new, |why| format!(" ({why})"));
-        // Writing to a string can not fail.
-        let _ = writeln!(out, "| {}{broken} | {} | {} | {} |", result.name, counts[0], counts[1], counts[2]);
-    }
-    let _ = writeln!(out, "| **all** | **{}** | **{}** | **{}** |", sums[0], sums[1], sums[2]);
-    out
+/// Newer releases put the time before every remark.
+fn without_time(remark: &str) -> &str {
+    remark.trim_start_matches(|c: char| c.is_ascii_digit() || c.is_whitespace() || "-:.".contains(c)).trim_end()
 }
 
 /// Runs every suite against the logical unit at `url`; what is on it is lost. `after` is called after each.
 ///
 /// # Errors
 /// The program cannot be run, or what `after` said.
-pub fn run_all(url: &str, mut after: impl FnMut(&str) -> anyhow::Result<()>) -> anyhow::Result<Vec<SuiteResult>> {
+pub fn run_all(
+    program: &Program,
+    url: &str,
+    mut after: impl FnMut(&str) -> anyhow::Result<()>,
+) -> anyhow::Result<Vec<SuiteResult>> {
     let run = |suite: String| {
-        let result = run_suite(url, &suite)?;
+        let result = run_suite(program, url, &suite)?;
         after(&suite)?;
         Ok(result)
     };
-    suites()?.into_iter().map(run).collect()
+    program.suites().into_iter().map(run).collect()
+}
+
+/// Why a test fails that is mistaken itself.
+#[must_use]
+pub fn mistaken(test: &str) -> Option<&'static str> {
+    MISTAKEN.iter().find(|(mistaken, _)| *mistaken == test).map(|(_, why)| *why)
 }
 
 /// Fails unless every suite got to its end and nothing failed that is not the suite's own mistake.
@@ -198,76 +237,22 @@ pub fn run_all(url: &str, mut after: impl FnMut(&str) -> anyhow::Result<()>) -> 
 /// # Errors
 /// What did not.
 pub fn demand_all_explained(results: &[SuiteResult]) -> anyhow::Result<()> {
-    let broken: Vec<_> = results.iter().filter(|result| result.broken.is_some()).collect();
-    ensure!(broken.is_empty(), "did not get to their end: {broken:?}");
+    // A suite that hangs leaves a test without an end, which is among those that failed; other ways to break name none.
+    let silent = |result: &&SuiteResult| result.broken.is_some() && result.failed().is_empty();
+    let silent: Vec<_> = results.iter().filter(silent).collect();
+    ensure!(silent.is_empty(), "did not get to their end: {silent:?}");
     let failed: Vec<String> = results.iter().flat_map(SuiteResult::failed).collect();
-    let unexplained: Vec<_> = failed.iter().filter(|name| !MISTAKEN.iter().any(|(known, _)| known == name)).collect();
+    let unexplained: Vec<_> = failed.iter().filter(|name| mistaken(name).is_none()).collect();
     ensure!(unexplained.is_empty(), "failed: {unexplained:?}");
     ensure!(results.iter().map(|result| result.tests.len()).sum::<usize>() > 100, "hardly any test ran");
     Ok(())
 }
 
-/// The whole document for `docs/conformance.md`: what was tested, and what came of it.
-#[must_use]
-pub fn document(tested: &[(&str, Vec<SuiteResult>)]) -> String {
-    let mut out = DOCUMENT_HEAD.to_owned();
-    for (what, results) in tested {
-        // Writing to a string can not fail.
-        let _ = writeln!(out, "\n## {what}\n\n{}\n{}\n{}", table(results), failures(results), skips(results));
-    }
-    out.truncate(out.trim_end().len());
-    out + "\n"
-}
-
-fn failures(results: &[SuiteResult]) -> String {
-    if results.iter().all(|result| result.failed().is_empty()) {
-        return "Nothing failed.\n".to_owned();
-    }
-    let mut out = "Failed:\n\n".to_owned();
-    for result in results {
-        for (test, ending) in &result.tests {
-            let Ending::Failed(words) = ending else { continue };
-            let name = format!("{}.{test}", result.name);
-            let why = MISTAKEN.iter().find(|(mistaken, _)| *mistaken == name).map(|(_, why)| *why);
-            let why = why.map_or_else(|| format!("not explained. It says: {words}"), str::to_owned);
-            let _ = writeln!(out, "- `{name}`: {why}");
-        }
-    }
-    out
-}
-
-fn skips(results: &[SuiteResult]) -> String {
-    let mut reasons: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for result in results {
-        for (test, ending) in &result.tests {
-            if let Ending::Skipped(reason) = ending {
-                reasons.entry(reason).or_default().push(format!("`{}.{test}`", result.name));
-            }
-        }
-    }
-    let mut out = "Skipped by the test itself, in its own words:\n\n".to_owned();
-    for (reason, tests) in reasons {
-        let _ = writeln!(out, "- {reason}: {}", tests.join(", "));
-    }
-    out
-}
-
-const DOCUMENT_HEAD: &str = "# Conformance
-
-What libiscsi's suite `iscsi-test-cu` says of a volume of a pair and of a disk of the shelf. The file is written by
-
-    cargo run -p understudy-drill --bin conformance-table > docs/conformance.md
-
-which starts a pair, runs every suite of the families SCSI and iSCSI in a process of its own (`--dataloss`), and counts a test
-that skipped itself as skipped, not as passed. The drill `conformance` demands in every run of the tests that no suite hangs, that
-the node neither ends nor restarts, that clients elsewhere go on, and that nothing fails that is not explained here.
-";
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const SAID: &str = "Suite: Mixed\n  Test: Good ...passed\n  Test: Refused ...    [FAILED] as it should\npassed\n  Test: Left out ...    [SKIPPED] X is not implemented.\npassed\n  \
+    const SAID: &str = "Suite: Mixed\n  Test: Good ...passed\n  Test: Refused ...    [FAILED] as it should\npassed\n  Test: Left out ...    2026-06-11 04:54:29.000001      [SKIPPED] X is not implemented.\npassed\n  \
                         Test: Bad ...    [FAILED] LBA is wrong\nFAILED\n    1. test.c:12  - CU_FAIL\n  Test: Cut off ...\n\nRun \
                         Summary:    Type  Total\n  Test: not one ...passed";
 
@@ -285,21 +270,5 @@ mod tests {
             ("Cut off", Ending::Failed("it did not end".to_owned())),
         ];
         assert_eq!(mixed().tests, expected.map(|(name, ending)| (name.to_owned(), ending)));
-    }
-
-    #[test]
-    fn the_table_sums_up_and_tells_what_broke() {
-        let broken = SuiteResult { broken: Some("not over after 60 s".to_owned()), ..mixed() };
-        let table = table(&[mixed(), broken]);
-        assert!(table.contains("| SCSI.Mixed | 2 | 2 | 1 |"), "{table}");
-        assert!(table.contains("| SCSI.Mixed (not over after 60 s) |"), "{table}");
-        assert!(table.contains("| **all** | **4** | **4** | **2** |"), "{table}");
-    }
-
-    #[test]
-    fn a_failure_nobody_explained_is_told_so() {
-        let text = document(&[("Something", vec![mixed()])]);
-        assert!(text.contains("- `SCSI.Mixed.Bad`: not explained"), "{text}");
-        assert!(text.contains("- X is not implemented.: `SCSI.Mixed.Left out`"), "{text}");
     }
 }

@@ -1,4 +1,7 @@
-//! `understudy-drills`: the table of drills, and endurance; started by `cargo xtask drill` and `cargo xtask soak`.
+//! `understudy-drills`: the table of drills, endurance and conformance; started by `cargo xtask drill`, `soak` and `conformance`.
+
+#[path = "drills/conform.rs"]
+mod conform;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -23,6 +26,8 @@ enum Command {
     Table(TableArgs),
     /// Play random drills for a long time
     Soak(SoakArgs),
+    /// Run libiscsi's conformance suite
+    Conformance(conform::Options),
 }
 
 #[derive(Debug, Args)]
@@ -103,6 +108,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Table(args) => play_table(&args),
         Command::Soak(args) => endure(&args),
+        Command::Conformance(options) => conform::run(&options),
     };
     match outcome {
         Ok(status) => status,

@@ -27,11 +27,11 @@ fn libiscsis_suite_neither_hangs_nor_ends_a_node_nor_fails_unexplained() {
         let mut stage = Stage::set_up(plan)?;
         stage.start_client(NodeName::B, 1)?;
         let incarnation = stage.pair.status(NodeName::A)?.incarnation;
-        let results = conformance::run_all(&conformance::volume_of(&stage)?, |suite| {
+        let program = conformance::Program::ask(conformance::INSTALLED)?;
+        let results = conformance::run_all(&program, &conformance::volume_of(&stage)?, |suite| {
             ensure!(stage.pair.status(NodeName::A)?.incarnation == incarnation, "node a restarted in {suite}");
             Ok(())
         })?;
-        println!("{}", conformance::table(&results));
         conformance::demand_all_explained(&results)?;
         stage.conclude()
     });
@@ -45,8 +45,8 @@ fn libiscsis_suite_neither_hangs_nor_ends_a_shelf_nor_fails_unexplained() {
     play(LIMIT, |folder| {
         let mut pair = Pair::lay_out(plan(env!("CARGO_BIN_EXE_understudy-drilled"), folder))?;
         pair.start_shelf()?;
-        let results = conformance::run_all(&conformance::last_disk_of(&pair)?, |_| Ok(()))?;
-        println!("{}", conformance::table(&results));
+        let program = conformance::Program::ask(conformance::INSTALLED)?;
+        let results = conformance::run_all(&program, &conformance::last_disk_of(&pair)?, |_| Ok(()))?;
         conformance::demand_all_explained(&results)?;
         // Still there, and its other disks are as they were.
         let config = pair.config();

@@ -1,4 +1,4 @@
-//! `drill` and `soak`: built and handed over to the program that plays them; what stands behind the command is its own arguments.
+//! `drill`, `soak` and `conformance`: built and handed over to the program that plays them; what stands behind the command is its own arguments.
 
 use std::process::Command;
 
@@ -19,6 +19,11 @@ pub(crate) fn table(options: &[&str]) -> Result<()> {
 /// Plays random drills for a long time.
 pub(crate) fn soak(options: &[&str]) -> Result<()> {
     play("soak", options)
+}
+
+/// Runs libiscsi's conformance suite.
+pub(crate) fn conformance(options: &[&str]) -> Result<()> {
+    play("conformance", options)
 }
 
 /// In the profile of the tests: the drills of the tests and these share one build, and both have all assertions.

@@ -37,6 +37,8 @@ cargo xtask drill [--only CELL] [--list] [--json FILE] [--markdown FILE] [--help
 cargo xtask sim [--seed N] [--runs M] [--json FILE]   two whole nodes in one process, simulated
 cargo xtask soak [--minutes N] [--seed S] [--json FILE] [--svg FILE] [--help]
                                                      random drills with verifying clients for a long time
+cargo xtask conformance [--peer] [--url URL] [--suite FILE]... [--json FILE] [--markdown FILE] [--help]
+                                                     libiscsi's suite against a volume, a disk of the shelf, and a peer
 cargo xtask fuzz [--seconds N] [--target NAME] [--part core|all] [--json FILE] | --seed-corpora
                                                      every parser and session under libFuzzer (needs a C++ compiler)
 cargo xtask accept verbs                             RDMA between two emulated machines; minutes, not part of ci";
@@ -78,6 +80,7 @@ fn run(arguments: &[String]) -> Result<()> {
         ["drill", options @ ..] => drill::table(options),
         ["sim", options @ ..] => sim::run(options),
         ["soak", options @ ..] => drill::soak(options),
+        ["conformance", options @ ..] => drill::conformance(options),
         ["fuzz", options @ ..] => fuzz::run(options),
         ["accept", "verbs"] => accept::verbs(),
         ["help" | "--help" | "-h"] => {
