@@ -17,7 +17,8 @@ use crate::pair::{Outstanding, Pair, Served};
 const MIRROR: MirrorIndex = MirrorIndex(0);
 
 /// The legs a node writes to.
-fn written(pair: &Pair, node: NodeId, pool: PoolId) -> BTreeSet<u8> {
+#[must_use]
+pub fn written(pair: &Pair, node: NodeId, pool: PoolId) -> BTreeSet<u8> {
     let mount = &pair.node(node).mounts[&pool];
     (0..2).filter(|leg| mount.good.contains(LegIndex(*leg)) || mount.back.contains(LegIndex(*leg))).collect()
 }

@@ -30,11 +30,22 @@ pub enum Company {
     Both,
     /// One node alone: it has to serve everything.
     Alone(NodeId),
+    /// Both, and a leg that one of them does not reach stays out of its reach: they have to come to rest with everything served.
+    Unmended,
 }
 
 impl Company {
     /// Each.
-    pub const ALL: [Self; 3] = [Self::Both, Self::Alone(NodeId::A), Self::Alone(NodeId::B)];
+    pub const ALL: [Self; 4] = [Self::Both, Self::Alone(NodeId::A), Self::Alone(NodeId::B), Self::Unmended];
+
+    /// Whether there is anything to be asked of this one: every leg has to be within reach of some node, and one out of another's.
+    fn applies(self, pair: &Pair) -> bool {
+        let reach = |which: fn(&[bool; 2]) -> bool| {
+            let mut legs = pair.shelf.legs.values().flatten();
+            legs.any(|leg| which(&leg.disk.reachable))
+        };
+        self != Self::Unmended || (reach(|it| it[0] != it[1]) && !reach(|it| !it[0] && !it[1]))
+    }
 }
 
 /// Most rounds of a run. From power-off to home takes about ten.
@@ -42,7 +53,7 @@ const ROUNDS: usize = 120;
 
 /// States from which runs have come home, by company.
 #[derive(Debug, Default)]
-pub struct Homecomings([Mutex<HashSet<u64>>; 3]);
+pub struct Homecomings([Mutex<HashSet<u64>>; 4]);
 
 /// Why a run did not come home.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +70,7 @@ impl Homecomings {
     /// # Errors
     /// How the first that does not ends.
     pub fn check(&self, scene: &Scene, pair: &Pair) -> Result<(), Stuck> {
-        for (company, known) in Company::ALL.into_iter().zip(&self.0) {
+        for (company, known) in Company::ALL.into_iter().zip(&self.0).filter(|(company, _)| company.applies(pair)) {
             let mut told = None;
             run(scene, pair, company, Some(known), &mut told)?;
         }
@@ -81,7 +92,14 @@ pub fn run(
     mutants::switch(scene.mutant);
     let mut world = World { scene, pair: pair.clone(), lines: told.as_ref().map(|_| Vec::new()) };
     world.pair.memory_mut().faults = Faults::default();
+    let legs = world.pair.shelf.legs.clone();
     world.mend();
+    if company == Company::Unmended {
+        let lost = legs.into_iter().flat_map(|(pool, legs)| legs.into_iter().zip(0..).map(move |it| (pool, it)));
+        for (pool, (leg, at)) in lost {
+            world.pair.leg_mut(pool, at).disk.reachable = leg.disk.reachable;
+        }
+    }
     let ended = world.come_home(company, known);
     mutants::switch(None);
     if let (Some(told), Some(lines)) = (told, world.lines.take()) {
@@ -135,7 +153,8 @@ impl World<'_> {
             let mark = self.pair.fingerprint();
             // PANIC: nobody panics while holding the lock.
             let arrived = known.is_some_and(|known| known.lock().expect("not poisoned").contains(&mark));
-            if arrived || self.is_home(company) {
+            let rests = company != Company::Unmended || (impatient && passed.contains(&mark));
+            if arrived || (rests && self.is_home(company)) {
                 passed.push(mark);
                 if let Some(known) = known {
                     known.lock().expect("not poisoned").extend(passed);
@@ -143,7 +162,7 @@ impl World<'_> {
                 return Ok(());
             }
             if passed.contains(&mark) {
-                if impatient {
+                if impatient && rests {
                     break;
                 }
                 impatient = true;
@@ -156,7 +175,11 @@ impl World<'_> {
             }
         }
         let served = self.pair.pools().all(|pool| NodeId::BOTH.iter().any(|node| self.pair.node(*node).answers(pool)));
-        let law = if served && company == Company::Both { Law::HomeAgain } else { Law::ServedAgain };
+        let law = match company {
+            Company::Both if served => Law::HomeAgain,
+            Company::Unmended => Law::AtRest,
+            Company::Both | Company::Alone(_) => Law::ServedAgain,
+        };
         Err(Stuck { law, how: format!("faults stopped ({company:?}), and it ends with {}", describe(&self.pair)) })
     }
 
@@ -179,13 +202,18 @@ impl World<'_> {
                 NodeId::BOTH.into_iter().all(up) && self.scene.homes.iter().zip(self.pair.pools()).all(answers)
             }
             Company::Alone(node) => self.pair.pools().all(|pool| self.pair.node(node).answers(pool)),
+            Company::Unmended => {
+                let one =
+                    |pool| NodeId::BOTH.into_iter().filter(|node| self.pair.node(*node).answers(pool)).count() == 1;
+                self.pair.pools().all(one)
+            }
         }
     }
 
     /// Everything that is due happens, A first, and A twice: two nodes in step with each other could tie for ever.
     fn round(&mut self, company: Company, impatient: bool) {
         let turns = match company {
-            Company::Both => vec![NodeId::A, NodeId::A, NodeId::B],
+            Company::Both | Company::Unmended => vec![NodeId::A, NodeId::A, NodeId::B],
             Company::Alone(node) => vec![node],
         };
         if let Company::Alone(node) = company

@@ -53,11 +53,13 @@ pub enum Law {
     ServedAgain,
     /// A sound pair ends with every pool at home.
     HomeAgain,
+    /// While a leg stays lost to one node, the pair comes to rest with every volume served.
+    AtRest,
 }
 
 impl Law {
     /// Every law.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::OneWriter,
         Self::NothingLost,
         Self::OneAnswers,
@@ -75,6 +77,7 @@ impl Law {
         Self::MetadataCurrent,
         Self::ServedAgain,
         Self::HomeAgain,
+        Self::AtRest,
     ];
 
     /// As a sentence.
@@ -98,6 +101,7 @@ impl Law {
             Self::MetadataCurrent => "no metadata older than recorded is served",
             Self::ServedAgain => "when faults stop every volume is served again",
             Self::HomeAgain => "a sound pair ends with every pool at home",
+            Self::AtRest => "while a leg stays lost to one node, the pair comes to rest with every volume served",
         }
     }
 }

@@ -237,6 +237,8 @@ pub fn mistakes() -> Vec<(Scene, &'static [Law])> {
             with(Mutant::OverlookReturn, small("forced", Home, Faults { requests: 1, kills: 1, ..NONE })),
             &[Law::OneAnswers, Law::OneWriter],
         ),
+        (stuck(Mutant::KeepUnopened, small("leg", Home, Faults { kills: 1, legs: 1, ..NONE })), &[Law::AtRest]),
+        (stuck(Mutant::IgnoreInventory, small("leg-ready", Ready, Faults { legs: 1, ..NONE })), &[Law::AtRest]),
         (with(Mutant::AttentionIsDefeat, small("doubt", Home, Faults { doubts: 1, ..NONE })), &[Law::DefeatReal]),
         (with(Mutant::SkipVerify, zombies.clone()), &[Law::RecordStands, Law::OneWriter]),
         (with(Mutant::ServeBeforeFence, death), &[Law::PortalsAfterFence, Law::FenceSeen]),

@@ -18,7 +18,7 @@ pub fn tell(scene: &Scene, found: &Counterexample) -> String {
             None => lines.push("      nothing changes".to_owned()),
         }
     }
-    if matches!(found.law, Law::ServedAgain | Law::HomeAgain) || pair.memory.broken.is_none() {
+    if matches!(found.law, Law::ServedAgain | Law::HomeAgain | Law::AtRest) || pair.memory.broken.is_none() {
         for company in Company::ALL {
             let mut told = Some(Vec::new());
             if fair::run(scene, &pair, company, None, &mut told).is_err() {

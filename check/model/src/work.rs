@@ -357,16 +357,29 @@ impl World<'_> {
             return Next::Done(Input::DiskInitConflicted { op });
         }
         let of = legs.len() as u32;
-        Next::Done(Input::DisksInitialised { op, inventory: 1, found: of, of })
+        let pools: BTreeSet<PoolId> = legs.iter().map(|(pool, _)| *pool).collect();
+        let reached: Vec<(PoolId, u8)> = legs.iter().copied().filter(|it| self.reaches(node, *it)).collect();
+        let pools: BTreeSet<PoolId> =
+            pools.into_iter().filter(|pool| !reached.iter().any(|(other, _)| other == pool)).collect();
+        let (inventory, found) = (inventory(&reached), reached.len() as u32);
+        Next::Done(if pools.is_empty() {
+            Input::DisksInitialised { op, inventory, found, of }
+        } else {
+            Input::PoolsUnopenable { op, inventory, found, of, pools }
+        })
+    }
+
+    fn reaches(&self, node: NodeId, (pool, leg): (PoolId, u8)) -> bool {
+        self.pair.leg(pool, leg).disk.reachable[node.index()]
     }
 
     fn open(&mut self, node: NodeId, op: Op, pool: PoolId, turn: Turn) -> Next {
         let good = self.pair.node(node).mounts[&pool].good;
         let legs = self.pair.shelf.legs[&pool].iter().enumerate();
-        let mut readable = legs.filter(|(leg, it)| {
+        let readable = legs.filter(|(leg, it)| {
             good.contains(LegIndex(*leg as u8)) && it.disk.reachable[node.index()] && it.disk.lets_read(node)
         });
-        let found = readable.next().map(|(_, leg)| leg.version);
+        let found = readable.map(|(_, leg)| leg.version).max();
         let outcome = match found {
             Some(version) => {
                 let version = if turn == Turn::Stale { version.saturating_sub(1) } else { version };
@@ -386,7 +399,8 @@ impl World<'_> {
         let mut version = mount.version;
         if !mount.flushed {
             version += 1;
-            for leg in (0..2u8).filter(|leg| mount.good.contains(LegIndex(*leg))) {
+            // A leg that is written along is good as soon as that is recorded, and has to have this too.
+            for leg in crate::clients::written(&self.pair, node, pool) {
                 let it = self.pair.leg_mut(pool, leg);
                 if !it.disk.reachable[node.index()] || !it.disk.pr.lets_write(node) {
                     return Next::Done(Input::PoolNotHeld { op, pool, reason: NotHeld::FlushFailed });
@@ -404,7 +418,10 @@ impl World<'_> {
         let mounts = &self.pair.node(node).mounts;
         let differing = pools.iter().any(|pool| mounts[pool].served != Served::No && !mounts[pool].equal);
         let vetoes = if differing { BTreeSet::from([Veto::ResyncRunning]) } else { BTreeSet::new() };
-        let findings = HandOffFindings { inventory: 1, vetoes, predicted_pause: Micros(0) };
+        let legs = pools.iter().flat_map(|pool| [(*pool, 0), (*pool, 1)]);
+        let good = legs.filter(|(pool, leg)| mounts[pool].good.contains(LegIndex(*leg)));
+        let reached: Vec<(PoolId, u8)> = good.filter(|it| self.reaches(node, *it)).collect();
+        let findings = HandOffFindings { inventory: inventory(&reached), vetoes, predicted_pause: Micros(0) };
         Next::Done(Input::HandOffPrepared { op, findings })
     }
 
@@ -429,4 +446,9 @@ pub enum Lands {
     Yes,
     /// It never will.
     Never,
+}
+
+/// The same on both nodes for the same legs.
+fn inventory(legs: &[(PoolId, u8)]) -> u64 {
+    legs.iter().map(|(pool, leg)| 1 << (2 * pool.0 + u32::from(*leg))).sum()
 }

@@ -95,6 +95,16 @@ fn overlooking_that_the_partner_registered_again_is_found() {
 }
 
 #[test]
+fn keeping_a_pool_that_only_the_partner_could_serve_is_found() {
+    must_find(Mutant::KeepUnopened);
+}
+
+#[test]
+fn giving_back_to_a_node_that_finds_other_disks_is_found() {
+    must_find(Mutant::IgnoreInventory);
+}
+
+#[test]
 fn taking_a_unit_attention_for_defeat_is_found() {
     must_find(Mutant::AttentionIsDefeat);
 }

@@ -162,6 +162,39 @@ impl Machine {
         }
     }
 
+    /// A pool that its partner has and this node could not open stays where it is served; one that nobody can open does not keep the
+    /// others away from home.
+    pub(crate) fn pools_unopenable(
+        &mut self,
+        now: Micros,
+        op: Op,
+        inventory: u64,
+        found: (u32, u32),
+        pools: &BTreeSet<PoolId>,
+        out: &mut Effects,
+    ) {
+        let better_there: Vec<PoolId> = pools.iter().copied().filter(|pool| !self.is_refused_there(*pool)).collect();
+        if better_there.is_empty() {
+            return self.disks_initialised(now, op, inventory, found, out);
+        }
+        match &self.state {
+            State::DiskInit(init) if init.init == Some(op) => {
+                for pool in better_there {
+                    self.raise_alarm(Alarm::PoolUnusable(pool), out);
+                }
+                self.disk_init_conflicted(now, op, out);
+            }
+            // Somebody who asked for pools and could not open them does without; every other asker has gone on since.
+            _ => self.disk_init_conflicted(now, op, out),
+        }
+    }
+
+    /// Whether the partner's page says that the partner could not serve this pool itself.
+    pub(crate) fn is_refused_there(&self, pool: PoolId) -> bool {
+        let page = self.watch.page().and_then(|page| page.content.pool(pool));
+        page.is_some_and(|pool| pool.state == PoolState::Refused)
+    }
+
     fn disk_init_went_on(&mut self, init: DiskInit) {
         if init.init.is_some() || init.join.is_some() {
             return self.enter(State::DiskInit(init));

@@ -124,6 +124,14 @@ pub enum ClaimPhase {
     },
     /// Waits before it tries again.
     Paused(Again),
+    /// The record that these pools are the partner's is on the desk, because they cannot be had here and could be there. Ends with
+    /// `RecordWritten`.
+    HandingBack {
+        /// Which.
+        pools: BTreeSet<PoolId>,
+        /// Pools fenced and opened that stay.
+        ready: BTreeSet<PoolId>,
+    },
 }
 
 /// What is tried again.
@@ -147,7 +155,7 @@ impl ClaimPhase {
             Self::Joining { .. } | Self::Paused(Again::Join) => Stage::Joining,
             Self::Contesting { .. } | Self::Paused(Again::Contest) => Stage::Contesting,
             Self::Looking { .. } | Self::Paused(Again::Look) => Stage::Surveying,
-            Self::Recording => Stage::Recording,
+            Self::Recording | Self::HandingBack { .. } => Stage::Recording,
             Self::Preparing { .. } => Stage::Fencing,
             Self::Verifying { .. } | Self::Paused(Again::Verify(_)) => Stage::Verifying,
         }
@@ -193,7 +201,7 @@ impl Machine {
 
     /// A partner that stopped in a hand-off, when it listened beside this node already, would get every new connection for as long as
     /// it stays stopped.
-    fn reclaim_portals(&self, out: &mut Effects) {
+    pub(crate) fn reclaim_portals(&self, out: &mut Effects) {
         for identity in NodeId::BOTH {
             if self.listening[identity.index()] {
                 out.push(Effect::ReclaimPortals { identity });
@@ -201,7 +209,7 @@ impl Machine {
         }
     }
 
-    fn claim_phase(&mut self, mut claim: Claim, phase: ClaimPhase) {
+    pub(crate) fn claim_phase(&mut self, mut claim: Claim, phase: ClaimPhase) {
         claim.phase = phase;
         self.enter(State::Claiming(Box::new(claim)));
     }
@@ -227,6 +235,7 @@ impl Machine {
             | ClaimPhase::Contesting { .. }
             | ClaimPhase::Looking { .. }
             | ClaimPhase::Recording
+            | ClaimPhase::HandingBack { .. }
             | ClaimPhase::Verifying { .. } => {}
         }
     }
@@ -386,6 +395,7 @@ impl Machine {
             | ClaimPhase::Contesting { .. }
             | ClaimPhase::Recording
             | ClaimPhase::Preparing { .. }
+            | ClaimPhase::HandingBack { .. }
             | ClaimPhase::Paused(_) => {}
         }
     }
@@ -417,8 +427,8 @@ impl Machine {
             self.restart(RestartReason::Overtaken, out);
         } else {
             // The records cannot be judged now; the pools stay refused and are tried again.
-            for pool in &claim.pools {
-                self.set_here(*pool, PoolState::Refused);
+            for pool in claim.pools.iter().filter(|pool| !self.is_holding(**pool)).copied().collect::<Vec<_>>() {
+                self.set_here(pool, PoolState::Refused);
             }
             self.timers.set(Timer::Refused, now.after(self.config.timing.refused_retry));
             self.abandon_contest(now, claim, out);

@@ -29,6 +29,8 @@ pub(crate) enum Job {
     Settle(Box<Record>),
     /// Mirror legs failed or are good again.
     Legs(Vec<LegChange>),
+    /// These pools, which this node owns and cannot serve, are the partner's.
+    HandBack(BTreeSet<PoolId>),
 }
 
 /// One leg.
@@ -213,6 +215,11 @@ fn entries_for(job: &Job, known: &BTreeMap<PoolId, PoolEntry>, own: NodeId, gene
         Job::Commit(held) => {
             held.iter().filter_map(|(pool, at)| change(pool, Verdict::Commit, own.partner(), *at)).collect()
         }
+        Job::HandBack(pools) => {
+            let at = |entry: &PoolEntry| (entry.metadata_version, LegsAre::PerhapsDifferent);
+            let known = pools.iter().filter_map(|pool| known.get(pool));
+            known.filter_map(|entry| change(&entry.pool, Verdict::Commit, own.partner(), at(entry))).collect()
+        }
         Job::Settle(_) => Vec::new(),
         Job::Halt(held) => held.iter().filter_map(|(pool, at)| change(pool, Verdict::Owned, own, *at)).collect(),
         Job::Abort(pools) => pools
@@ -345,6 +352,7 @@ impl Machine {
                 self.abort_stands(now, out);
             }
             Job::Settle(_) => self.claim_settled(out),
+            Job::HandBack(_) => self.handed_back(now, generation, out),
             Job::Halt(_) => self.halt_recorded(out),
             Job::Legs(changes) => self.legs_recorded(changes, generation, out),
         }
@@ -360,7 +368,7 @@ impl Machine {
                 self.write_later(now, Writing { job, ..writing });
                 self.claim_not_recorded(now);
             }
-            Job::Abort(_) | Job::Legs(_) => self.write_later(now, writing),
+            Job::Abort(_) | Job::Legs(_) | Job::HandBack(_) => self.write_later(now, writing),
         }
     }
 

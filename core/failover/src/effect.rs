@@ -262,8 +262,8 @@ pub enum Effect {
         /// Legs recorded good, by pool and mirror: only their disks count.
         legs: BTreeMap<PoolId, Vec<LegSet>>,
     },
-    /// Discover, read labels, assemble mirrors, load metadata, prepare volumes, reading only. Ends with `DisksInitialised` or
-    /// `DiskInitConflicted`; a conflict on a leg recorded bad is none: the survivor may not reach that disk to release it.
+    /// Discover, read labels, assemble mirrors, load metadata, prepare volumes, reading only. Ends with `DisksInitialised`,
+    /// `PoolsUnopenable` or `DiskInitConflicted`; a conflict on a leg recorded bad is none: the survivor may not reach that disk to release it.
     InitialiseDisks {
         /// Echoed.
         op: Op,

@@ -233,6 +233,8 @@ impl Machine {
             Why::Wanted { number, .. } => page.content.want.is_some_and(|want| want.number == number),
         });
         let mismatch = receiver.is_some_and(|page| page.content.inventory != Some(findings.inventory));
+        #[cfg(feature = "mutants")]
+        let mismatch = mismatch && !crate::mutants::is_on(crate::mutants::Mutant::IgnoreInventory);
         let records = self.survey.as_ref().is_some_and(|survey| {
             let known = |pool: &PoolId| survey.standing(*pool).known().is_some();
             survey.key_majority(self.lock_key()) == KeyMajority::Held && self.config.pools.keys().all(known)
@@ -461,8 +463,9 @@ impl Machine {
             }
         }
         let serves = |pool: &PoolId| {
-            page.content.pool(*pool).is_some_and(|pool| {
-                pool.generation >= generation && matches!(pool.state, PoolState::Serving | PoolState::Refused)
+            page.content.pool(*pool).is_some_and(|it| {
+                let as_here = it.state == PoolState::Refused && self.is_refused_here(*pool);
+                it.generation >= generation && (it.state == PoolState::Serving || as_here)
             })
         };
         if hand_off.pools.iter().all(serves) {
@@ -470,7 +473,7 @@ impl Machine {
         }
     }
 
-    fn close_service(&mut self, identity: crate::words::NodeId, out: &mut Effects) {
+    pub(crate) fn close_service(&mut self, identity: crate::words::NodeId, out: &mut Effects) {
         self.listening[identity.index()] = false;
         out.push(Effect::ClosePortals { identity });
         out.push(Effect::Timeline(Step::ServiceClosed { identity }));

@@ -336,4 +336,17 @@ pub enum Input {
     TimerExpired,
     /// Service health changed.
     ServiceHealthChanged(Health),
+    /// Answer of InitialiseDisks: the disks were read, and these pools cannot be opened from what is on them.
+    PoolsUnopenable {
+        /// Of the order.
+        op: Op,
+        /// Digest of the disks found, in an order both nodes agree on.
+        inventory: u64,
+        /// Disks found.
+        found: u32,
+        /// Disks the labels name.
+        of: u32,
+        /// Which pools.
+        pools: BTreeSet<PoolId>,
+    },
 }

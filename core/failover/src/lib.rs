@@ -13,6 +13,7 @@ mod content;
 pub mod desk;
 pub mod effect;
 pub mod fence;
+mod hand_back;
 pub mod hand_off;
 pub mod input;
 #[cfg(feature = "sim")]

@@ -276,6 +276,9 @@ impl Machine {
             Input::DisksInitialised { op, inventory, found, of } => {
                 self.disks_initialised(now, op, inventory, (found, of), out);
             }
+            Input::PoolsUnopenable { op, inventory, found, of, pools } => {
+                self.pools_unopenable(now, op, inventory, (found, of), &pools, out);
+            }
             Input::DiskInitConflicted { op } => self.disk_init_conflicted(now, op, out),
             Input::PoolOpened { op, pool, outcome } => self.pool_opened(now, op, pool, outcome, out),
             Input::PoolHeld { op, pool, metadata_version, legs_are } => {

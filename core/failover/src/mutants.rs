@@ -40,6 +40,10 @@ pub enum Mutant {
     ShareGenerations,
     /// Takes a contest for won though the partner has registered since.
     OverlookReturn,
+    /// Keeps pools it cannot serve beside a partner that could.
+    KeepUnopened,
+    /// Gives back to a partner that finds other disks.
+    IgnoreInventory,
     /// Takes a unit attention for defeat without looking.
     AttentionIsDefeat,
     /// Does not look for a claim of the partner's when it verifies or is told of the lock disks.
@@ -58,7 +62,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every one.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::SkipVerify,
         Self::AnnounceBeforeCommit,
         Self::ServeBeforeFence,
@@ -75,6 +79,8 @@ impl Mutant {
         Self::SameGeneration,
         Self::ShareGenerations,
         Self::OverlookReturn,
+        Self::KeepUnopened,
+        Self::IgnoreInventory,
         Self::AttentionIsDefeat,
         Self::IgnoreOtherClaim,
         Self::OverwriteStanding,

@@ -116,7 +116,12 @@ impl Machine {
         };
         if pools.values().all(ready) && portals.is_empty() {
             let ready = pools.keys().copied().collect();
-            self.order_again(claim, Again::Verify(ready), out);
+            let back = self.better_there(now, &claim, &ready);
+            if back.is_empty() {
+                self.order_again(claim, Again::Verify(ready), out);
+            } else {
+                self.hand_back(claim, back, &ready);
+            }
         } else {
             let failed = pools.values().any(|progress| progress.fence == Part::Failed || progress.open == Part::Failed);
             let waiting = self.timers.is_set(Timer::Retry);
@@ -306,9 +311,13 @@ impl Machine {
                 }
             }
             Origin::Released(released) => self.enter(State::Released(released)),
-            Origin::Boot | Origin::BringUp | Origin::Service | Origin::HandedOver | Origin::AfterCommit(_) => {
+            Origin::AfterCommit(hand_off) => {
+                if let Some(asked) = hand_off.asked {
+                    out.push(Effect::AnswerOperator { request: asked.request, reply: Reply::GivenUp });
+                }
                 self.rest(now, out);
             }
+            Origin::Boot | Origin::BringUp | Origin::Service | Origin::HandedOver => self.rest(now, out),
         }
     }
 }

@@ -74,6 +74,9 @@ impl Machine {
             HandOffPhase::Reviewing { fences, survey: mine } if op.is_some() && op == mine => {
                 self.review_surveyed(now, hand_off, fences, survey, out);
             }
+            HandOffPhase::Announced { generation } if self.is_handed_back(&hand_off, generation, survey) => {
+                self.take_back(hand_off, out);
+            }
             // Read for something else, or before the order.
             HandOffPhase::Preparing { .. }
             | HandOffPhase::Holding { .. }

@@ -299,12 +299,21 @@ impl Machine {
                 && matches!(self.here[pool].state, PoolState::Away | PoolState::Warm | PoolState::Opening)
         };
         let given: Vec<PoolId> = self.config.pools.keys().copied().filter(given).collect();
+        let refused = |pool: &PoolId| self.is_refused_here(*pool) && self.owner(*pool) == Some(self.config.node);
         if !given.is_empty() {
             for pool in given {
                 self.set_here(pool, PoolState::Refused);
             }
             self.try_refused(now, out);
+        } else if !self.timers.is_set(Timer::Refused) && self.config.pools.keys().any(refused) {
+            // Refused while it was this node's before, and given again since.
+            self.timers.set(Timer::Refused, now.after(self.config.timing.refused_retry));
         }
+    }
+
+    /// Whether this node could not serve this pool when it tried last.
+    pub(crate) fn is_refused_here(&self, pool: PoolId) -> bool {
+        self.here.get(&pool).is_some_and(|here| here.state == PoolState::Refused)
     }
 
     /// Pools this node owns and could not serve are tried again.

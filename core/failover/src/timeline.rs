@@ -165,6 +165,11 @@ pub enum Step {
     },
     /// The process starts again.
     Restarting(RestartReason),
+    /// Pools that cannot be had here, and could be had there, are recorded as the partner's.
+    HandedBack {
+        /// Generation of that record.
+        generation: Generation,
+    },
 }
 
 impl fmt::Display for Step {
@@ -205,6 +210,9 @@ impl fmt::Display for Step {
             Self::CommitRead { generation } => write!(f, "COMMIT of generation {generation} read from the lock disks"),
             Self::CommitAborted => f.write_str("COMMIT did not stand, ABORT recorded"),
             Self::Resumed => f.write_str("resumed"),
+            Self::HandedBack { generation } => {
+                write!(f, "cannot be served here: recorded as the partner's with generation {generation}")
+            }
             Self::PortalsListening { identity } => write!(f, "portals of {identity} listening"),
             Self::ServiceClosed { identity } => write!(f, "service for {identity} closed"),
             Self::LegDropped { pool, generation } => write!(f, "{pool}: leg recorded bad with generation {generation}"),

@@ -410,6 +410,54 @@ fn too_many_automatic_givebacks_wait_for_the_operator() {
     it.assert_golden();
 }
 
+/// One leg goes out of reach of the repaired node only, after it has looked at its disks.
+#[test]
+fn pool_that_cannot_be_had_after_the_giveback_is_handed_back_and_served_by_the_survivor() {
+    let giveback = AutomaticGiveback::Within { limit: 1, window: Micros::from_millis(600_000) };
+    let mut it = Scenario::with_giveback("handed_back", giveback);
+    it.cold_start();
+    it.kill(A);
+    it.until("B serves both", |world| world.answers(B, P1) && world.answers(B, P2));
+    it.start(A);
+    it.until_word(A, StateWord::MailboxWait);
+    it.note("a leg of pool 1 is out of reach of A");
+    it.world.pool_disks.get_mut(&P1).expect("a pool")[1].reachable[A.index()] = false;
+    it.until_word(A, StateWord::Resuming);
+    it.until("B serves both", |world| world.answers(B, P1) && world.answers(B, P2));
+    it.run(3_000);
+    assert!(it.world.answers(B, P1) && it.world.answers(B, P2), "it stays there\n{}", it.text());
+    it.note("the leg is back, the operator gives back");
+    it.world.pool_disks.get_mut(&P1).expect("a pool")[1].reachable[A.index()] = true;
+    it.ask(B, Request::Giveback { vetoes: SoftVetoes::Overridden, earnest: Earnest::Do });
+    it.until("home", is_home);
+    it.assert_order(&[
+        (A, "asserted RESUMING"),
+        (A, "recorded as the partner's"),
+        (A, "service for A closed"),
+        (A, "asserted GIVEWAIT"),
+        (B, "pool 1 served"),
+        (B, "vetoed: {PingPong}"),
+        (A, "pool 1 served"),
+    ]);
+    it.assert_golden();
+}
+
+/// The same at a cold start: the node is up, and its pool is where it can be served.
+#[test]
+fn pool_that_its_home_cannot_have_goes_to_the_partner() {
+    let mut it = Scenario::new("home_cannot");
+    it.note("a leg of pool 1 is out of reach of A");
+    it.world.pool_disks.get_mut(&P1).expect("a pool")[1].reachable[A.index()] = false;
+    it.start(A);
+    it.start(B);
+    it.until("B serves both", |world| world.answers(B, P1) && world.answers(B, P2));
+    it.note("the leg is back");
+    it.world.pool_disks.get_mut(&P1).expect("a pool")[1].reachable[A.index()] = true;
+    it.until("home", is_home);
+    it.assert_order(&[(A, "recorded as the partner's"), (B, "pool 1 served"), (A, "pool 1 served")]);
+    it.assert_golden();
+}
+
 #[test]
 fn halted_node_is_taken_over_after_the_short_wait() {
     let mut it = Scenario::new("halt");

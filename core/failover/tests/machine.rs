@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use understudy_failover::config::AutomaticGiveback;
-use understudy_failover::effect::{Effect, Effects, LegsAre, Veto};
+use understudy_failover::effect::{Alarm, Effect, Effects, LegsAre, Veto};
 use understudy_failover::input::{
     Earnest, FenceOutcome, HandOffFindings, Health, Input, JoinOutcome, NotHeld, OpenOutcome, Request, SoftVetoes,
     TakeoverKind, Unreadable, WriteOutcome,
 };
 use understudy_failover::machine::{Machine, State};
-use understudy_failover::page::{PageContent, StateWord, Want};
+use understudy_failover::page::{PageContent, PoolState, StateWord, Want};
 use understudy_failover::sim::{Chaos, Dice, World, usual_config};
 use understudy_failover::survey::Survey;
 use understudy_failover::words::{
@@ -140,6 +140,7 @@ fn some_facts(dice: &mut Dice) -> Vec<Input> {
         Input::ReservationsRestored { op, restored: few, of },
         Input::ReleaseChecked { op, open: few, of },
         Input::DisksInitialised { op, inventory: dice.below(3), found: few, of },
+        Input::PoolsUnopenable { op, inventory: dice.below(3), found: few, of, pools: BTreeSet::from([pool]) },
         Input::DiskInitConflicted { op },
         Input::PoolOpened { op, pool, outcome: opened },
         Input::PoolHeld { op, pool, metadata_version: MetadataVersion(1), legs_are: LegsAre::Equal },
@@ -295,4 +296,41 @@ fn refusal_of_a_request_is_no_answer_to_a_later_run_of_the_partner() {
     page.content.want = None;
     let out = feed(Input::PartnerPageRead(page));
     assert_eq!(published(&out).expect("news").want_refused, None);
+}
+
+/// What stands in the way is what only this node cannot open; what neither can does not keep the rest away from home.
+#[test]
+fn node_whose_pool_cannot_be_opened_does_not_assert_mbwait_unless_its_partner_cannot_either() {
+    let mut world = World::new(NodeId::BOTH.map(usual_config), 1, Chaos::NONE);
+    world.told = Some(Vec::new());
+    replay_for(&mut world, Micros::from_millis(5_000)).expect("sound");
+    world.kill(NodeId::A);
+    let later = world.now.after(Micros::from_millis(5_000));
+    world.run_until(later).expect("sound");
+    world.start(NodeId::A);
+    let in_disk_init = |world: &World| {
+        let machine = world.nodes[0].machine.as_ref();
+        machine.is_some_and(|machine| matches!(machine.state(), State::DiskInit(init) if init.join.is_none()))
+    };
+    let limit = world.now.after(Micros::from_millis(5_000));
+    world.run_until_true(limit, "A initialises its disks", in_disk_init).expect("it comes to that");
+    let machine = world.nodes[0].machine.clone().expect("running");
+    let State::DiskInit(init) = machine.state() else { panic!("{:?}", machine.state()) };
+    let op = init.init.expect("under way");
+    let (inventory, found, of) = (17, 2, 2);
+    let answer = Input::PoolsUnopenable { op, inventory, found, of, pools: BTreeSet::from([PoolId(1)]) };
+    let mut alone = machine.clone();
+    let mut out = Effects::new();
+    alone.step(world.now, answer.clone(), &mut out);
+    assert_eq!(alone.state_word(), StateWord::GiveWait);
+    assert!(out.contains(&Effect::RaiseAlarm(Alarm::PoolUnusable(PoolId(1)))), "{out:?}");
+    let mut page = machine.partner_page().expect("read").clone();
+    page.sequence += 2;
+    page.live.heartbeat += 1;
+    page.content.pools.iter_mut().filter(|pool| pool.id == PoolId(1)).for_each(|pool| pool.state = PoolState::Refused);
+    let mut neither = machine;
+    let mut out = Effects::new();
+    neither.step(world.now, Input::PartnerPageRead(Box::new(page)), &mut out);
+    neither.step(world.now, answer, &mut out);
+    assert_eq!(neither.state_word(), StateWord::MailboxWait);
 }

@@ -8,10 +8,10 @@ use crate::bring_up::GiveWait;
 use crate::claim::{Claim, ClaimPhase, Origin, Part};
 use crate::hand_off::{HandOff, HandOffPhase, Hold};
 use crate::machine::{Machine, State};
-use crate::page::{PageContent, Stage};
+use crate::page::{PageContent, PoolState, Stage};
 use crate::survivor::Exclusive;
 use crate::timers::Timer;
-use crate::words::{Generation, Micros, Op};
+use crate::words::{Generation, MetadataVersion, Micros, Op};
 
 /// The moment every machine in canonical form lives at. What lies before it is at zero, which is older than every wait.
 pub const NOW: Micros = Micros(1);
@@ -102,7 +102,12 @@ fn forget_what_is_not_read_again(content: &mut PageContent, booting: bool) {
     content.want_refused = None;
     if !booting {
         content.acknowledgement = None;
-        content.pools.clear();
+        // Asked for later is only what the partner could not serve.
+        content.pools.retain(|pool| pool.state == PoolState::Refused);
+        for pool in &mut content.pools {
+            (pool.owner, pool.wanted, pool.generation, pool.metadata_version) =
+                (None, false, Generation(0), MetadataVersion(0));
+        }
     }
 }
 
@@ -163,6 +168,6 @@ fn visit_claim(claim: &mut Claim, visit: &mut dyn FnMut(&mut Op)) {
             });
             *portals = renamed.collect();
         }
-        ClaimPhase::Recording | ClaimPhase::Paused(_) => {}
+        ClaimPhase::Recording | ClaimPhase::HandingBack { .. } | ClaimPhase::Paused(_) => {}
     }
 }

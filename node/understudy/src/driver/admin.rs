@@ -310,7 +310,11 @@ impl Node {
                 self.pool_name(pool)
             ),
             Alarm::PoolUnusable(pool) => {
-                format!("{} could not be opened after its fence: check its disks and labels", self.pool_name(pool))
+                format!(
+                    "{} could not be opened here: check the paths to its disks and their labels; a partner that can serve it keeps it until \
+                     then",
+                    self.pool_name(pool)
+                )
             }
             Alarm::LastLegFailed(pool) => {
                 format!("the last good leg of a mirror of {} failed: its commands are held", self.pool_name(pool))

@@ -190,12 +190,15 @@ impl Node {
 
     async fn initialise(&self, op: Op, good: &BTreeMap<PoolId, Vec<LegSet>>) -> Input {
         match self.service.initialise(good).await {
-            Ok(inventory) => Input::DisksInitialised {
-                op,
-                inventory: inventory.digest(),
-                found: inventory.found() as u32,
-                of: good.iter().map(|(pool, legs)| self.disks.good_of(*pool, legs).len()).sum::<usize>() as u32,
-            },
+            Ok((disks, pools)) => {
+                let (inventory, found) = (disks.digest(), disks.found() as u32);
+                let of = good.iter().map(|(pool, legs)| self.disks.good_of(*pool, legs).len()).sum::<usize>() as u32;
+                if pools.is_empty() {
+                    Input::DisksInitialised { op, inventory, found, of }
+                } else {
+                    Input::PoolsUnopenable { op, inventory, found, of, pools }
+                }
+            }
             Err(super::service::Conflicted) => Input::DiskInitConflicted { op },
         }
     }

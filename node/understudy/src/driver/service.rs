@@ -230,12 +230,16 @@ impl Service {
         }
     }
 
-    /// Discovers the disks of these pools' legs recorded good, reading only, and loads the pools.
-    pub async fn initialise(&self, good: &BTreeMap<PoolId, Vec<LegSet>>) -> Result<Inventory, Conflicted> {
+    /// Discovers the disks of these pools' legs recorded good, reading only, and loads the pools; names those that could not be loaded.
+    pub async fn initialise(
+        &self,
+        good: &BTreeMap<PoolId, Vec<LegSet>>,
+    ) -> Result<(Inventory, BTreeSet<PoolId>), Conflicted> {
         let inventory = self.inventory(good).await;
         if inventory.conflicts().next().is_some() {
             return Err(Conflicted);
         }
+        let mut unopenable = BTreeSet::new();
         for (id, legs) in good {
             // Whatever the disks have is warm, and is looked at again when the pool is opened.
             let recorded = Recorded {
@@ -246,9 +250,10 @@ impl Service {
             };
             if let Err(error) = self.load(*id, &inventory, &recorded).await {
                 tracing::warn!("{id} could not be loaded beforehand: {error}");
+                unopenable.insert(*id);
             }
         }
-        Ok(inventory)
+        Ok((inventory, unopenable))
     }
 
     /// Identifies the disks of these pools' legs recorded good and reads their labels. Both nodes take the same legs, so that

@@ -68,6 +68,7 @@ pub fn describe(step: &Step, config: &Config, own: NodeName) -> Described {
         | Step::CommitRead { .. }
         | Step::CommitAborted
         | Step::Resumed
+        | Step::HandedBack { .. }
         | Step::PortalsListening { .. }
         | Step::ServiceClosed { .. } => of_hand_off(step, partner),
     }
@@ -234,6 +235,11 @@ fn of_hand_off(step: &Step, partner: NodeName) -> Described {
         ),
         Step::CommitAborted => Described::new("commit-aborted", step.to_string(), Value::Null),
         Step::Resumed => Described::new("resumed", "held commands are carried on here".to_owned(), Value::Null),
+        Step::HandedBack { generation } => numbered(
+            "handed-back",
+            format!("pools that cannot be served here are recorded as {partner}'s with generation {generation}"),
+            generation.0,
+        ),
         Step::PortalsListening { identity } => Described::new(
             "portals-listening",
             format!("portals of {} listen, logins are held", node_name(*identity)),
