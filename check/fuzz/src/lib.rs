@@ -51,6 +51,7 @@ targets! {
     page: "the partner's state page";
     record: "records and heartbeats of a lock disk";
     machine: "the failover machine beside a partner that writes anything";
+    event_log: "segments of a node's event log";
     label: "disk labels";
     metadata: "pool metadata";
     gpt: "partition tables";

@@ -77,7 +77,8 @@ fn every_target_has_a_program() {
         .map(|(name, _)| name.rsplit(['/', '.']).nth(1).unwrap_or("").to_owned())
         .collect();
     let wanted: BTreeSet<String> = TARGETS.iter().map(|target| target.name.to_owned()).collect();
-    assert_eq!(found, wanted);
+    // Without the appliance its targets are missing here, and their programs are there all the same.
+    assert!(wanted.is_subset(&found) && (wanted == found || cfg!(not(feature = "appliance"))), "{found:?}, {wanted:?}");
     for name in wanted {
         assert!(manifest.contains(&format!("name = \"{name}\"")), "{name} is not in the programs' manifest");
     }

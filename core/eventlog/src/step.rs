@@ -88,13 +88,14 @@ impl Memory {
         Self { now, page: None, survey: None }
     }
 
-    /// Bytes a step takes in a log here, without its share of a frame.
-    pub fn bytes_of(&mut self, step: &Step) -> u64 {
-        let mut bytes = Vec::new();
-        if self.put_fact(step.now, &step.fact, &mut bytes).is_some() {
-            Self::put_orders(&step.orders, 0, &mut bytes);
+    /// Writes a step here. Says whether it has bytes, which no step of the driver's lacks; nothing is written otherwise.
+    pub fn put(&mut self, step: &Step, out: &mut Vec<u8>) -> bool {
+        let tag = out.len();
+        let is_written = self.put_fact(step.now, &step.fact, out).is_some();
+        if is_written {
+            Self::put_orders(&step.orders, tag, out);
         }
-        bytes.len() as u64
+        is_written
     }
 
     /// Writes moment and fact. `None` and nothing written if it has no bytes, which no fact of the driver's lacks.

@@ -86,7 +86,7 @@ fn measure(start: &Start, steps: &[Step], costs: &mut BTreeMap<&'static str, Cos
     let folder = tempfile::tempdir()?;
     let mut machine = start.machine()?;
     let mut log = EventLog::open(folder.path(), LOG_BYTES, &machine)?;
-    let mut memory = Memory::from(start.now);
+    let (mut memory, mut bytes) = (Memory::from(start.now), Vec::new());
     for step in steps {
         let cost = costs.entry(kind(step)).or_default();
         let fact = step.fact.clone();
@@ -100,7 +100,9 @@ fn measure(start: &Start, steps: &[Step], costs: &mut BTreeMap<&'static str, Cos
         cost.log.push((told - began) + stepped.elapsed());
         cost.machine += stepped - told;
         cost.steps += 1;
-        cost.bytes += memory.bytes_of(step);
+        bytes.clear();
+        memory.put(step, &mut bytes);
+        cost.bytes += bytes.len() as u64;
         std::thread::sleep(BREATH);
     }
     Ok(())

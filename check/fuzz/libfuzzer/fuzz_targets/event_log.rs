@@ -1,0 +1,3 @@
+//! libFuzzer on `event_log`.
+#![no_main]
+understudy_fuzz::program!(event_log);
