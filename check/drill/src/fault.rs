@@ -235,17 +235,23 @@ fn cables(ground: &Ground) -> anyhow::Result<&Network> {
 
 /// Tells the troubled disks what is wrong with them.
 fn trouble(pair: &Pair, what: Option<&str>) -> anyhow::Result<()> {
-    for disk in TROUBLED {
-        let file = pair.folder().join("shelf").join(format!("{disk}.drill"));
-        match what {
-            // Renamed into place, so that the shelf never reads half of it.
-            Some(what) => {
-                let fresh = file.with_extension("drill.new");
-                std::fs::write(&fresh, what)?;
-                std::fs::rename(&fresh, &file)?;
-            }
-            None => std::fs::remove_file(&file)?,
+    TROUBLED.into_iter().try_for_each(|disk| trouble_disk(pair, disk, what))
+}
+
+/// Tells a disk of the shelf what is wrong with it (`error`, `delay` and milliseconds), or that nothing is any more.
+///
+/// # Errors
+/// The shelf's folder cannot be written to.
+pub fn trouble_disk(pair: &Pair, disk: &str, what: Option<&str>) -> anyhow::Result<()> {
+    let file = pair.folder().join("shelf").join(format!("{disk}.drill"));
+    match what {
+        // Renamed into place, so that the shelf never reads half of it.
+        Some(what) => {
+            let fresh = file.with_extension("drill.new");
+            std::fs::write(&fresh, what)?;
+            std::fs::rename(&fresh, &file)?;
         }
+        None => std::fs::remove_file(&file)?,
     }
     Ok(())
 }

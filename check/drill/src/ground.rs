@@ -222,7 +222,7 @@ impl Ground {
         Ok(verdicts)
     }
 
-    /// The disks recorded as dropped. They stay so: nothing takes them back yet, so such ground is not as it was found.
+    /// The disks recorded as dropped. Those that work are taken back, so on ground that is sound there is none.
     ///
     /// # Errors
     /// A node does not answer.

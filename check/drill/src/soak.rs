@@ -102,7 +102,7 @@ pub fn run(order: &Order, told: impl Fn(&str)) -> anyhow::Result<Report> {
     Ok(tally.report(None))
 }
 
-/// Without cells that leave a mark ([`explanation`]): a leg that was dropped stays dropped, and one pair shall last all the time.
+/// Without cells that leave a mark ([`explanation`]): one pair shall last all the time.
 fn drawn_from(hosting: Hosting) -> Vec<Cell> {
     let possible = |cell: &Cell| hosting == Hosting::Apart || !cell.fault.needs_network();
     cells().into_iter().filter(|cell| possible(cell) && explanation(*cell).is_none()).collect()

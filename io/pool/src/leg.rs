@@ -10,6 +10,9 @@
 //!     \--write refused--> failed    \--lost--> (pool stops)
 //!                          \--recorded--> dropped <--recorded, after leg_timeout-- away
 //! ```
+//!
+//! Beside its state a leg has a [`Standing`]: a dropped one comes back as a new [`Leg`] that counts for nothing while it is
+//! copied to (`crate::take_back`), then is waited for, and only when the record says so is read.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -38,6 +41,18 @@ pub enum LegState {
     Failed,
     /// Recorded as not good: not part of the mirror any more.
     Dropped,
+}
+
+/// What a leg's answer is worth; only ever moves forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Copied to, recorded bad. Nobody waits for it, and its first trouble ends the attempt: no record is needed to leave
+    /// it out.
+    Returning,
+    /// Holds the same, and may be recorded good at any moment: nothing is acknowledged without it, nothing is read from it.
+    Joining,
+    /// Recorded good.
+    Good,
 }
 
 /// How a write or flush ended, once it ended.
@@ -108,6 +123,7 @@ pub struct Leg {
     geometry: Geometry,
     switch: Rc<Switch>,
     state: Cell<LegState>,
+    standing: Cell<Standing>,
     doubted: Cell<bool>,
     /// When the fence was proved last.
     proved: Cell<Option<Instant>>,
@@ -126,7 +142,7 @@ pub struct LegParts {
 }
 
 impl Leg {
-    pub fn new(parts: LegParts, switch: Rc<Switch>) -> Self {
+    pub fn new(parts: LegParts, standing: Standing, switch: Rc<Switch>) -> Self {
         let LegParts { place, disk, areas, geometry } = parts;
         let state = LegState::Away { since: Instant::now(), why: Reason::NewLink };
         Self {
@@ -136,6 +152,7 @@ impl Leg {
             geometry,
             switch,
             state: Cell::new(state),
+            standing: Cell::new(standing),
             doubted: Cell::new(false),
             proved: Cell::new(None),
             refusing: Cell::new(None),
@@ -144,9 +161,33 @@ impl Leg {
         }
     }
 
-    /// Part of the mirror: its answer counts, its absence is waited for.
+    /// Recorded good: read, and all there is if the others go.
     pub fn is_good(&self) -> bool {
-        self.state.get() != LegState::Dropped
+        self.standing.get() == Standing::Good && !self.is_dropped()
+    }
+
+    /// Part of the mirror: nothing is acknowledged without it.
+    pub fn counts(&self) -> bool {
+        self.standing.get() != Standing::Returning && !self.is_dropped()
+    }
+
+    pub fn is_dropped(&self) -> bool {
+        self.state.get() == LegState::Dropped
+    }
+
+    pub fn standing(&self) -> Standing {
+        self.standing.get()
+    }
+
+    /// From now on its answers are waited for, but not its reads.
+    pub fn join(&self) {
+        self.standing.set(Standing::Joining);
+    }
+
+    /// The record says that it is good.
+    pub fn recorded_good(&self) {
+        self.standing.set(Standing::Good);
+        self.changed.notify_waiters();
     }
 
     pub fn is_up(&self) -> bool {
@@ -210,7 +251,7 @@ impl Leg {
 
     /// Refused a write that another leg took.
     pub fn fail(&self) {
-        if self.is_good() {
+        if !self.is_dropped() {
             warn!(leg = %self.place, disk = self.disk.name(), "leg refused a write and must be dropped");
             self.settle_doubt();
             self.set(LegState::Failed);
@@ -236,7 +277,7 @@ impl Leg {
     }
 
     /// Up in the disk's present epoch; a newer epoch takes the leg away as a side effect.
-    fn up_now(&self) -> bool {
+    pub fn up_now(&self) -> bool {
         let LegState::Up { epoch } = self.state.get() else { return false };
         let same = self.disk.link() == (Link::Connected { epoch });
         if !same {
@@ -276,6 +317,10 @@ impl Leg {
             let stopped = std::pin::pin!(self.switch.stopped());
             select(std::pin::pin!(changed), stopped).await;
         }
+    }
+
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
     }
 
     fn extent(&self, offset: u64, bytes: u64) -> Option<Extent> {
@@ -424,6 +469,11 @@ pub async fn supervise(leg: Rc<Leg>, mirror: Weak<Mirror>) {
                 let link = leg.disk.link_changed(seen);
                 let ended = leg.switch.stopped();
                 tokio::select! { biased; _ = link => {}, () = changed => {}, () = ended => return }
+            }
+            // Nothing was promised on its behalf: the next attempt begins anew.
+            LegState::Away { .. } | LegState::Failed if leg.standing() == Standing::Returning => {
+                leg.drop_for_good();
+                return;
             }
             LegState::Away { since, .. } => recover(&leg, &siblings, since).await,
             LegState::Failed => {

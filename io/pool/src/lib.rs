@@ -16,6 +16,7 @@
 //! - Two writes that overlap, or a write and the resync of its region, never run at once (module `ranges`).
 //! - A write of unknown outcome keeps its range locked and is repeated on the same disk only, after the link is up and
 //!   the fence was proved anew; no other path ever carries it.
+//! - A leg that is back is waited for before it is recorded good, and read only after (module `take_back`).
 //! - A leg is left out only after `Overseer::drop_leg` said that this is recorded; the last good leg is never left out.
 //! - After [`Pool::stop`] nothing is acknowledged and nothing new is sent to a disk.
 //!
@@ -35,17 +36,20 @@ pub mod overseer;
 mod pool;
 mod ranges;
 mod resync;
+mod returning;
 mod store;
 mod switch;
+mod take_back;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod volume;
 
 pub use initialise::{Existing, InitialiseError, PoolPlan, initialise_lock_disk, initialise_pool};
 pub use inventory::{Discovered, Finding, Inventory, PoolDisk, Progress, discover};
-pub use overseer::{LegPlace, Overseer, Proof, Reason};
+pub use overseer::{LegPlace, Overseer, Proof, Reason, ReturnNews};
 pub use pool::{
     Expected, FencedLeg, InSync, LegSet, LoadError, Pool, PoolOptions, VolumeError, VolumeSummary, VolumeWish,
 };
 pub use resync::ResyncProgress;
+pub use take_back::ReturnProgress;
 pub use volume::VolumeMedium;

@@ -4,9 +4,9 @@
 //! that lie within one region ([`REGION_BYTES`]), which is what makes "the leg of the range" well defined.
 //!
 //! Which leg answers for a region is `region mod (number of good legs)`: both nodes compute the same, so a region that
-//! may differ between the legs after an unclean death is read from the same leg before and after a move. Only two
-//! things change it: a leg is dropped, or a disk may have lost what was in its cache, and then the region is read from
-//! the other leg until it is copied back.
+//! may differ between the legs after an unclean death is read from the same leg before and after a move. Only three
+//! things change it: a leg is dropped; a leg is good again, all regions being equal; or a disk may have lost what was in
+//! its cache, and then the region is read from the other leg until it is copied back.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,16 +14,23 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use futures_util::future::{LocalBoxFuture, join, join_all};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Mutex, Notify, mpsc};
+use tokio::time::sleep;
 use understudy_disk::disk::Durability;
 
 use crate::leg::{Leg, LegOutcome, ReadFault};
+use crate::overseer::LegPlace;
 use crate::ranges::{RangeGuard, RangeLocks};
+use crate::returning::Returning;
 use crate::switch::Switch;
 
 /// Unit of resync and of the choice of the leg to read. 1 MiB: no larger than the smallest chunk, so that a region
 /// never spans chunks; large enough that copying it is one command a leg.
 pub const REGION_BYTES: u64 = 1 << 20;
+
+/// Attempts to copy a region before a flush that needs it fails, or a leg that is taken back is given up for now: enough to
+/// outlast a disk that was only busy.
+pub const PATIENCE: u32 = 3;
 
 /// Why a mirror did not do what it was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,15 +48,25 @@ struct Differences {
     compared_to: u32,
     /// Regions that may differ whatever `compared_to` says, and the leg that has what was acknowledged, if it matters.
     regions: BTreeMap<u32, Option<u8>>,
+    /// Those among them that a disk may have forgotten with its cache: until they are copied, nothing written to them counts as
+    /// flushed.
+    forgotten: BTreeSet<u32>,
 }
 
 pub struct Mirror {
-    pub legs: Vec<Rc<Leg>>,
+    /// In the order of their places.
+    legs: RefCell<Rc<[Rc<Leg>]>>,
+    /// The dropped leg that is copied to; one at a time.
+    returning: RefCell<Option<Rc<Returning>>>,
+    /// Held by the attempt to take a leg back that is under way.
+    pub return_turn: Mutex<()>,
+    /// A leg came, went, or was recorded good.
+    pub legs_changed: Notify,
     pub regions: u32,
     locks: Rc<RangeLocks>,
     differences: RefCell<Differences>,
-    /// A leg was dropped while writes may have been under way.
-    degraded: Cell<bool>,
+    /// The leg that answers changed while writes may have been under way.
+    answers_changed: Cell<bool>,
     /// Called when there is something to copy.
     pub differs: Rc<Notify>,
     unfinished: mpsc::UnboundedSender<LocalBoxFuture<'static, ()>>,
@@ -70,35 +87,98 @@ impl Mirror {
     pub fn new(parts: MirrorParts) -> Self {
         let MirrorParts { legs, regions, unfinished, differs, switch } = parts;
         Self {
-            legs,
+            legs: RefCell::new(legs.into()),
+            returning: RefCell::default(),
+            return_turn: Mutex::new(()),
+            legs_changed: Notify::new(),
             regions,
             locks: Rc::default(),
             differences: RefCell::default(),
-            degraded: Cell::new(false),
+            answers_changed: Cell::new(false),
             differs,
             unfinished,
             switch,
         }
     }
 
-    pub fn good_legs(&self) -> impl Iterator<Item = &Rc<Leg>> {
-        self.legs.iter().filter(|leg| leg.is_good())
+    /// Every leg that is or was part of it.
+    pub fn legs(&self) -> Rc<[Rc<Leg>]> {
+        Rc::clone(&self.legs.borrow())
+    }
+
+    fn legs_that(&self, hold: fn(&Leg) -> bool) -> impl Iterator<Item = Rc<Leg>> + use<> {
+        let legs = self.legs();
+        (0..legs.len()).map(move |at| Rc::clone(&legs[at])).filter(move |leg| hold(leg))
+    }
+
+    /// Those recorded good.
+    pub fn good_legs(&self) -> impl Iterator<Item = Rc<Leg>> + use<> {
+        self.legs_that(Leg::is_good)
+    }
+
+    /// Those that nothing is acknowledged without: the good ones and one that may be recorded good at any moment.
+    pub fn counting_legs(&self) -> impl Iterator<Item = Rc<Leg>> + use<> {
+        self.legs_that(Leg::counts)
+    }
+
+    /// The leg at a place, unless it was dropped.
+    pub fn leg_at(&self, place: LegPlace) -> Option<Rc<Leg>> {
+        self.counting_legs().find(|leg| leg.place == place)
+    }
+
+    /// Puts a leg where a dropped one was.
+    pub fn put(&self, leg: Rc<Leg>) {
+        let others = self.legs().iter().filter(|other| other.place != leg.place).cloned().collect::<Vec<_>>();
+        let mut legs: Vec<_> = others.into_iter().chain([leg]).collect();
+        legs.sort_by_key(|leg| leg.place);
+        *self.legs.borrow_mut() = legs.into();
+        self.legs_changed.notify_waiters();
+    }
+
+    /// The leg that is copied to, if there is one.
+    pub fn returning(&self) -> Option<Rc<Returning>> {
+        self.returning.borrow().clone().filter(|returning| !returning.leg.is_dropped())
+    }
+
+    pub fn set_returning(&self, returning: Option<Rc<Returning>>) {
+        *self.returning.borrow_mut() = returning;
+    }
+
+    /// The record says that this leg is good: it answers for its share of the regions from now on.
+    pub fn leg_recorded_good(&self, leg: &Leg) {
+        self.answers_changed.set(true);
+        leg.recorded_good();
+        self.legs_changed.notify_waiters();
+        self.differs.notify_one();
+    }
+
+    /// Ends when nothing that was begun before is under way any more; nothing else begins until it is dropped.
+    pub async fn stand_still(&self) -> RangeGuard {
+        self.locks.acquire(0, u64::MAX).await
     }
 
     /// Whether another good leg is up, so that `leg` may be dropped.
     pub fn another_up(&self, leg: &Rc<Leg>) -> bool {
-        self.good_legs().any(|other| !Rc::ptr_eq(other, leg) && other.is_up())
+        self.good_legs().any(|other| !Rc::ptr_eq(&other, leg) && other.is_up())
     }
 
     pub fn drop_leg(&self, leg: &Rc<Leg>) {
-        self.degraded.set(true);
+        self.answers_changed.set(true);
+        if self.may_differ()
+            && let Some(returning) = self.returning()
+        {
+            // What was copied came from the leg that answered; another one answers from now on.
+            returning.forget_all();
+        }
         leg.drop_for_good();
-        if self.good_legs().count() == 1 {
+        if self.counting_legs().count() == 1 {
             let mut differences = self.differences.borrow_mut();
             differences.regions.clear();
+            differences.forgotten.clear();
             differences.compared_to = self.regions;
         }
         self.differs.notify_one();
+        self.legs_changed.notify_waiters();
     }
 
     /// From now on every region counts as possibly different (`None`) or as equal (`Some` of the number of regions).
@@ -112,7 +192,7 @@ impl Mirror {
 
     pub fn may_differ(&self) -> bool {
         let differences = self.differences.borrow();
-        self.good_legs().count() > 1 && (differences.compared_to < self.regions || !differences.regions.is_empty())
+        self.counting_legs().count() > 1 && (differences.compared_to < self.regions || !differences.regions.is_empty())
     }
 
     pub fn listed_differences(&self) -> usize {
@@ -126,23 +206,32 @@ impl Mirror {
         after.next().or_else(|| differences.regions.iter().next()).map(|(&region, _)| region)
     }
 
-    /// A leg's disk came back from a new session or a reset: what was in its cache may be gone. The others have it.
+    /// A leg's disk came back from a new session or a reset: what was in its cache may be gone. The others have it; of a
+    /// last good leg nobody knows better than itself, and it goes on answering.
     pub fn distrust(&self, leg: &Rc<Leg>, regions: &BTreeSet<u32>) {
-        let Some(other) = self.good_legs().find(|other| !Rc::ptr_eq(other, leg)) else { return };
-        if regions.is_empty() {
+        if let Some(returning) = self.returning() {
+            regions.iter().for_each(|region| returning.forget(*region));
+        }
+        let other = self.good_legs().find(|other| !Rc::ptr_eq(other, leg)).unwrap_or_else(|| Rc::clone(leg));
+        if regions.is_empty() || self.counting_legs().count() < 2 {
             return;
         }
         let mut differences = self.differences.borrow_mut();
         for &region in regions {
             // If both disks forgot, neither is better: then the entry that is there stays.
             differences.regions.entry(region).or_insert(Some(other.place.leg));
+            differences.forgotten.insert(region);
         }
         self.differs.notify_one();
     }
 
     fn note_difference(&self, region: u32) {
-        if self.good_legs().count() > 1 {
-            self.differences.borrow_mut().regions.entry(region).or_insert(None);
+        if let Some(returning) = self.returning() {
+            returning.forget(region);
+        }
+        if self.counting_legs().count() > 1 {
+            let answers = Some(self.leg_of(region).place.leg);
+            self.differences.borrow_mut().regions.entry(region).or_insert(answers);
             self.differs.notify_one();
         }
     }
@@ -156,12 +245,12 @@ impl Mirror {
     pub fn leg_of(&self, region: u32) -> Rc<Leg> {
         let preferred = self.differences.borrow().regions.get(&region).copied().flatten();
         if let Some(leg) = self.good_legs().find(|leg| Some(leg.place.leg) == preferred) {
-            return Rc::clone(leg);
+            return leg;
         }
         let good = self.good_legs().count();
         let turn = usize::try_from(region).unwrap_or(0) % good.max(1);
-        let leg = self.good_legs().nth(turn).or(self.legs.first());
-        Rc::clone(leg.expect("a mirror is loaded with at least one good leg, and the last one is never dropped"))
+        let leg = self.good_legs().nth(turn).or_else(|| self.legs().first().cloned());
+        leg.expect("a mirror is loaded with at least one good leg, and the last one is never dropped")
     }
 
     fn region_of(offset: u64) -> u32 {
@@ -176,8 +265,8 @@ impl Mirror {
             if self.switch.is_stopped() {
                 return Err(MirrorFault::Stopped);
             }
-            // The leg that answered before a drop may have shown a write that is still under way to this one.
-            let finished = if self.degraded.get() && self.locks.overlaps(offset, offset + bytes) {
+            // The leg that answered before may have shown a write that is still under way to this one.
+            let finished = if self.answers_changed.get() && self.locks.overlaps(offset, offset + bytes) {
                 Some(self.locks.acquire(offset, offset + bytes).await)
             } else {
                 None
@@ -209,7 +298,7 @@ impl Mirror {
     ) -> Option<Result<Bytes, MirrorFault>> {
         let _finished = self.locks.acquire(offset, offset + bytes).await;
         let mut all_medium = fault == ReadFault::Medium;
-        for leg in self.good_legs().filter(|leg| !Rc::ptr_eq(leg, tried)).cloned().collect::<Vec<_>>() {
+        for leg in self.good_legs().filter(|leg| !Rc::ptr_eq(leg, tried)) {
             match leg.read_once(leg.areas.data_offset + offset, bytes).await {
                 Ok(read) => return Some(Ok(read)),
                 Err(ReadFault::Medium) => {}
@@ -229,7 +318,7 @@ impl Mirror {
     /// Makes a range within one region read as zeroes on every good leg; writes only where it does not already.
     pub async fn clear(self: &Rc<Self>, offset: u64, bytes: u64) -> Result<(), MirrorFault> {
         let guard = self.locks.acquire(offset, offset + bytes).await;
-        let legs: Vec<_> = self.good_legs().cloned().collect();
+        let legs: Vec<_> = self.counting_legs().collect();
         let reads = legs.iter().map(|leg| leg.read_once(leg.areas.data_offset + offset, bytes));
         let blank = |read: &Result<Bytes, ReadFault>| matches!(read, Ok(read) if read.iter().all(|&byte| byte == 0));
         if join_all(reads).await.iter().all(blank) {
@@ -258,7 +347,7 @@ impl Mirror {
         durability: Durability,
     ) -> Result<(), MirrorFault> {
         let region = Self::region_of(offset);
-        let legs: Vec<_> = self.good_legs().cloned().collect();
+        let legs: Vec<_> = self.counting_legs().collect();
         let write = |leg: &Rc<Leg>| {
             if durability == Durability::Cached {
                 leg.note_cached(region);
@@ -266,13 +355,18 @@ impl Mirror {
             let (leg, bytes) = (Rc::clone(leg), bytes.clone());
             async move { leg.write(leg.areas.data_offset + offset, bytes, durability).await }
         };
-        let outcomes = match &legs[..] {
-            [only] => vec![write(only).await],
-            [first, second] => {
+        let along = self.returning().filter(|returning| returning.has(region));
+        let outcomes = match (&legs[..], along) {
+            ([only], None) => vec![write(only).await],
+            ([first, second], None) => {
                 let (first, second) = join(write(first), write(second)).await;
                 vec![first, second]
             }
-            more => join_all(more.iter().map(write)).await,
+            (all, None) => join_all(all.iter().map(write)).await,
+            // What was copied there stays the same. What was not yet is copied later, this write included.
+            (all, Some(returning)) => {
+                join(join_all(all.iter().map(write)), returning.write_along(write(&returning.leg))).await.0
+            }
         };
         let settled = settle(&legs, &outcomes).await;
         if settled == Err(MirrorFault::Medium) {
@@ -281,14 +375,35 @@ impl Mirror {
         settled
     }
 
-    /// Flushes every good leg.
-    pub async fn flush(&self) -> Result<(), MirrorFault> {
-        let legs: Vec<_> = self.good_legs().cloned().collect();
+    /// Flushes every leg that counts. What a disk has forgotten is copied back to it before this ends, or the leg is dropped: a
+    /// next owner might read it from there.
+    pub async fn flush(self: &Rc<Self>) -> Result<(), MirrorFault> {
+        let legs: Vec<_> = self.counting_legs().collect();
         let outcomes = join_all(legs.iter().map(|leg| leg.flush())).await;
-        settle(&legs, &outcomes).await
+        settle(&legs, &outcomes).await?;
+        let mut attempts = 0;
+        // BOUND: each round copies a region, waits for a leg, or is one of few attempts.
+        while let Some(region) = self.first_forgotten() {
+            if self.switch.is_stopped() {
+                return Err(MirrorFault::Stopped);
+            }
+            if self.copy_region(region).await {
+                attempts = 0;
+            } else if attempts == PATIENCE {
+                return Err(MirrorFault::Medium);
+            } else {
+                attempts += u32::from(self.leg_of(region).is_up());
+                sleep(self.switch.retry_delay).await;
+            }
+        }
+        Ok(())
     }
 
-    /// Makes a region equal on all good legs; nothing else of the region is under way meanwhile.
+    fn first_forgotten(&self) -> Option<u32> {
+        self.differences.borrow().forgotten.first().copied()
+    }
+
+    /// Makes a region equal on all legs that count; nothing else of the region is under way meanwhile.
     ///
     /// Returns whether it is equal now; if not, a leg is away or cannot read, and it has to be tried again.
     pub async fn copy_region(self: &Rc<Self>, region: u32) -> bool {
@@ -298,7 +413,7 @@ impl Mirror {
         let Ok(truth) = source.read_once(source.areas.data_offset + offset, REGION_BYTES).await else {
             return false;
         };
-        let targets: Vec<_> = self.good_legs().filter(|leg| !Rc::ptr_eq(leg, &source)).cloned().collect();
+        let targets: Vec<_> = self.counting_legs().filter(|leg| !Rc::ptr_eq(leg, &source)).collect();
         let mirror = Rc::clone(self);
         let copy = async move {
             let _range = guard;
@@ -319,6 +434,25 @@ impl Mirror {
         self.persevere(copy).await
     }
 
+    /// Makes a region of the returning leg the same as what is answered for it; nothing else of the region is under way
+    /// meanwhile.
+    ///
+    /// Returns whether it is; if not, no leg could read it, or the attempt is over.
+    pub async fn copy_back(self: &Rc<Self>, region: u32, returning: &Rc<Returning>) -> bool {
+        let offset = u64::from(region) * REGION_BYTES;
+        let guard = self.locks.acquire(offset, offset + REGION_BYTES).await;
+        let source = self.leg_of(region);
+        let Ok(truth) = source.read_once(source.areas.data_offset + offset, REGION_BYTES).await else {
+            return false;
+        };
+        let returning = Rc::clone(returning);
+        self.persevere(async move {
+            let _range = guard;
+            returning.copy(region, truth).await
+        })
+        .await
+    }
+
     /// Lets the resync go on behind a region it can not make equal now; the region stays listed.
     pub fn postpone(&self, region: u32) {
         let mut differences = self.differences.borrow_mut();
@@ -331,18 +465,20 @@ impl Mirror {
     fn note_equal(&self, region: u32) {
         let mut differences = self.differences.borrow_mut();
         differences.regions.remove(&region);
+        differences.forgotten.remove(&region);
         if differences.compared_to == region {
             differences.compared_to += 1;
         }
     }
 }
 
-/// What all legs' outcomes together mean. A leg that refused what another one took is dropped before this ends.
+/// What all legs' outcomes together mean. A leg that refused what a good one took is dropped before this ends.
 pub async fn settle(legs: &[Rc<Leg>], outcomes: &[LegOutcome]) -> Result<(), MirrorFault> {
     if outcomes.contains(&LegOutcome::Stopped) {
         return Err(MirrorFault::Stopped);
     }
-    if !outcomes.contains(&LegOutcome::Done) {
+    // What only a leg has that is not recorded good, or not any more, might not be there for the next owner.
+    if !legs.iter().zip(outcomes).any(|(leg, &outcome)| outcome == LegOutcome::Done && leg.is_good()) {
         return Err(MirrorFault::Medium);
     }
     for (leg, _) in legs.iter().zip(outcomes).filter(|&(_, &outcome)| outcome == LegOutcome::Refused) {

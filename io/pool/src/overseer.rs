@@ -1,8 +1,9 @@
-//! What a pool asks of whoever drives it: proofs of the fence, and records of lost legs.
+//! What a pool asks of whoever drives it: proofs of the fence, and records of legs that are lost or back.
 //!
 //! The pool never reads a reservation and never writes a record itself; it only refuses to go on without the answer.
 
 use std::fmt;
+use std::rc::Rc;
 
 use futures_util::future::LocalBoxFuture;
 use understudy_disk::disk::Disk;
@@ -49,6 +50,22 @@ pub enum Proof {
     Unknown,
 }
 
+/// What happens to a leg on its way back, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReturnNews {
+    /// It is fenced and is copied to from now on.
+    Begun,
+    /// So much of it is copied; told at every quarter.
+    Copied {
+        /// Whole percent of the regions in use.
+        percent: u8,
+    },
+    /// It is recorded good.
+    Good,
+    /// This attempt came to nothing; there will be another.
+    GivenUp(&'static str),
+}
+
 /// The driver's side. All calls may take their time; commands wait meanwhile.
 pub trait Overseer {
     /// Proves the fence on this disk by READ KEYS and READ RESERVATION.
@@ -56,6 +73,20 @@ pub trait Overseer {
 
     /// Records on a majority of the lock disks that this leg is not good any more. True only when it stands there.
     fn drop_leg(&self, place: LegPlace) -> LocalBoxFuture<'_, bool>;
+
+    /// The disk at a place of the pool, whether its leg is good or not; `None` if the pool has no such place.
+    fn disk_of(&self, place: LegPlace) -> Option<Rc<dyn Disk>>;
+
+    /// Puts this node's fence on the disk of a dropped leg, foreign keys removed and every command aborted that an owner, this one
+    /// included, sent it before; then proves it. Anything but `Held`: not now.
+    fn fence_leg<'a>(&'a self, place: LegPlace, disk: &'a dyn Disk) -> LocalBoxFuture<'a, Proof>;
+
+    /// A dropped leg has everything, and nothing is acknowledged without it any more: to be recorded good. Answered by
+    /// [`crate::Pool::leg_recorded_good`] once that stands on a majority of the lock disks; told again while it is not.
+    fn leg_resynced(&self, place: LegPlace);
+
+    /// What happens to a leg on its way back.
+    fn tell(&self, place: LegPlace, news: ReturnNews);
 
     /// Told once, after [`Proof::Lost`]: the pool has stopped itself.
     fn fenced(&self, place: LegPlace);

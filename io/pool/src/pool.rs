@@ -23,12 +23,13 @@ use understudy_layout::metadata::{Metadata, MetadataError, Volume};
 use understudy_layout::{MetadataVersion, Uuid};
 
 use crate::inventory::PoolDisk;
-use crate::leg::{Leg, LegParts, supervise};
+use crate::leg::{Leg, LegParts, Standing, supervise};
 use crate::mirror::{Mirror, MirrorFault, MirrorParts, REGION_BYTES};
 use crate::overseer::{LegPlace, Overseer};
 use crate::resync::{COPIES_AT_ONCE, ResyncProgress, ResyncShared, resync};
 use crate::store;
 use crate::switch::{Phase, Switch};
+use crate::take_back::take_back;
 use crate::volume::VolumeMedium;
 
 /// Which legs of a mirror are recorded good: bit n for leg n.
@@ -82,11 +83,18 @@ pub struct PoolOptions {
     pub leg_timeout: Duration,
     /// Pause between attempts on a disk that is busy or cannot be asked.
     pub retry_delay: Duration,
+    /// Pause before a dropped leg is tried again; doubled each time it fails again, up to 64 times this. Longer than what made it
+    /// fail usually takes to show again, short enough that a mirror is not left with one leg for no reason.
+    pub return_pause: Duration,
 }
 
 impl Default for PoolOptions {
     fn default() -> Self {
-        Self { leg_timeout: Duration::from_secs(5), retry_delay: Duration::from_millis(10) }
+        Self {
+            leg_timeout: Duration::from_secs(5),
+            retry_delay: Duration::from_millis(10),
+            return_pause: Duration::from_secs(1),
+        }
     }
 }
 
@@ -200,19 +208,19 @@ impl From<&Volume> for VolumeSummary {
 /// A pool on this node.
 pub struct Pool {
     me: Weak<Self>,
-    switch: Rc<Switch>,
-    mirrors: Rc<[Rc<Mirror>]>,
+    pub(crate) switch: Rc<Switch>,
+    pub(crate) mirrors: Rc<[Rc<Mirror>]>,
     metadata: Rc<RefCell<Rc<Metadata>>>,
     volumes: RefCell<BTreeMap<Uuid, Rc<VolumeMedium>>>,
     /// One metadata write at a time: version N+1 begins when N stands everywhere.
-    store: Mutex<()>,
+    pub(crate) store: Mutex<()>,
     /// One volume made or deleted at a time, so that its chunks stay free until it is there.
-    provisioning: Mutex<()>,
-    slot_bytes: u32,
+    pub(crate) provisioning: Mutex<()>,
+    pub(crate) slot_bytes: u32,
     in_sync: Cell<InSync>,
     /// Every good leg was seen with the newest version.
     uniform: Cell<bool>,
-    resync: Rc<ResyncShared>,
+    pub(crate) resync: Rc<ResyncShared>,
     unfinished: RefCell<Option<mpsc::UnboundedReceiver<LocalBoxFuture<'static, ()>>>>,
 }
 
@@ -225,7 +233,7 @@ fn legs_of(disks: Vec<PoolDisk>, expected: &Expected, switch: &Rc<Switch>) -> Ve
                 let shape = found.label.shape;
                 let geometry = Geometry { block_bytes: shape.block_bytes, blocks: shape.blocks };
                 let parts = LegParts { place: LegPlace { mirror, leg }, disk: found.disk, areas, geometry };
-                Some(Rc::new(Leg::new(parts, Rc::clone(switch))))
+                Some(Rc::new(Leg::new(parts, Standing::Good, Rc::clone(switch))))
             }
             Role::PoolLeg { .. } | Role::Lock { .. } => None,
         })
@@ -235,11 +243,11 @@ fn legs_of(disks: Vec<PoolDisk>, expected: &Expected, switch: &Rc<Switch>) -> Ve
 }
 
 /// Bytes of data area the mirror's chunks take.
-fn data_bytes(metadata: &Metadata, mirror: usize) -> u64 {
+pub(crate) fn data_bytes(metadata: &Metadata, mirror: usize) -> u64 {
     u64::from(metadata.mirrors[mirror].chunks) * u64::from(metadata.chunk_bytes)
 }
 
-fn fits(areas: &PoolAreas, bytes: u64) -> bool {
+pub(crate) fn fits(areas: &PoolAreas, bytes: u64) -> bool {
     bytes <= areas.data_bytes && bytes / REGION_BYTES < u64::from(u32::MAX)
 }
 
@@ -255,7 +263,7 @@ impl Pool {
         overseer: Rc<dyn Overseer>,
         options: PoolOptions,
     ) -> Result<Rc<Self>, LoadError> {
-        let switch = Rc::new(Switch::new(overseer, options.leg_timeout, options.retry_delay));
+        let switch = Rc::new(Switch::new(overseer, options));
         let uuids: BTreeMap<_, _> = disks.iter().map(|found| (place_of(found), found.label.disk)).collect();
         let legs = legs_of(disks, &expected, &switch);
         if legs.is_empty() {
@@ -313,12 +321,16 @@ impl Pool {
             return Err(LoadError::NotWarm);
         }
         self.in_sync.set(expected.in_sync);
-        for leg in self.mirrors.iter().flat_map(|mirror| &mirror.legs) {
-            if leg.is_good() && !expected.recorded_good(leg.place) {
+        if self.places().any(|place| expected.recorded_good(place) && self.good_leg(place).is_none()) {
+            // A leg was taken back since: what is known of its disk is too old, or nothing.
+            return Err(LoadError::NotWarm);
+        }
+        for leg in self.mirrors.iter().flat_map(|mirror| mirror.good_legs()) {
+            if !expected.recorded_good(leg.place) {
                 leg.drop_for_good();
             }
         }
-        let good: Vec<_> = self.mirrors.iter().flat_map(|mirror| mirror.good_legs()).cloned().collect();
+        let good: Vec<_> = self.mirrors.iter().flat_map(|mirror| mirror.good_legs()).collect();
         if let Some(mirror) = self.mirrors.iter().position(|mirror| mirror.good_legs().next().is_none()) {
             return Err(LoadError::NoGoodLeg(u16::try_from(mirror).unwrap_or(u16::MAX)));
         }
@@ -348,13 +360,13 @@ impl Pool {
     /// cannot be written.
     pub async fn start(&self, generation: u64, fenced: &[FencedLeg]) -> Result<(), VolumeError> {
         for mirror in self.mirrors.iter() {
-            for leg in &mirror.legs {
+            for leg in mirror.legs().iter() {
                 leg.begin(fenced.iter().find(|fenced| fenced.place == leg.place).map(|fenced| fenced.epoch));
                 spawn_local(supervise(Rc::clone(leg), Rc::downgrade(mirror)));
             }
             mirror.set_compared_to(match self.in_sync.get() {
-                InSync::Yes => mirror.regions,
-                InSync::No => 0,
+                InSync::No if mirror.good_legs().count() > 1 => 0,
+                InSync::Yes | InSync::No => mirror.regions,
             });
         }
         if let Some(receiver) = self.unfinished.borrow_mut().take() {
@@ -367,7 +379,22 @@ impl Pool {
         for (index, mirror) in (0u16..).zip(self.mirrors.iter()) {
             spawn_local(resync(index, Rc::clone(mirror), Rc::clone(&self.resync)));
         }
+        for place in self.places() {
+            let mirror = Rc::clone(&self.mirrors[usize::from(place.mirror)]);
+            spawn_local(take_back(place, mirror, self.me.clone()));
+        }
         Ok(())
+    }
+
+    /// Every place of a leg, good or not.
+    fn places(&self) -> impl Iterator<Item = LegPlace> + use<> {
+        let metadata = self.metadata();
+        let legs = (0u16..).zip(&metadata.mirrors).map(|(mirror, of)| (mirror, of.legs.len())).collect::<Vec<_>>();
+        legs.into_iter().flat_map(|(mirror, legs)| (0u8..).take(legs).map(move |leg| LegPlace { mirror, leg }))
+    }
+
+    fn good_leg(&self, place: LegPlace) -> Option<Rc<Leg>> {
+        self.mirrors.get(usize::from(place.mirror))?.good_legs().find(|leg| leg.place == place)
     }
 
     /// The fence switch: from this call on every medium answers [`understudy_device::medium::MediumError::Fenced`],

@@ -6,6 +6,7 @@
 //! keep at least half of the disks' time.
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::rc::Rc;
 
 use tokio::sync::{Notify, Semaphore};
@@ -51,7 +52,7 @@ pub async fn resync(index: u16, mirror: Rc<Mirror>, shared: Rc<ResyncShared>) {
             tokio::select! { biased; () = differs => {}, () = shared.switch.stopped() => {} }
             continue;
         };
-        if copy_politely(region, &mirror, &shared).await {
+        if politely(mirror.copy_region(region), &shared).await {
             attempts = 0;
         } else if front.is_some() && attempts < PATIENCE {
             attempts += 1;
@@ -63,36 +64,44 @@ pub async fn resync(index: u16, mirror: Rc<Mirror>, shared: Rc<ResyncShared>) {
     }
 }
 
+/// Regions of a mirror that belong to volumes, run by run.
+pub fn runs_in_use(index: u16, metadata: &Metadata) -> impl Iterator<Item = Range<u32>> + '_ {
+    let per_chunk = u64::from(metadata.chunk_bytes) / REGION_BYTES;
+    let runs = metadata.volumes.values().flat_map(|volume| &volume.runs).filter(move |run| run.mirror == index);
+    runs.filter_map(move |run| {
+        let first = u64::from(run.physical) * per_chunk;
+        let end = first + u64::from(run.chunks) * per_chunk;
+        Some(u32::try_from(first).ok()?..u32::try_from(end).ok()?)
+    })
+}
+
 /// The first region in use that was not compared yet; regions not in use are passed over.
 fn front_region(index: u16, mirror: &Mirror, metadata: &Metadata) -> Option<u32> {
     let from = mirror.compared_to();
     if from >= mirror.regions {
         return None;
     }
-    let per_chunk = u64::from(metadata.chunk_bytes) / REGION_BYTES;
-    let runs = metadata.volumes.values().flat_map(|volume| &volume.runs).filter(|run| run.mirror == index);
-    let candidates = runs.filter_map(|run| {
-        let first = u64::from(run.physical) * per_chunk;
-        let end = first + u64::from(run.chunks) * per_chunk;
-        let candidate = first.max(u64::from(from));
-        (candidate < end).then_some(candidate)
+    let candidates = runs_in_use(index, metadata).filter_map(|run| {
+        let candidate = run.start.max(from);
+        (candidate < run.end).then_some(candidate)
     });
-    let next = candidates.min().and_then(|region| u32::try_from(region).ok());
+    let next = candidates.min();
     mirror.set_compared_to(next.unwrap_or(mirror.regions));
     next
 }
 
-async fn copy_politely(region: u32, mirror: &Rc<Mirror>, shared: &ResyncShared) -> bool {
+/// Makes a copy when it is its turn, and then rests for as long as it took if clients are busy.
+pub async fn politely(copy: impl Future<Output = bool>, shared: &ResyncShared) -> bool {
     let Ok(permit) = shared.permits.acquire().await else { return false };
     let (begun, commands) = (Instant::now(), shared.switch.commands.get());
-    let equal = mirror.copy_region(region).await;
+    let copied = copy.await;
     drop(permit);
-    if !equal {
+    if !copied {
         sleep(shared.switch.retry_delay).await;
     } else if shared.switch.commands.get() == commands {
         tokio::task::yield_now().await;
     } else {
         sleep(begun.elapsed()).await;
     }
-    equal
+    copied
 }

@@ -126,12 +126,23 @@ pub async fn confirms(legs: &[Rc<Leg>], known: &Metadata, at_least: MetadataVers
 /// Writes an image into its slot on every good leg of every mirror.
 pub async fn write(mirrors: &[Rc<Mirror>], slot: u8, image: &Bytes) -> Result<(), MirrorFault> {
     let each = mirrors.iter().map(|mirror| async move {
-        let legs: Vec<_> = mirror.good_legs().cloned().collect();
+        let legs: Vec<_> = mirror.counting_legs().collect();
         let outcomes = join_all(legs.iter().map(|leg| write_leg(leg, slot, image))).await;
         settle(&legs, &outcomes).await
     });
     let results = join_all(each).await;
     results.into_iter().find(Result::is_err).unwrap_or(Ok(()))
+}
+
+/// Gives a leg that comes back the metadata in force, and takes away whatever else it may still have: a version it got and
+/// no other leg did could look newer.
+pub async fn renew(leg: &Leg, metadata: &Metadata, image: &Bytes) -> LegOutcome {
+    let stale = leg.areas.slot_offset(1 - metadata.slot());
+    let blank = Bytes::from_static(&[0; PAGE_BYTES]);
+    match leg.write(stale, blank, Durability::ForceUnitAccess).await {
+        LegOutcome::Done => write_leg(leg, metadata.slot(), image).await,
+        other => other,
+    }
 }
 
 async fn write_leg(leg: &Leg, slot: u8, image: &Bytes) -> LegOutcome {

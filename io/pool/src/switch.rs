@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use understudy_device::medium::MediumError;
 
 use crate::overseer::Overseer;
+use crate::pool::PoolOptions;
 
 /// Life of a pool on this node; only ever moves forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,10 +37,13 @@ pub struct Switch {
     pub leg_timeout: Duration,
     /// Pause between attempts on a disk that is busy or cannot be asked.
     pub retry_delay: Duration,
+    /// Shortest pause before a dropped leg is tried again.
+    pub return_pause: Duration,
 }
 
 impl Switch {
-    pub fn new(overseer: Rc<dyn Overseer>, leg_timeout: Duration, retry_delay: Duration) -> Self {
+    pub fn new(overseer: Rc<dyn Overseer>, options: PoolOptions) -> Self {
+        let PoolOptions { leg_timeout, retry_delay, return_pause } = options;
         Self {
             phase: Cell::new(Phase::Warm),
             doubts: Cell::new(0),
@@ -49,6 +53,7 @@ impl Switch {
             overseer,
             leg_timeout,
             retry_delay,
+            return_pause,
         }
     }
 

@@ -158,6 +158,12 @@ impl MemoryDisk {
         self.bad_writes.borrow_mut().extend(0..self.geometry.blocks);
     }
 
+    /// Every block can be read and written again.
+    pub fn mend(&self) {
+        self.bad_reads.borrow_mut().clear();
+        self.bad_writes.borrow_mut().clear();
+    }
+
     /// The next write is answered with this, without being carried out.
     pub fn fail_next_write(&self, error: DiskError) {
         self.write_errors.borrow_mut().push_back(error);

@@ -298,6 +298,9 @@ pub struct LegStatus {
     pub disk: String,
     /// `good`, `dropped` or `resyncing`.
     pub state: String,
+    /// How much of what is in use a dropped leg has already, while it is copied to.
+    #[serde(default)]
+    pub copied_percent: Option<u8>,
 }
 
 /// A volume.

@@ -24,7 +24,7 @@ use understudy_layout::metadata::DEFAULT_CHUNK_BYTES;
 use understudy_layout::{DiskShape, Uuid};
 use understudy_pool::{
     Existing, Expected, Finding, InSync, LegPlace, Overseer, Pool, PoolDisk, PoolOptions, PoolPlan, Proof, Reason,
-    discover, initialise_lock_disk, initialise_pool,
+    ReturnNews, discover, initialise_lock_disk, initialise_pool,
 };
 
 use crate::cli::{Size, VolumeWish};
@@ -417,6 +417,18 @@ impl Overseer for Unfenced {
         // A new pool with a leg that already failed is no pool to start with.
         Box::pin(std::future::ready(false))
     }
+
+    fn disk_of(&self, _place: LegPlace) -> Option<Rc<dyn Disk>> {
+        None
+    }
+
+    fn fence_leg<'a>(&'a self, _place: LegPlace, _disk: &'a dyn Disk) -> LocalBoxFuture<'a, Proof> {
+        Box::pin(std::future::ready(Proof::Unknown))
+    }
+
+    fn leg_resynced(&self, _place: LegPlace) {}
+
+    fn tell(&self, _place: LegPlace, _news: ReturnNews) {}
 
     fn fenced(&self, _place: LegPlace) {}
 }

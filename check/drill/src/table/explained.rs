@@ -10,10 +10,6 @@ use crate::fault::Fault;
 #[must_use]
 pub fn explanation(cell: Cell) -> Option<&'static str> {
     match cell.fault {
-        Fault::DiskFailing => Some(
-            "a disk that answers writes with errors is dropped from its mirror by a record, and stays dropped when it works again, \
-             because taking it back is left to an operator",
-        ),
         Fault::Nothing
         | Fault::Killed
         | Fault::StoppedShort
@@ -24,6 +20,7 @@ pub fn explanation(cell: Cell) -> Option<&'static str> {
         | Fault::ShelfStopped
         | Fault::ShelfKilled
         | Fault::DiskSlow
+        | Fault::DiskFailing
         | Fault::OppositeAsked
         | Fault::OldConfiguration => None,
     }

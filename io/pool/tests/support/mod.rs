@@ -17,7 +17,7 @@ use understudy_layout::{MetadataVersion, Uuid};
 use understudy_pool::testing::MemoryDisk;
 use understudy_pool::{
     Existing, Expected, FencedLeg, InSync, LegPlace, LegSet, LoadError, Overseer, Pool, PoolDisk, PoolOptions,
-    PoolPlan, Proof, Reason, VolumeMedium, VolumeWish, discover, initialise_pool,
+    PoolPlan, Proof, Reason, ReturnNews, VolumeMedium, VolumeWish, discover, initialise_pool,
 };
 
 pub const MIB: u64 = 1 << 20;
@@ -50,6 +50,15 @@ pub struct Watcher {
     pub gate_open: Cell<bool>,
     pub gate: Notify,
     pub drops_asked: Cell<usize>,
+    /// The disks of the pool, by place.
+    pub disks: RefCell<Vec<Rc<dyn Disk>>>,
+    /// Whether dropped legs may be fenced, and so taken back.
+    pub takes_back: Cell<bool>,
+    /// Legs told to have everything, as often as it was told.
+    pub resynced: RefCell<Vec<LegPlace>>,
+    pub news: RefCell<Vec<ReturnNews>>,
+    /// Called when a leg is told to have everything.
+    pub on_resynced: RefCell<Option<Box<dyn Fn()>>>,
 }
 
 impl Watcher {
@@ -62,6 +71,11 @@ impl Watcher {
             gate_open: Cell::new(true),
             gate: Notify::new(),
             drops_asked: Cell::new(0),
+            disks: RefCell::default(),
+            takes_back: Cell::new(false),
+            resynced: RefCell::default(),
+            news: RefCell::default(),
+            on_resynced: RefCell::default(),
         })
     }
 
@@ -94,6 +108,30 @@ impl Overseer for Watcher {
         })
     }
 
+    fn disk_of(&self, place: LegPlace) -> Option<Rc<dyn Disk>> {
+        let at = usize::from(place.mirror) * 2 + usize::from(place.leg);
+        self.disks.borrow().get(at).cloned()
+    }
+
+    fn fence_leg<'a>(&'a self, _: LegPlace, disk: &'a dyn Disk) -> LocalBoxFuture<'a, Proof> {
+        let proof = match disk.link() {
+            Link::Connected { epoch } if self.takes_back.get() => Proof::Held { epoch },
+            Link::Connected { .. } | Link::Down => Proof::Unknown,
+        };
+        Box::pin(std::future::ready(proof))
+    }
+
+    fn leg_resynced(&self, place: LegPlace) {
+        self.resynced.borrow_mut().push(place);
+        if let Some(then) = &*self.on_resynced.borrow() {
+            then();
+        }
+    }
+
+    fn tell(&self, _: LegPlace, news: ReturnNews) {
+        self.news.borrow_mut().push(news);
+    }
+
     fn fenced(&self, place: LegPlace) {
         self.fenced.borrow_mut().push(place);
     }
@@ -121,7 +159,9 @@ impl Bench {
             mirrors: legs.collect(),
         };
         let metadata = initialise_pool(plan, Existing::Refuse).await.expect("blank disks");
-        Self { disks, watcher: Watcher::new(), pool_uuid: metadata.pool }
+        let watcher = Watcher::new();
+        *watcher.disks.borrow_mut() = disks.iter().map(|disk| Rc::clone(disk) as Rc<dyn Disk>).collect();
+        Self { disks, watcher, pool_uuid: metadata.pool }
     }
 
     pub async fn pool_disks(&self) -> Vec<PoolDisk> {
@@ -134,7 +174,11 @@ impl Bench {
     }
 
     pub async fn load(&self, expected: Expected) -> Result<Rc<Pool>, LoadError> {
-        let options = PoolOptions { leg_timeout: Duration::from_secs(5), retry_delay: Duration::from_millis(10) };
+        let options = PoolOptions {
+            leg_timeout: Duration::from_secs(5),
+            retry_delay: Duration::from_millis(10),
+            return_pause: Duration::from_secs(1),
+        };
         let watcher = Rc::clone(&self.watcher) as Rc<dyn Overseer>;
         Pool::load(self.pool_disks().await, expected, watcher, options).await
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::ask::status_of;
 use super::put::put;
 use super::{Failure, Size, StatusArgs, TimelineArgs};
-use crate::admin::{Client, DiskStatus, LinkState, PoolStatus, Request, Response, Status};
+use crate::admin::{Client, DiskStatus, LegStatus, LinkState, PoolStatus, Request, Response, Status};
 use crate::config::{Config, NodeName};
 use crate::timeline::{Style, TimelineStep, group, read_file, render};
 
@@ -144,7 +144,7 @@ fn one_pool(out: &mut String, pool: &PoolStatus, style: Style) {
         pool.name, pool.state, pool.home, pool.generation
     );
     for mirror in &pool.mirrors {
-        let legs: Vec<String> = mirror.legs.iter().map(|leg| leg_text(&leg.disk, &leg.state, style)).collect();
+        let legs: Vec<String> = mirror.legs.iter().map(|leg| leg_text(leg, style)).collect();
         let resync = match mirror.resync_left_bytes {
             0 => String::new(),
             left => style.caution(&format!(", resync: {} left", Size(left))),
@@ -153,10 +153,12 @@ fn one_pool(out: &mut String, pool: &PoolStatus, style: Style) {
     }
 }
 
-fn leg_text(disk: &str, state: &str, style: Style) -> String {
-    match state {
-        "good" => disk.to_owned(),
-        _ => style.bad(&format!("{disk} ({state})")),
+fn leg_text(leg: &LegStatus, style: Style) -> String {
+    let LegStatus { disk, state, copied_percent } = leg;
+    match (state.as_str(), copied_percent) {
+        ("good", _) => disk.clone(),
+        (_, Some(percent)) => style.caution(&format!("{disk} ({state} {percent} %)")),
+        (_, None) => style.bad(&format!("{disk} ({state})")),
     }
 }
 

@@ -11,7 +11,7 @@ use understudy_failover::input::{Earnest, Input, Request as Order, SoftVetoes as
 use understudy_failover::page::{PagePool, PoolState};
 use understudy_failover::words::{PoolId, RequestId};
 use understudy_layout::Uuid;
-use understudy_pool::VolumeSummary;
+use understudy_pool::{ReturnProgress, VolumeSummary};
 
 use super::fence::standing_of;
 use super::node::Node;
@@ -195,7 +195,7 @@ impl Node {
             disks,
             pools: self.config.pools.iter().map(|layout| self.pool_status(pool_id(layout.id))).collect(),
             portals: self.portal_statuses(),
-            alarms: self.alarms.borrow().iter().map(|alarm| self.alarm_text(*alarm)).collect(),
+            alarms: self.alarm_texts(),
         }
     }
 
@@ -258,14 +258,19 @@ impl Node {
             let progress = opened.pool.resync_progress();
             (progress.of - progress.equal) << 20
         });
+        let returning = opened.map(|opened| opened.pool.returning_legs()).unwrap_or_default();
         let leg = |mirror: usize, leg: usize, place: usize| {
             let is_good = good.get(mirror).is_none_or(|legs| legs.0 & (1 << leg) != 0);
-            let state = match (is_good, left > 0 && leg > 0) {
-                (false, _) => "dropped",
-                (true, true) => "resyncing",
-                (true, false) => "good",
+            let at = |progress: &&ReturnProgress| {
+                (usize::from(progress.place.mirror), usize::from(progress.place.leg)) == (mirror, leg)
             };
-            LegStatus { disk: self.config.disks[place].name.clone(), state: state.to_owned() }
+            let copied_percent = returning.iter().find(at).map(|progress| progress.percent());
+            let state = match (is_good, copied_percent, left > 0 && leg > 0) {
+                (false, None, _) => "dropped",
+                (false, Some(_), _) | (true, _, true) => "resyncing",
+                (true, _, false) => "good",
+            };
+            LegStatus { disk: self.config.disks[place].name.clone(), state: state.to_owned(), copied_percent }
         };
         let mirrors = layout.iter().flat_map(|layout| &layout.mirrors).enumerate();
         mirrors
@@ -289,6 +294,17 @@ impl Node {
                 }
             })
             .collect()
+    }
+
+    /// What the machine raised, and mirrors of pools served here that do without a leg.
+    fn alarm_texts(&self) -> Vec<String> {
+        let mut texts: Vec<_> = self.alarms.borrow().iter().map(|alarm| self.alarm_text(*alarm)).collect();
+        for (id, opened) in self.service.open_pools().into_iter().filter(|(id, _)| self.is_served_here(*id)) {
+            for (mirror, status) in self.mirror_statuses(id, Some(&opened)).into_iter().enumerate() {
+                texts.extend(missing_text(&self.pool_name(id), mirror, &status));
+            }
+        }
+        texts
     }
 
     /// What happened, to which thing, what to do next.
@@ -331,6 +347,22 @@ impl Node {
             Alarm::GenerationsUsedUp => "the generations are used up: prepare the pair anew".to_owned(),
         }
     }
+}
+
+/// Of a mirror that does without a leg.
+fn missing_text(pool: &str, mirror: usize, status: &MirrorStatus) -> Option<String> {
+    let missing = |leg: &LegStatus| match leg.copied_percent {
+        Some(percent) => Some(format!("{} is being copied to, {percent} %", leg.disk)),
+        None if leg.state == "dropped" => Some(format!(
+            "{} was dropped and is taken back by itself once it works: check the disk and its path",
+            leg.disk
+        )),
+        None => None,
+    };
+    let missing: Vec<_> = status.legs.iter().filter_map(missing).collect();
+    let of = status.legs.len();
+    (!missing.is_empty())
+        .then(|| format!("mirror {mirror} of {pool} has {} of {of} legs: {}", of - missing.len(), missing.join("; ")))
 }
 
 fn millis_since(moment: Instant) -> u64 {
@@ -384,7 +416,7 @@ fn not_made(error: &CreateError) -> Response {
 fn told(veto: Veto) -> ToldVeto {
     let reason = match veto {
         Veto::ResyncRunning => "a mirror is being resynced; it ends by itself",
-        Veto::CopyRunning => "a copy is running; it ends by itself",
+        Veto::CopyRunning => "a dropped leg is being copied to; a new owner would begin it anew; it ends by itself",
         Veto::TransferWouldBeCut => "a client's transfer would be cut",
         Veto::PingPong => "too many automatic givebacks lately: find out why the node keeps failing first",
         Veto::InventoryMismatch => "the two nodes do not find the same disks: compare the disks in both nodes' status",

@@ -81,11 +81,7 @@ impl Node {
             Effect::ResumePool { pool } => self.service.resume(pool),
             Effect::ClosePool { pool } => self.service.close(pool),
             Effect::LegDropped { pool, mirror, leg } => self.leg_dropped(pool, mirror, leg),
-            // Dropped legs are taken back by an operator's command of a later release; until then the machine is never told of a
-            // resynced leg, and so never orders this.
-            Effect::LegTakenBack { pool, mirror, leg } => {
-                tracing::warn!("{pool} mirror {} leg {} recorded good, not used until reopened", mirror.0, leg.0);
-            }
+            Effect::LegTakenBack { pool, mirror, leg } => self.leg_taken_back(pool, mirror, leg),
             Effect::PrepareHandOff { op, pools } => {
                 self.answer(async move { Input::HandOffPrepared { op, findings: me.prepare_hand_off(&pools).await } })
             }
@@ -136,7 +132,7 @@ impl Node {
         fence.fenced = fenced.legs;
         if outcome == FenceOutcome::Fenced {
             if let Some(overseer) = self.service.overseer(pool) {
-                overseer.fenced_with(fence.key);
+                overseer.fenced_with(fence.key, kind);
             }
             self.fences.borrow_mut().insert(pool, fence);
         }
@@ -154,7 +150,15 @@ impl Node {
             let (finished, count) = tokio::sync::oneshot::channel();
             let lane = self.pool_lanes.get(pool).expect("orders name pools of the configuration");
             let dropped = self.disks.dropped_of(*pool, &fence.legs);
+            let overseer = self.service.overseer(*pool).cloned();
             lane.give(async move {
+                // In its turn, so that a leg that comes back is given the fence the others have then.
+                overseer.iter().for_each(|overseer| {
+                    overseer.retyped(match to {
+                        FenceType::WriteGuard => FenceKind::WriteGuard,
+                        FenceType::Exclusive => FenceKind::Exclusive,
+                    });
+                });
                 let _ = finished.send(change_type(&disks, fence.key, to).await);
                 // Tried, not counted: a leg recorded bad may be in reach again, and need not keep the partner waiting.
                 change_type(&dropped, fence.key, to).await;
@@ -287,6 +291,22 @@ impl Node {
         }
     }
 
+    /// From now on its disk is part of the inventory and of every order on the pool's reservations.
+    fn leg_taken_back(&self, pool: PoolId, mirror: MirrorIndex, leg: LegIndex) {
+        let mut fences = self.fences.borrow_mut();
+        if let Some(legs) = fences.get_mut(&pool).and_then(|fence| fence.legs.get_mut(usize::from(mirror.0))) {
+            *legs = LegSet::with(*legs, leg);
+        }
+        let place = LegPlace { mirror: mirror.0, leg: leg.0 };
+        // A pool that is not open here was closed since, and is opened with the legs of its record.
+        if let Some(opened) = self.service.opened(pool) {
+            opened.pool.leg_recorded_good(place);
+        }
+        if let Some(overseer) = self.service.overseer(pool) {
+            overseer.leg_taken_back(place);
+        }
+    }
+
     /// Flushes while serving, takes the inventory, lists what speaks against a hand-off and measures what holding would take.
     async fn prepare_hand_off(&self, pools: &[PoolId]) -> HandOffFindings {
         self.service.flush_pools(pools).await;
@@ -306,6 +326,9 @@ impl Node {
         for (id, opened) in self.service.open_pools() {
             if pools.contains(&id) && !opened.pool.in_sync() {
                 vetoes.insert(Veto::ResyncRunning);
+            }
+            if pools.contains(&id) && !opened.pool.returning_legs().is_empty() {
+                vetoes.insert(Veto::CopyRunning);
             }
             if pools.contains(&id) && opened.pool.writes_of_unknown_outcome() > 0 {
                 vetoes.insert(Veto::WriteOutcomeUnknown);

@@ -18,17 +18,18 @@ use understudy_failover::page::StateWord;
 use understudy_failover::survey::Survey;
 use understudy_failover::words::{Generation, Incarnation, LegSet, Micros, NodeId, PairId, PoolId, RequestId};
 use understudy_iscsi::serial::Isid;
-use understudy_pool::FencedLeg;
+use understudy_pool::{FencedLeg, LegPlace};
 
 use super::lane::Lane;
 use super::locks::LockDisks;
+use super::overseer::{OverseerParts, PoolOverseer};
 use super::partner::{Pace, PartnerView, PollTimes, watch, watch_link};
 use super::publisher::Publisher;
 use super::service::{Service, node_id};
 use super::shelves::{PoolDisks, pool_id};
 use super::world::{Interconnect, LinkNews, PartnerPage, World};
 use crate::admin::{AdminRequest, Response};
-use crate::config::{AutomaticGiveback, Config, DiskSource, NodeName};
+use crate::config::{AutomaticGiveback, Config, DiskSource, NodeName, PoolLayout};
 use crate::timeline::{Recorder, describe};
 
 /// Qualifier of the random-type ISIDs this node logs in with (RFC 7143 §11.12.5); the number is the disk's place, so that a
@@ -92,7 +93,7 @@ impl Node {
         let incarnation = world.incarnation()?;
         let (pair, node) = (PairId(config.pair.id), node_id(own));
         let Interconnect { own: page, partner, link } = world.interconnect(&config, own)?;
-        let recorder = world.recorder(&config, own, incarnation)?;
+        let recorder = Rc::new(world.recorder(&config, own, incarnation)?);
 
         let publisher = Rc::new(Publisher::new(page, pair, node, incarnation));
         let disks = |sources: &[DiskSource], from: usize| -> Vec<Rc<dyn Disk>> {
@@ -107,17 +108,31 @@ impl Node {
         let pool_disks = disks(&config.disks, config.lock_disks.len());
         let locks = Rc::new(LockDisks::new(lock_disks, pair, node, incarnation, patience));
         let disks = Rc::new(PoolDisks::new(&config, pool_disks));
+        let pool_lanes: BTreeMap<_, _> = config.pools.iter().map(|pool| (pool_id(pool.id), Lane::start())).collect();
+        let overseer = |(id, lane): (&PoolId, &Lane)| {
+            let layout = config.pools.iter().find(|pool| pool_id(pool.id) == *id).expect("lanes are of its pools");
+            let parts = OverseerParts {
+                pool: *id,
+                name: layout.name.clone(),
+                disks: disks.placed_of(*id),
+                disk_names: disk_names(&config, layout),
+                lane: lane.clone(),
+                facts: facts.clone(),
+                recorder: Rc::clone(&recorder),
+            };
+            (*id, Rc::new(PoolOverseer::new(parts)))
+        };
+        let overseers = pool_lanes.iter().map(overseer).collect();
         let service =
-            Service::new(Rc::clone(&world), Rc::clone(&config), Rc::clone(&disks), Rc::clone(&publisher), &facts);
+            Service::new(Rc::clone(&world), Rc::clone(&config), Rc::clone(&disks), Rc::clone(&publisher), overseers);
         let service = Rc::new(service);
-        let pool_lanes = config.pools.iter().map(|pool| (pool_id(pool.id), Lane::start())).collect();
         let node = Self {
             world,
             config: Rc::clone(&config),
             own,
             incarnation,
             publisher,
-            recorder: Rc::new(recorder),
+            recorder,
             partner: Rc::default(),
             pace: Rc::default(),
             locks,
@@ -282,6 +297,13 @@ impl Node {
             portal.close().await;
         }
     }
+}
+
+/// The names of a pool's disks.
+fn disk_names(config: &Config, layout: &PoolLayout) -> BTreeMap<LegPlace, String> {
+    let mirrors = (0u16..).zip(&layout.mirrors);
+    let legs = mirrors.flat_map(|(mirror, legs)| (0u8..).zip(legs).map(move |(leg, disk)| (mirror, leg, *disk)));
+    legs.map(|(mirror, leg, disk)| (LegPlace { mirror, leg }, config.disks[disk].name.clone())).collect()
 }
 
 fn open_disk(world: &dyn World, config: &Config, own: NodeName, source: &DiskSource, place: usize) -> Rc<dyn Disk> {

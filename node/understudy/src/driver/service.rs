@@ -9,10 +9,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use understudy_device::{Access, Keep, Provisioning, Target, UnitIdentity, UnitOnMedium, UnitOptions};
 use understudy_failover::effect::LegsAre;
-use understudy_failover::input::{Input, NotHeld, OpenOutcome};
+use understudy_failover::input::{NotHeld, OpenOutcome};
 use understudy_failover::words::{Generation, LegSet, MetadataVersion, NodeId, PoolId};
 use understudy_layout::Uuid;
 use understudy_pool::{
@@ -108,16 +108,14 @@ impl Service {
         config: Rc<Config>,
         disks: Rc<PoolDisks>,
         publisher: Rc<Publisher>,
-        facts: &mpsc::UnboundedSender<Input>,
+        overseers: BTreeMap<PoolId, Rc<PoolOverseer>>,
     ) -> Self {
         let identity = |node: NodeName| Identity {
             target: Target::new(config.node(node).target.clone()),
             gate: RefCell::new(LoginGate::held()),
             portals: RefCell::default(),
         };
-        let overseer = |id: PoolId| (id, Rc::new(PoolOverseer::new(id, facts.clone())));
         let identities = NodeName::BOTH.map(identity);
-        let overseers = config.pools.iter().map(|pool| overseer(super::shelves::pool_id(pool.id))).collect();
         let provisioning = config.pools.iter().map(|pool| (super::shelves::pool_id(pool.id), Arc::default())).collect();
         Self {
             world,
@@ -147,7 +145,9 @@ impl Service {
         self.pools.borrow().iter().map(|(id, pool)| (*id, Rc::clone(pool))).collect()
     }
 
-    fn opened(&self, pool: PoolId) -> Option<Rc<OpenPool>> {
+    /// A pool open here.
+    #[must_use]
+    pub fn opened(&self, pool: PoolId) -> Option<Rc<OpenPool>> {
         self.pools.borrow().get(&pool).cloned()
     }
 

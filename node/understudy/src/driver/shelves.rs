@@ -53,6 +53,13 @@ impl PoolDisks {
         mirrors.flatten().map(|place| Rc::clone(&self.all[*place])).collect()
     }
 
+    /// Every disk of a pool with its place.
+    #[must_use]
+    pub fn placed_of(&self, pool: PoolId) -> Vec<PlacedDisk> {
+        let mirrors = self.mirrors.get(&pool).map_or(0, Vec::len);
+        self.good_of(pool, &vec![LegSet(u8::MAX); mirrors])
+    }
+
     /// Every disk of some pools.
     #[must_use]
     pub fn of_pools(&self, pools: &[PoolId]) -> Vec<Rc<dyn Disk>> {
