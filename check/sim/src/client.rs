@@ -93,7 +93,7 @@ impl Client {
             let blocks = if self.chance.one_in(3) { self.chance.between(1, 4) as u32 } else { 1 };
             self.under_way.set(self.under_way.get() + 1);
             let done = match self.chance.below(20) {
-                0 => self.disk.flush().await.is_ok(),
+                0 => self.flush().await,
                 1..=9 => self.read(first, blocks).await,
                 _more => self.write(first, blocks).await,
             };
@@ -122,6 +122,7 @@ impl Client {
         let durability = if self.stage.plan.durable { Durability::ForceUnitAccess } else { Durability::Cached };
         let answer = self.disk.write(extent, Bytes::from(bytes), durability).await;
         let how = match &answer {
+            Ok(()) if durability == Durability::ForceUnitAccess => Written::Durable,
             Ok(()) => Written::Acknowledged,
             Err(DiskError::Unreachable(_)) => Written::Never,
             Err(_) => Written::Unknown,
@@ -130,6 +131,16 @@ impl Client {
             self.stage.history.borrow_mut().write_ends((self.volume, lba), value, how);
         }
         self.note("write", first, answer.as_ref().err());
+        answer.is_ok()
+    }
+
+    async fn flush(&self) -> bool {
+        let began = self.stage.history.borrow_mut().moment();
+        let answer = self.disk.flush().await;
+        self.note("flush", 0, answer.as_ref().err());
+        if answer.is_ok() {
+            self.stage.history.borrow_mut().flush_ends(self.volume, began);
+        }
         answer.is_ok()
     }
 

@@ -8,9 +8,9 @@ use tokio::time::sleep;
 use understudy::admin::{Request, SoftVetoes, TakeoverKind};
 use understudy::config::NodeName;
 use understudy_failover::words::{LegIndex, LegSet};
+use understudy_layout::PAGE_BYTES;
 use understudy_layout::label::PoolAreas;
 use understudy_layout::lock::LockPlaces;
-use understudy_layout::{DiskShape, PAGE_BYTES};
 
 use crate::clock;
 use crate::medium::Temper;
@@ -34,23 +34,36 @@ pub fn begin(stage: &Rc<Stage>, planned: Planned) {
     });
 }
 
-/// Faults after which data may rightly be lost prove nothing.
+/// Faults after which nothing can be demanded prove nothing.
 fn is_fair(stage: &Stage, fault: Fault) -> bool {
     match fault {
-        // A cache that is lost costs what clients did not ask to have on the medium: with the other leg's copy gone too, rightly. So the
-        // second leg only, and only while the first is recorded good.
-        Fault::PowerShelf { shelf } if shelf >= LOCK_DISKS && !stage.plan.durable => {
-            let (pool, leg) = ((shelf - LOCK_DISKS) / LEGS, (shelf - LOCK_DISKS) % LEGS);
-            leg == 1 && stage.good_legs(pool).is_some_and(|good: LegSet| good.contains(LegIndex(0)))
-        }
         // One lock disk at a time may lose its mind: the records are kept on a majority.
         Fault::CorruptRecord { shelf, .. } | Fault::MisdirectRecord { shelf, .. } => {
             shelf as u64 == stage.plan.seed % 3
         }
         // One leg's metadata at a time, for the same reason.
-        Fault::UnreadableMetadata { shelf, .. } => shelf % LEGS == (stage.plan.seed % 2) as usize,
+        Fault::UnreadableMetadata { shelf, .. }
+        | Fault::CorruptMetadata { shelf, .. }
+        | Fault::MisdirectMetadata { shelf, .. } => is_weak_leg(stage, shelf),
+        // The same leg may be lost, one in all, and only while the other one is good.
+        Fault::LoseLeg { shelf } => {
+            let (pool, leg) = place_of(shelf);
+            let other = LegIndex(1 - leg as u8);
+            let good = stage.good_legs(pool).is_some_and(|good: LegSet| good.contains(other));
+            is_weak_leg(stage, shelf) && good && stage.lost.get().is_none_or(|lost| lost == shelf)
+        }
         _always => true,
     }
+}
+
+/// Whether everything on this leg may go bad: what stands on the other one is left alone.
+fn is_weak_leg(stage: &Stage, shelf: usize) -> bool {
+    shelf >= LOCK_DISKS && place_of(shelf).1 == (stage.plan.seed % 2) as usize
+}
+
+/// Pool and leg of a pool disk's shelf.
+fn place_of(shelf: usize) -> (usize, usize) {
+    ((shelf - LOCK_DISKS) / LEGS, (shelf - LOCK_DISKS) % LEGS)
 }
 
 fn name_of(node: usize) -> NodeName {
@@ -103,12 +116,30 @@ async fn carry_out(stage: &Rc<Stage>, fault: Fault) {
             stage.shelves[shelf].medium.set_temper(Temper { slow_ms: 0, bad_reads: reads, bad_writes: writes });
         }
         Fault::KillShelf { shelf } => stage.shelves[shelf].end(End::Killed),
-        Fault::PowerShelf { shelf } => stage.shelves[shelf].end(End::PowerLost),
+        Fault::PowerShelf { shelf } => {
+            if shelf >= LOCK_DISKS {
+                let (pool, leg) = place_of(shelf);
+                stage.history.borrow_mut().leg_forgets(pool, leg);
+            }
+            stage.shelves[shelf].end(End::PowerLost);
+        }
+        Fault::LoseLeg { shelf } => {
+            stage.lost.set(Some(shelf));
+            stage.history.borrow_mut().forgotten_shows(place_of(shelf).0);
+            stage.shelves[shelf].end(End::PowerLost);
+        }
+        Fault::CrowdShelf { shelf, most } => stage.shelves[shelf].allow_tasks(most),
+        Fault::RepeatAnswers { node, shelf, one_in } => {
+            stage.net.repeat(Host::Shelf(shelf), Host::Node(node), one_in);
+        }
+        Fault::RepeatNews { node } => stage.memory.repeat_news(name_of(node)),
         Fault::StopShelf { shelf } => stage.shelves[shelf].stop(),
         Fault::DropSessions { shelf } => stage.shelves[shelf].drop_sessions(),
-        Fault::CorruptRecord { shelf, node } => corrupt_record(stage, shelf, node),
-        Fault::MisdirectRecord { shelf, node } => misdirect_record(stage, shelf, node),
-        Fault::UnreadableMetadata { shelf, place } => hide_metadata(stage, shelf, place),
+        Fault::CorruptRecord { .. }
+        | Fault::MisdirectRecord { .. }
+        | Fault::UnreadableMetadata { .. }
+        | Fault::CorruptMetadata { .. }
+        | Fault::MisdirectMetadata { .. } => damage(stage, fault),
         Fault::JumpClock { seconds } => clock::jump(seconds * 1_000_000),
         Fault::CutClient { client } => NODES.iter().for_each(|node| {
             stage.net.cut(Host::Client(client), *node);
@@ -118,6 +149,28 @@ async fn carry_out(stage: &Rc<Stage>, fault: Fault) {
         | Fault::AskGiveback { .. }
         | Fault::MakeVolume { .. }
         | Fault::DeleteVolume { .. } => ask(stage, fault).await,
+    }
+}
+
+fn damage(stage: &Stage, fault: Fault) {
+    match fault {
+        Fault::CorruptRecord { shelf, node } => corrupt_record(stage, shelf, node),
+        Fault::MisdirectRecord { shelf, node } => misdirect_record(stage, shelf, node),
+        Fault::UnreadableMetadata { shelf, place } => {
+            if let Some(lba) = metadata_block(stage, place) {
+                stage.shelves[shelf].medium.make_unreadable(lba);
+            }
+        }
+        Fault::CorruptMetadata { shelf, place } => {
+            // Whether there was anything to corrupt.
+            let _ = metadata_block(stage, place).map(|lba| stage.shelves[shelf].medium.corrupt(lba));
+        }
+        Fault::MisdirectMetadata { shelf, by } => {
+            let blocks = stage.metadata_blocks();
+            let most = blocks.end - blocks.start - by - 64;
+            stage.shelves[shelf].medium.misdirect_next((blocks.start, most), by);
+        }
+        _others => {}
     }
 }
 
@@ -135,14 +188,11 @@ fn misdirect_record(stage: &Stage, shelf: usize, node: usize) {
     stage.shelves[shelf].medium.misdirect_next((area.lba, u64::from(area.blocks)), by);
 }
 
-fn hide_metadata(stage: &Stage, shelf: usize, place: u64) {
-    let shape = DiskShape {
-        block_bytes: stage.plan.pool_block_bytes,
-        blocks: (64 << 20) / u64::from(stage.plan.pool_block_bytes),
-    };
-    let Some(areas) = PoolAreas::for_disk(shape) else { return };
+fn metadata_block(stage: &Stage, place: u64) -> Option<u64> {
+    let shape = stage.pool_shape();
+    let areas = PoolAreas::for_disk(shape)?;
     let offset = areas.slot_offset((place % 2) as u8) + (place >> 8) % 4 * PAGE_BYTES as u64;
-    stage.shelves[shelf].medium.make_unreadable(offset / u64::from(shape.block_bytes));
+    Some(offset / u64::from(shape.block_bytes))
 }
 
 async fn ask(stage: &Rc<Stage>, fault: Fault) {
@@ -187,7 +237,9 @@ fn take_back(stage: &Rc<Stage>, fault: Fault) {
         Fault::SlowDisk { shelf, .. } | Fault::BadDisk { shelf, .. } => {
             stage.shelves[shelf].medium.set_temper(Temper::GOOD);
         }
-        Fault::KillShelf { shelf } | Fault::PowerShelf { shelf } => stage.shelves[shelf].start(),
+        Fault::KillShelf { shelf } | Fault::PowerShelf { shelf } => start(stage, shelf),
+        Fault::CrowdShelf { shelf, .. } => stage.shelves[shelf].allow_tasks(u32::MAX),
+        Fault::RepeatAnswers { node, shelf, .. } => stage.net.repeat(Host::Shelf(shelf), Host::Node(node), 0),
         Fault::StopShelf { shelf } => stage.shelves[shelf].go_on(),
         Fault::CutClient { client } => NODES.iter().for_each(|node| {
             stage.net.mend(Host::Client(client), *node);
@@ -197,6 +249,10 @@ fn take_back(stage: &Rc<Stage>, fault: Fault) {
         | Fault::CorruptRecord { .. }
         | Fault::MisdirectRecord { .. }
         | Fault::UnreadableMetadata { .. }
+        | Fault::CorruptMetadata { .. }
+        | Fault::MisdirectMetadata { .. }
+        | Fault::RepeatNews { .. }
+        | Fault::LoseLeg { .. }
         | Fault::JumpClock { .. }
         | Fault::AskTakeover { .. }
         | Fault::AskGiveback { .. }
@@ -205,14 +261,22 @@ fn take_back(stage: &Rc<Stage>, fault: Fault) {
     }
 }
 
-/// Everything is mended and everybody runs.
+/// A shelf is started, unless it is lost.
+fn start(stage: &Stage, shelf: usize) {
+    if stage.lost.get() != Some(shelf) {
+        stage.shelves[shelf].start();
+    }
+}
+
+/// Everything is mended and everybody runs, but for a leg that was lost for good.
 pub fn heal(stage: &Rc<Stage>) {
     stage.log(format_args!("healed"));
     stage.net.heal();
-    for shelf in &stage.shelves {
+    for (number, shelf) in stage.shelves.iter().enumerate() {
         shelf.medium.heal();
         shelf.go_on();
-        shelf.start();
+        shelf.allow_tasks(u32::MAX);
+        start(stage, number);
     }
     for name in NodeName::BOTH {
         stage.memory.set_trouble(name, Trouble::default());

@@ -6,9 +6,16 @@
 //! no read ended before its write began, no two such zones overlap, and no other cluster's zone lies inside one.
 //!
 //! A write of unknown outcome may take effect at any time after it began, or never, so its end is never; one that nobody read is
-//! left out.
+//! left out. Once its owner is fenced (`fenced`) it must not take effect any more: whoever sends it again to the new owner relies on that.
+//!
+//! **Caches.** A write that was neither forced nor flushed may be lost when a leg's disk loses power, if that leg is then read: by
+//! another owner, or because the other leg is gone. So from such a moment on (`forgotten_shows`) a value that nothing durable has
+//! replaced may come back, once, as if it were written again with an unknown outcome. What was forced or flushed never may, nor
+//! what was replaced after the loss.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::plan::{LEGS, VOLUMES};
 
 /// A moment: the number of an event, so that no two are the same.
 pub type Moment = u64;
@@ -27,12 +34,43 @@ struct Cluster {
     was_read: bool,
     /// It certainly never reached the block.
     never_happened: bool,
+    /// Acknowledged, and no disk's loss of power takes it back.
+    is_durable: bool,
+    /// Its client was told that nobody knows.
+    was_given_up: bool,
+    /// If it is going to take effect, then before this: its owner was fenced.
+    deadline: Moment,
 }
+
+impl Cluster {
+    fn begun(began: Moment) -> Self {
+        Self {
+            began,
+            ended: NEVER,
+            earliest_read_end: NEVER,
+            latest_read_begin: 0,
+            was_read: false,
+            never_happened: false,
+            is_durable: false,
+            was_given_up: false,
+            deadline: NEVER,
+        }
+    }
+
+    fn first_end(&self) -> Moment {
+        self.ended.min(self.earliest_read_end).min(self.deadline)
+    }
+}
+
+/// Distance between the number of a value and that of the same value when it comes back.
+const AGAIN: u64 = 1 << 40;
 
 /// Values of one block by number; 0 is what was there before.
 #[derive(Debug, Default)]
 struct Block {
     values: BTreeMap<u64, Cluster>,
+    /// The number under which a value counts that may have come back.
+    again: BTreeMap<u64, u64>,
 }
 
 /// What broke the rule.
@@ -49,6 +87,8 @@ pub struct Violation {
 pub struct History {
     now: Moment,
     blocks: BTreeMap<(usize, u64), Block>,
+    /// By pool and leg, when its disk last forgot what was in its cache.
+    forgot: BTreeMap<(usize, usize), Moment>,
     /// Acknowledged writes.
     pub acknowledged: u64,
     /// Writes whose outcome nobody knows.
@@ -60,8 +100,10 @@ pub struct History {
 /// How a write ended for its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Written {
-    /// Answered GOOD.
+    /// Answered GOOD, perhaps from a cache.
     Acknowledged,
+    /// Answered GOOD, and it had to be on the medium.
+    Durable,
     /// Not known.
     Unknown,
     /// It was certainly never sent.
@@ -77,44 +119,30 @@ impl History {
 
     fn block(&mut self, place: (usize, u64)) -> &mut Block {
         self.blocks.entry(place).or_insert_with(|| {
-            let before = Cluster {
-                began: 0,
-                ended: 0,
-                earliest_read_end: NEVER,
-                latest_read_begin: 0,
-                was_read: false,
-                never_happened: false,
-            };
-            Block { values: [(0, before)].into() }
+            let before = Cluster { ended: 0, is_durable: true, ..Cluster::begun(0) };
+            Block { values: [(0, before)].into(), again: BTreeMap::new() }
         })
     }
 
     /// A write of `value`, which is written only once, begins.
     pub fn write_begins(&mut self, place: (usize, u64), value: u64) {
         let began = self.moment();
-        let cluster = Cluster {
-            began,
-            ended: NEVER,
-            earliest_read_end: NEVER,
-            latest_read_begin: 0,
-            was_read: false,
-            never_happened: false,
-        };
-        self.block(place).values.insert(value, cluster);
+        self.block(place).values.insert(value, Cluster::begun(began));
     }
 
     /// It ends.
     pub fn write_ends(&mut self, place: (usize, u64), value: u64, how: Written) {
         let now = self.moment();
         match how {
-            Written::Acknowledged => self.acknowledged += 1,
+            Written::Acknowledged | Written::Durable => self.acknowledged += 1,
             Written::Unknown => self.unknown += 1,
             Written::Never => {}
         }
         if let Some(cluster) = self.block(place).values.get_mut(&value) {
             match how {
                 Written::Acknowledged => cluster.ended = now,
-                Written::Unknown => {}
+                Written::Durable => (cluster.ended, cluster.is_durable) = (now, true),
+                Written::Unknown => cluster.was_given_up = true,
                 Written::Never => cluster.never_happened = true,
             }
         }
@@ -127,7 +155,9 @@ impl History {
     pub fn read_ends(&mut self, place: (usize, u64), value: u64, began: Moment) -> Result<(), Violation> {
         let now = self.moment();
         self.reads += 1;
-        let Some(cluster) = self.block(place).values.get_mut(&value) else {
+        let block = self.block(place);
+        let counted = block.again.get(&value).copied().unwrap_or(value);
+        let Some(cluster) = block.values.get_mut(&counted) else {
             return Err(Violation { place, text: format!("holds value {value}, which was never written there") });
         };
         cluster.was_read = true;
@@ -137,6 +167,39 @@ impl History {
             return Err(Violation { place, text: format!("holds value {value}, whose write was never sent") });
         }
         Ok(())
+    }
+
+    /// A flush of a volume that began at `began` was answered GOOD.
+    pub fn flush_ends(&mut self, volume: usize, began: Moment) {
+        let blocks = self.blocks.range_mut((volume, 0)..=(volume, u64::MAX));
+        let clusters = blocks.flat_map(|(_, block)| block.values.values_mut());
+        clusters.filter(|cluster| cluster.ended < began).for_each(|cluster| cluster.is_durable = true);
+    }
+
+    /// The disks of this pool are fenced and it is served anew: what had an unknown outcome before is on them or never will be.
+    pub fn fenced(&mut self, pool: usize) {
+        let now = self.moment();
+        let blocks = self.blocks.iter_mut().filter(|(place, _)| VOLUMES[place.0].1 == pool);
+        let given_up = blocks.flat_map(|(_, block)| block.values.values_mut()).filter(|cluster| cluster.was_given_up);
+        given_up.for_each(|cluster| cluster.deadline = cluster.deadline.min(now));
+    }
+
+    /// The disk of a leg lost power, and with it what was in its cache. When the other one has before, either may be read.
+    pub fn leg_forgets(&mut self, pool: usize, leg: usize) {
+        let now = self.moment();
+        self.forgot.insert((pool, leg), now);
+        if (0..LEGS).all(|leg| self.forgot.contains_key(&(pool, leg))) {
+            self.forgotten_shows(pool);
+        }
+    }
+
+    /// What a leg of this pool forgot may show from now on: another owner reads it, or the other leg is gone.
+    pub fn forgotten_shows(&mut self, pool: usize) {
+        let Some(forgot) = (0..LEGS).filter_map(|leg| self.forgot.get(&(pool, leg)).copied()).max() else { return };
+        let now = self.moment();
+        let of_pool = |place: &(usize, u64)| VOLUMES[place.0].1 == pool;
+        let blocks = self.blocks.iter_mut().filter(|(place, _)| of_pool(place));
+        blocks.for_each(|(_, block)| block.may_come_back(forgot, now));
     }
 
     /// Judges all blocks.
@@ -163,6 +226,24 @@ impl History {
 }
 
 impl Block {
+    /// From `now` on, whatever nothing durable has replaced before the disk `forgot`, and nothing at all since.
+    fn may_come_back(&mut self, forgot: Moment, now: Moment) {
+        let stays = |cluster: &&Cluster| cluster.ended != NEVER && (cluster.is_durable || cluster.began > forgot);
+        let last = self.values.values().filter(stays).map(|cluster| cluster.began).max().unwrap_or(0);
+        let was_lost = |cluster: &Cluster| cluster.ended != NEVER && !cluster.is_durable && cluster.began < forgot;
+        if !self.values.values().any(|cluster| was_lost(cluster) && cluster.first_end() >= last) {
+            return;
+        }
+        let can = |cluster: &Cluster| cluster.first_end() != NEVER && cluster.first_end() >= last;
+        let numbers = self.values.iter().filter(|(_, cluster)| can(cluster)).map(|(number, _)| number % AGAIN);
+        let numbers: BTreeSet<u64> = numbers.collect();
+        for number in numbers {
+            let again = self.again.get(&number).copied().unwrap_or(number) + AGAIN;
+            self.again.insert(number, again);
+            self.values.insert(again, Cluster::begun(now));
+        }
+    }
+
     fn judge(&self) -> Result<(), String> {
         let mut certain: Vec<(Moment, Moment, u64)> = Vec::new();
         let mut others: Vec<(Moment, Moment, u64)> = Vec::new();
@@ -173,7 +254,7 @@ impl Block {
             if cluster.earliest_read_end < cluster.began {
                 return Err(format!("value {value} was read before it was written"));
             }
-            let first_end = cluster.ended.min(cluster.earliest_read_end);
+            let first_end = cluster.first_end();
             let last_begin = cluster.began.max(cluster.latest_read_begin);
             if first_end < last_begin {
                 certain.push((first_end, last_begin, *value));
@@ -258,6 +339,19 @@ mod tests {
     }
 
     #[test]
+    fn a_write_of_unknown_outcome_must_not_land_behind_a_fence() {
+        let mut history = History::default();
+        history.write_begins(AT, 1);
+        history.write_ends(AT, 1, Written::Unknown);
+        history.fenced(VOLUMES[AT.0].1);
+        write(&mut history, 2);
+        read(&mut history, 2).unwrap();
+        history.judge().unwrap();
+        read(&mut history, 1).unwrap();
+        assert!(history.judge().is_err());
+    }
+
+    #[test]
     fn two_writes_under_way_may_end_in_either_order_but_readers_agree() {
         let mut history = History::default();
         history.write_begins(AT, 1);
@@ -278,6 +372,49 @@ mod tests {
         history.judge().unwrap();
         assert!(read(&mut history, 1).is_err());
         assert!(read(&mut history, 9).is_err());
+    }
+
+    #[test]
+    fn what_was_only_in_a_cache_may_be_lost_with_the_leg_but_not_what_was_flushed_or_written_since() {
+        let mut history = History::default();
+        write(&mut history, 1);
+        write(&mut history, 2);
+        let began = history.moment();
+        history.flush_ends(AT.0, began);
+        write(&mut history, 3);
+        read(&mut history, 3).unwrap();
+        history.leg_forgets(VOLUMES[AT.0].1, 1);
+        read(&mut history, 3).unwrap();
+        history.judge().unwrap();
+        history.forgotten_shows(VOLUMES[AT.0].1);
+        read(&mut history, 2).unwrap();
+        history.judge().unwrap();
+        write(&mut history, 4);
+        history.forgotten_shows(VOLUMES[AT.0].1);
+        read(&mut history, 4).unwrap();
+        history.judge().unwrap();
+        read(&mut history, 1).unwrap();
+        assert!(history.judge().is_err());
+    }
+
+    #[test]
+    fn what_a_leg_forgot_must_not_show_while_the_same_owner_has_the_other_leg() {
+        let mut history = History::default();
+        write(&mut history, 1);
+        history.leg_forgets(VOLUMES[AT.0].1, 1);
+        read(&mut history, 0).unwrap();
+        assert!(history.judge().is_err());
+    }
+
+    #[test]
+    fn a_forced_write_stays_whatever_forgets() {
+        let mut history = History::default();
+        history.write_begins(AT, 1);
+        history.write_ends(AT, 1, Written::Durable);
+        history.leg_forgets(VOLUMES[AT.0].1, 0);
+        history.leg_forgets(VOLUMES[AT.0].1, 1);
+        read(&mut history, 0).unwrap();
+        assert!(history.judge().is_err());
     }
 
     #[test]

@@ -6,8 +6,12 @@ use std::time::{Duration, Instant};
 use understudy_sim::plan::Plan;
 use understudy_sim::run::{Outcome, run};
 use understudy_sim::shrink::shrink;
+use understudy_sim::weather::Kind;
 
-const USAGE: &str = "understudy-sim [--seed N] [--runs M] [--json FILE] [--plan FILE] [--verbose 1] [--shrink 0]";
+const USAGE: &str =
+    "understudy-sim [--seed N] [--runs M] [--kinds KIND,...] [--json FILE] [--plan FILE] [--verbose 1] [--shrink 0]
+understudy-sim --mistakes 1                                         every deliberate mistake that has to be found
+understudy-sim --mistake NAME [--seed N] [--runs M] [--kinds KIND,...] one of them";
 
 struct Wish {
     seed: u64,
@@ -16,6 +20,9 @@ struct Wish {
     plan: Option<String>,
     verbose: bool,
     shrink: bool,
+    kinds: Option<Vec<Kind>>,
+    mistakes: bool,
+    mistake: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -30,7 +37,8 @@ fn main() -> ExitCode {
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
     }
-    match work(&wish) {
+    let done = if wish.mistakes || wish.mistake.is_some() { find_mistakes(&wish) } else { work(&wish) };
+    match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -41,7 +49,17 @@ fn main() -> ExitCode {
 }
 
 fn parse(words: &[String]) -> Result<Wish, String> {
-    let mut wish = Wish { seed: 1, runs: 1, json: None, plan: None, verbose: false, shrink: true };
+    let mut wish = Wish {
+        seed: 1,
+        runs: 1,
+        json: None,
+        plan: None,
+        verbose: false,
+        shrink: true,
+        kinds: None,
+        mistakes: false,
+        mistake: None,
+    };
     for pair in words.chunks(2) {
         let [name, value] = pair else { return Err(format!("{}: expected a value", pair[0])) };
         let number = || value.parse::<u64>().map_err(|_| format!("{name} {value}: expected a number"));
@@ -52,19 +70,71 @@ fn parse(words: &[String]) -> Result<Wish, String> {
             "--plan" => wish.plan = Some(value.clone()),
             "--verbose" => wish.verbose = number()? > 0,
             "--shrink" => wish.shrink = number()? > 0,
+            "--kinds" => wish.kinds = Some(value.split(',').map(kind_of).collect::<Result<_, _>>()?),
+            "--mistakes" => wish.mistakes = number()? > 0,
+            "--mistake" => wish.mistake = Some(value.clone()),
             _unknown => return Err(format!("{name}: unknown")),
         }
     }
     Ok(wish)
 }
 
+fn kind_of(name: &str) -> Result<Kind, String> {
+    let found = Kind::ALL.into_iter().find(|kind| format!("{kind:?}") == name);
+    found.ok_or_else(|| format!("{name}: no such kind of fault; there are {:?}", Kind::ALL))
+}
+
 fn plans(wish: &Wish) -> anyhow::Result<Vec<Plan>> {
     let mut plans = match &wish.plan {
         Some(file) => vec![serde_json::from_str(&std::fs::read_to_string(file)?)?],
-        None => (wish.seed..wish.seed.saturating_add(wish.runs)).map(Plan::from_seed).collect::<Vec<_>>(),
+        None => {
+            let seeds = wish.seed..wish.seed.saturating_add(wish.runs);
+            let plan = |seed| match &wish.kinds {
+                Some(kinds) => Plan::in_weather(seed, kinds),
+                None => Plan::from_seed(seed),
+            };
+            seeds.map(plan).collect::<Vec<_>>()
+        }
     };
     plans.iter_mut().for_each(|plan| plan.verbose = wish.verbose);
     Ok(plans)
+}
+
+#[cfg(not(feature = "mistakes"))]
+fn find_mistakes(_: &Wish) -> anyhow::Result<bool> {
+    anyhow::bail!("built without the feature `mistakes`")
+}
+
+/// Whether all were found. The panics of a mistake that the product's own assertions find would end an optimised program, so they are
+/// not among those that have to be found.
+#[cfg(feature = "mistakes")]
+fn find_mistakes(wish: &Wish) -> anyhow::Result<bool> {
+    use understudy_sim::mistakes::{Case, Deliberate, KNOWN};
+    let cases = match &wish.mistake {
+        None => KNOWN.to_vec(),
+        Some(name) => {
+            let mistake = Deliberate::named(name);
+            let mistake = mistake.ok_or_else(|| anyhow::anyhow!("{name}: there are {:?}", Deliberate::all()))?;
+            let kinds = wish.kinds.clone().unwrap_or_else(|| Kind::ALL.to_vec());
+            vec![Case { mistake, kinds: kinds.leak(), first: wish.seed, seeds: wish.runs }]
+        }
+    };
+    let mut all = true;
+    for case in cases {
+        let found = case.find();
+        let name = case.mistake.name();
+        match &found {
+            Some(outcome) => println!(
+                "{name}: seed {} ({} tried): {}",
+                outcome.seed,
+                outcome.seed - case.first + 1,
+                outcome.failure.as_deref().unwrap_or_default(),
+            ),
+            None => println!("{name}: NOT FOUND in seeds {} to {}", case.first, case.first + case.seeds - 1),
+        }
+        all &= found.is_some();
+    }
+    Ok(all)
 }
 
 fn work(wish: &Wish) -> anyhow::Result<bool> {
@@ -110,22 +180,29 @@ fn sum_up(outcomes: &[Outcome], real: Duration) {
     let simulated: Duration = outcomes.iter().map(|outcome| outcome.simulated).sum();
     let failed: Vec<u64> = outcomes.iter().filter(|outcome| outcome.failure.is_some()).map(|o| o.seed).collect();
     println!(
-        "{} runs, {} failed {failed:?}: {:.0} s simulated in {:.0} s, {:.5} simulated years an hour",
+        "{} runs, {} failed {failed:?}: {:.0} s simulated in {:.0} s, {:.1} simulated hours an hour ({:.5} years)",
         outcomes.len(),
         failed.len(),
         simulated.as_secs_f64(),
         real.as_secs_f64(),
+        simulated.as_secs_f64() / real.as_secs_f64(),
         simulated.as_secs_f64() / real.as_secs_f64() * 3600.0 / (365.25 * 86_400.0),
     );
-    let slowest = outcomes.iter().filter_map(|outcome| outcome.home_after).max().unwrap_or_default();
+    let mut home: Vec<Duration> = outcomes.iter().filter_map(|outcome| outcome.home_after).collect();
+    home.sort_unstable();
+    let (middle, slowest) = (home.get(home.len() / 2), home.last());
+    let refused: Vec<u64> = outcomes.iter().filter(|outcome| outcome.refused).map(|o| o.seed).collect();
+    println!("{} ended with a pool refused for a leg lost for good {refused:?}", refused.len());
+    let seconds = |time: Option<&Duration>| time.map_or(0.0, Duration::as_secs_f64);
     println!(
-        "{} faults, {} starts of nodes, {} writes acknowledged, {} of unknown outcome, {} blocks read, {} moments judged, home after {:.1} s at most",
+        "{} faults, {} starts of nodes, {} writes acknowledged, {} of unknown outcome, {} blocks read, {} moments judged, home after {:.1} s in the middle, {:.1} s at most",
         sum(|o| o.faults as u64),
         sum(|o| o.starts),
         sum(|o| o.acknowledged),
         sum(|o| o.unknown),
         sum(|o| o.reads),
         sum(|o| o.moments),
-        slowest.as_secs_f64(),
+        seconds(middle),
+        seconds(slowest),
     );
 }

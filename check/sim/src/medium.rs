@@ -1,12 +1,14 @@
 //! The medium of a simulated disk: blocks, a volatile cache, and everything that goes wrong with them.
 //!
 //! A write lands in two halves with time between them. What was written without force is only in the cache until a flush; a loss
-//! of power takes each such block or leaves it, one by one. A block itself is written whole or not at all, as disks promise; what is
-//! larger may be torn anywhere. Corruption is put there by whoever runs the faults, and only where the product claims to notice
-//! it: in the records of the lock disks and in pool metadata.
+//! of power takes each such block or leaves it, one by one. A write under way when power is lost ends after any of its blocks, and where the
+//! product claims to notice it (`guarded`: records of the lock disks, pool metadata) the last of them may be half new and half
+//! old; elsewhere a block is written whole or not at all, as disks promise. Corruption is put there by whoever runs the faults, in
+//! the same places only.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -45,12 +47,17 @@ pub struct SimMedium {
     /// The next write that begins in here lands so many blocks further.
     misdirect: Cell<Option<(u64, u64, u64)>>,
     unreadable: RefCell<BTreeSet<u64>>,
+    /// Writes that have begun, by number: what power loss interrupts.
+    under_way: RefCell<BTreeMap<u64, (u64, Bytes)>>,
+    last_write: Cell<u64>,
+    /// Blocks whose content says whether it is whole.
+    guarded: Range<u64>,
 }
 
 impl SimMedium {
-    /// A blank medium.
+    /// A blank medium; within `guarded` a block may be torn.
     #[must_use]
-    pub fn new(block_bytes: u32, bytes: u64, chance: Chance) -> Rc<Self> {
+    pub fn new(block_bytes: u32, bytes: u64, guarded: Range<u64>, chance: Chance) -> Rc<Self> {
         Rc::new(Self {
             geometry: Geometry { block_bytes, blocks: bytes / u64::from(block_bytes) },
             chance,
@@ -60,6 +67,9 @@ impl SimMedium {
             temper: Cell::new(Temper::GOOD),
             misdirect: Cell::new(None),
             unreadable: RefCell::default(),
+            under_way: RefCell::default(),
+            last_write: Cell::new(0),
+            guarded,
         })
     }
 
@@ -74,12 +84,34 @@ impl SimMedium {
         self.kept.borrow().clone()
     }
 
-    /// Power is lost: of what is in the cache, some blocks are on the medium and some are not.
+    /// Its process is gone, and what it had begun to write is not going to be.
+    pub fn abandon(&self) {
+        self.under_way.take();
+    }
+
+    /// Power is lost: of what is in the cache and of what was being written, some blocks are on the medium and some are not.
     pub fn lose_power(&self) {
+        for (lba, bytes) in self.under_way.take().into_values() {
+            self.interrupt(lba, &bytes);
+        }
         for (lba, before) in self.cached.take() {
             if self.chance.one_in(2) {
                 self.put(lba, before);
             }
+        }
+    }
+
+    /// A write ends after some of its blocks, the last of them perhaps torn.
+    fn interrupt(&self, lba: u64, bytes: &Bytes) {
+        let step = self.geometry.block_bytes as usize;
+        let whole = self.chance.below((bytes.len() / step) as u64 + 1) as usize;
+        self.store(lba, &bytes.slice(..whole * step), Durability::ForceUnitAccess);
+        let torn = lba + whole as u64;
+        if whole * step < bytes.len() && self.guarded.contains(&torn) && self.chance.one_in(2) {
+            let at = self.chance.below(step as u64) as usize;
+            let mut block = BytesMut::from(&self.block(torn)[..]);
+            block[..at].copy_from_slice(&bytes[whole * step..whole * step + at]);
+            self.put(torn, Some(block.freeze()));
         }
     }
 
@@ -178,8 +210,17 @@ impl SimMedium {
     }
 
     async fn write_all(&self, lba: u64, bytes: Bytes, durability: Durability) -> Result<(), MediumError> {
-        self.take_time().await;
+        let number = self.last_write.get() + 1;
+        self.last_write.set(number);
         let lba = self.place_of(lba);
+        self.under_way.borrow_mut().insert(number, (lba, bytes.clone()));
+        let end = self.write_in_halves(lba, bytes, durability).await;
+        self.under_way.borrow_mut().remove(&number);
+        end
+    }
+
+    async fn write_in_halves(&self, lba: u64, bytes: Bytes, durability: Durability) -> Result<(), MediumError> {
+        self.take_time().await;
         let block = self.geometry.block_bytes as usize;
         let half = bytes.len() / block / 2;
         if half > 0 {

@@ -94,6 +94,14 @@ impl Memory {
         }
     }
 
+    /// A node is told that a connection has closed which did long ago, or did not.
+    pub fn repeat_news(&self, reader: NodeName) {
+        let news = self.news[reader.index()].borrow();
+        let connection = self.chance.below(2);
+        // The reader may be gone.
+        let _ = news.as_ref().map(|news| news.send(LinkEvent::Closed { connection }));
+    }
+
     /// The host of `node` is up again after a loss of power, without the process.
     pub fn host_is_up(&self, node: NodeName) {
         let mut region = self.regions[node.index()].borrow_mut();

@@ -6,6 +6,10 @@
 use understudy::driver::mistakes::{self, Mistake};
 use understudy_failover::mutants::{self, Mutant};
 
+use crate::plan::Plan;
+use crate::run::{Outcome, run};
+use crate::weather::Kind;
+
 /// Somebody's mistake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deliberate {
@@ -47,6 +51,37 @@ impl Deliberate {
         Making
     }
 }
+
+/// A mistake that has to be found, and where to look for it.
+#[derive(Debug, Clone, Copy)]
+pub struct Case {
+    /// Which.
+    pub mistake: Deliberate,
+    /// Kinds of faults that bring it out.
+    pub kinds: &'static [Kind],
+    /// First seed tried.
+    pub first: u64,
+    /// Seeds tried at most.
+    pub seeds: u64,
+}
+
+impl Case {
+    /// The first run that goes wrong with the mistake made, and holds without it.
+    #[must_use]
+    pub fn find(&self) -> Option<Outcome> {
+        let plans = (self.first..self.first + self.seeds).map(|seed| Plan::in_weather(seed, self.kinds));
+        let blamed = |plan: Plan| {
+            let made = self.mistake.made();
+            let outcome = run(&plan);
+            drop(made);
+            (outcome.failure.is_some() && run(&plan).failure.is_none()).then_some(outcome)
+        };
+        plans.into_iter().find_map(blamed)
+    }
+}
+
+/// Those that have to be found.
+pub const KNOWN: [Case; 0] = [];
 
 /// A mistake is made.
 pub struct Making;

@@ -25,6 +25,7 @@ use understudy_portal::{Acceptor, Wire};
 
 use crate::chance::Chance;
 use crate::process::{End, Process};
+use crate::repeat::Framing;
 
 /// A machine of the simulated world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -49,6 +50,8 @@ struct Path {
     cut: Cell<bool>,
     /// Extra milliseconds of every delivery.
     slow_ms: Cell<u64>,
+    /// One delivery in so many comes again; 0: none.
+    repeats: Cell<u64>,
     waiting: RefCell<Vec<Waker>>,
 }
 
@@ -106,11 +109,17 @@ impl Net {
         self.path(from, to).slow_ms.set(extra_ms);
     }
 
+    /// One delivery in so many from `from` to `to` comes again, if it is made of whole PDUs; 0: none.
+    pub fn repeat(&self, from: Host, to: Host, one_in: u64) {
+        self.path(from, to).repeats.set(one_in);
+    }
+
     /// Every path is whole and fast again.
     pub fn heal(&self) {
         let all: Vec<_> = self.paths.borrow().keys().copied().collect();
         for (from, to) in all {
             self.slow(from, to, 0);
+            self.repeat(from, to, 0);
             self.mend(from, to);
         }
     }
@@ -275,6 +284,7 @@ struct Pipe {
     reader_gone: Cell<bool>,
     /// One of the ends lost power.
     is_silent: Cell<bool>,
+    framing: RefCell<Framing>,
 }
 
 impl Pipe {
@@ -288,7 +298,21 @@ impl Pipe {
             writer: RefCell::default(),
             reader_gone: Cell::new(false),
             is_silent: Cell::new(false),
+            framing: RefCell::default(),
         })
+    }
+
+    /// Sends data, and now and then, where the path repeats, what was sent before once more.
+    fn send_data(&self, data: Bytes) {
+        let whole = self.framing.borrow_mut().take(&data);
+        self.send(Segment::Data(data.clone()));
+        let repeats = self.path.repeats.get();
+        let Some(net) = self.net.upgrade().filter(|_| whole && repeats > 0) else { return };
+        let earlier = self.framing.borrow_mut().kept.take_if(|_| net.chance.one_in(2));
+        earlier.into_iter().for_each(|earlier| self.send(Segment::Data(earlier)));
+        if net.chance.one_in(repeats) {
+            self.framing.borrow_mut().kept = Some(data);
+        }
     }
 
     fn send(&self, segment: Segment) {
@@ -412,7 +436,7 @@ impl AsyncWrite for Stream {
             return Poll::Pending;
         }
         let taken = room.min(bytes.len());
-        outgoing.send(Segment::Data(Bytes::copy_from_slice(&bytes[..taken])));
+        outgoing.send_data(Bytes::copy_from_slice(&bytes[..taken]));
         Poll::Ready(Ok(taken))
     }
 

@@ -29,6 +29,7 @@ use understudy_portal::{Portal, PortalError, PortalOptions};
 
 use crate::clock;
 use crate::network::{Host, Uplink};
+use crate::plan::configuration_of;
 use crate::process::{End, Process};
 use crate::stage::Stage;
 
@@ -155,7 +156,7 @@ impl Node {
 }
 
 async fn run_one(node: Rc<Node>, stage: Rc<Stage>, process: Process, ending: Rc<Cell<Option<Ending>>>) {
-    let config = Rc::clone(&stage.config);
+    let config = Rc::new(configuration_of(&stage.plan, node.name.index()));
     let world = SimWorld { node: Rc::clone(&node), stage: Rc::clone(&stage), process };
     match run_in(Rc::new(world), config, node.name).await {
         Ok(how) => {
@@ -261,6 +262,13 @@ impl Witness for SimWitness {
 impl SimWitness {
     fn see(&self, order: &Effect) {
         let mut services = self.node.seen.services.borrow_mut();
+        if let Effect::ServePool { pool } | Effect::LegDropped { pool, .. } = order {
+            let place = self.stage.pools().position(|(other, _, _)| other == *pool);
+            place.into_iter().for_each(|place| self.stage.history.borrow_mut().forgotten_shows(place));
+            if let (Effect::ServePool { .. }, Some(place)) = (order, place) {
+                self.stage.history.borrow_mut().fenced(place);
+            }
+        }
         match order {
             Effect::ServePool { pool } | Effect::ResumePool { pool } => {
                 services.insert(*pool, Service::Answering);

@@ -10,6 +10,7 @@ use understudy::config::Config;
 use crate::chance::Chance;
 use crate::network::Host;
 use crate::shelf::Shelf;
+use crate::weather::Kind;
 
 /// Lock disks; their shelves have the first numbers.
 pub const LOCK_DISKS: usize = 3;
@@ -144,6 +145,46 @@ pub enum Fault {
         /// A number from which the place follows.
         place: u64,
     },
+    /// Bits flip in a block of a pool disk's metadata.
+    CorruptMetadata {
+        /// Which pool disk's shelf.
+        shelf: usize,
+        /// A number from which the place follows.
+        place: u64,
+    },
+    /// The next write to a pool disk's metadata lands elsewhere in it.
+    MisdirectMetadata {
+        /// Which pool disk's shelf.
+        shelf: usize,
+        /// By so many blocks.
+        by: u64,
+    },
+    /// A shelf takes only so many commands of one initiator at a time, TASK SET FULL beyond; with none it is BUSY.
+    CrowdShelf {
+        /// Which.
+        shelf: usize,
+        /// So many.
+        most: u32,
+    },
+    /// Of what a shelf answers a node, some is delivered twice, at once or later.
+    RepeatAnswers {
+        /// To this node.
+        node: usize,
+        /// From this shelf.
+        shelf: usize,
+        /// One delivery in so many.
+        one_in: u64,
+    },
+    /// The end of the partner's connection is reported again, and connections that were never closed are reported closed.
+    RepeatNews {
+        /// To this node.
+        node: usize,
+    },
+    /// A leg is lost for good.
+    LoseLeg {
+        /// Which pool disk's shelf.
+        shelf: usize,
+    },
     /// The wall clock jumps.
     JumpClock {
         /// By so many seconds.
@@ -215,20 +256,34 @@ pub struct Plan {
     pub depth: u64,
     /// Longest pause of a client between two commands, milliseconds.
     pub pace_ms: u64,
+    /// How fast each node's clock runs, thousandths: one that runs slow waits longer for everything.
+    #[serde(default = "right_clocks")]
+    pub clock_rate: [u32; 2],
     /// How long the first phase lasts, milliseconds.
     pub length_ms: u64,
     /// In order of time.
     pub faults: Vec<Planned>,
 }
 
+fn right_clocks() -> [u32; 2] {
+    [1000, 1000]
+}
+
 impl Plan {
     /// The run that follows from `seed`. Each run has its own weather: some kinds of faults often, others not at all.
     #[must_use]
     pub fn from_seed(seed: u64) -> Self {
+        let chance = Chance::new(seed).apart(4);
+        let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|_| chance.one_in(3)).collect();
+        Self::in_weather(seed, &kinds)
+    }
+
+    /// The run that follows from `seed` with faults of these kinds only.
+    #[must_use]
+    pub fn in_weather(seed: u64, kinds: &[Kind]) -> Self {
         let chance = Chance::new(seed).apart(0);
         let durable = chance.one_in(2);
         let length_ms = chance.between(5_000, 40_000);
-        let kinds: Vec<u64> = (0..KINDS).filter(|_| chance.one_in(3)).collect();
         let every_ms = chance.pick(&[150, 400, 1_000, 3_000]);
         let mut faults = Vec::new();
         let mut at_ms = chance.below(2_000);
@@ -238,7 +293,7 @@ impl Plan {
                 1 | 2 => chance.between(100, 1_500),
                 _long => chance.between(1_500, 8_000),
             };
-            let fault = draw(&chance, chance.pick(&kinds));
+            let fault = chance.pick(kinds).draw(&chance);
             faults.push(Planned { at_ms, for_ms, fault });
             at_ms += chance.between(1, every_ms * 2);
         }
@@ -252,54 +307,14 @@ impl Plan {
             durable,
             depth: chance.between(1, 4),
             pace_ms: chance.pick(&[5, 20, 60]),
+            clock_rate: if chance.one_in(3) {
+                [0, 1].map(|_| chance.between(800, 1_250) as u32)
+            } else {
+                right_clocks()
+            },
             length_ms,
             faults,
         }
-    }
-}
-
-/// Kinds of faults that [`draw`] knows.
-const KINDS: u64 = 22;
-
-fn draw(chance: &Chance, kind: u64) -> Fault {
-    let node = chance.below(2) as usize;
-    let shelf = chance.below((LOCK_DISKS + LEGS * 2) as u64) as usize;
-    let lock = chance.below(LOCK_DISKS as u64) as usize;
-    let pool_disk = LOCK_DISKS + chance.below(2 * LEGS as u64) as usize;
-    match kind {
-        0 => Fault::KillNode { node, power: false },
-        1 => Fault::KillNode { node, power: true },
-        2 => Fault::KillBoth,
-        3 => Fault::StopNode { node },
-        4 => Fault::HaltNode { node },
-        5 => Fault::CutReads { node: chance.below(3) as usize },
-        6 => Fault::SlowReads { node, millis: chance.between(5, 400) },
-        7 => Fault::TearReads { node },
-        8 => Fault::CutPath { node, shelf, out: chance.one_in(2), back: true },
-        9 => Fault::CutPath { node, shelf, out: true, back: false },
-        10 => Fault::CutAllPaths { node },
-        11 => Fault::SlowPath { node, shelf, millis: chance.between(5, 1_500) },
-        12 => Fault::SlowDisk { shelf, millis: chance.between(5, 1_500) },
-        13 => Fault::BadDisk { shelf, reads: chance.below(30), writes: chance.below(30) },
-        14 => Fault::KillShelf { shelf },
-        15 => Fault::PowerShelf { shelf },
-        16 => Fault::StopShelf { shelf },
-        17 => Fault::DropSessions { shelf },
-        18 => match chance.below(4) {
-            0 => Fault::CorruptRecord { shelf: lock, node },
-            1 => Fault::MisdirectRecord { shelf: lock, node },
-            2 => Fault::UnreadableMetadata { shelf: pool_disk, place: chance.draw() },
-            _else => Fault::JumpClock { seconds: chance.between(0, 200_000) as i64 - 100_000 },
-        },
-        19 => Fault::CutClient { client: chance.below(VOLUMES.len() as u64) as usize },
-        20 => match chance.below(3) {
-            0 => Fault::AskTakeover { node },
-            _more => Fault::AskGiveback { node, overridden: chance.one_in(2) },
-        },
-        _operators => match chance.below(2) {
-            0 => Fault::MakeVolume { node, number: chance.below(8) },
-            _else => Fault::DeleteVolume { node, number: chance.below(8) },
-        },
     }
 }
 
@@ -313,6 +328,28 @@ pub fn portal_of(node: usize) -> String {
 #[must_use]
 pub fn target_of(node: usize) -> String {
     format!("iqn.2026-01.sim:{}", ["a", "b"][node])
+}
+
+/// The pair's file as `node` follows it: what its clock, slow or fast, makes of the waits.
+#[must_use]
+pub fn configuration_of(plan: &Plan, node: usize) -> Config {
+    let mut config = configuration(plan);
+    let timing = &mut config.timing;
+    for wait in [
+        &mut timing.poll,
+        &mut timing.poll_brisk,
+        &mut timing.read_deadline,
+        &mut timing.heartbeat,
+        &mut timing.silent,
+        &mut timing.gone,
+        &mut timing.boot,
+        &mut timing.retry,
+        &mut timing.handoff,
+        &mut timing.disk,
+    ] {
+        *wait = *wait * 1000 / plan.clock_rate[node];
+    }
+    config
 }
 
 /// The pair's file.

@@ -17,7 +17,7 @@ use crate::client::Client;
 use crate::clock;
 use crate::faults::{begin, heal};
 use crate::panics;
-use crate::plan::Plan;
+use crate::plan::{Fault, Plan, Planned};
 use crate::stage::Stage;
 
 /// A sound pair is up this long after it was started, and home again this long after everything was mended: boot waits of three
@@ -50,8 +50,10 @@ pub struct Outcome {
     pub reads: u64,
     /// Moments at which all invariants were looked at.
     pub moments: u64,
-    /// From healing to everything at home and served.
+    /// From healing to both nodes up and every pool at home and served.
     pub home_after: Option<Duration>,
+    /// It ended with a pool that is refused because a leg that is lost for good is still recorded good.
+    pub refused: bool,
     /// The last things that happened; only of a run that went wrong.
     pub last_lines: Vec<String>,
 }
@@ -64,7 +66,7 @@ pub struct Outcome {
 pub fn run(plan: &Plan) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.expect("a runtime without input and output needs nothing of the system");
-    panics::watch();
+    panics::watch(plan.seed);
     understudy_pool::testing::name_from(plan.seed);
     let tasks = LocalSet::new();
     let plan = plan.clone();
@@ -96,6 +98,7 @@ fn outcome(stage: &Rc<Stage>, home_after: Option<Duration>) -> Outcome {
         reads: history.reads,
         moments: stage.moments.get(),
         home_after,
+        refused: stage.refused.get(),
         last_lines: if failure.is_some() { stage.last_lines(60) } else { Vec::new() },
         failure,
     }
@@ -141,20 +144,14 @@ fn has_failed(stage: &Stage) -> bool {
 
 /// Everything is mended: within a bounded time every pool is home and served, and every acknowledged write can be read.
 async fn second_phase(stage: &Rc<Stage>, clients: &[Rc<Client>]) -> Option<Duration> {
-    // Faults whose time is not over yet take back what they did; a second healing leaves nothing of them.
+    let asking = spawn_local(ask_back(Rc::clone(stage)));
+    let home_after = all_home(stage).await;
+    // Faults whose time is not over yet take back what they did, which was taken back already. Then it has to be home still.
     let longest = stage.plan.faults.iter().map(|planned| planned.for_ms).max().unwrap_or(0);
     sleep(Duration::from_millis(longest)).await;
-    heal(stage);
-    let asking = spawn_local(ask_back(Rc::clone(stage)));
-    let home = until_within(HOME_WITHIN, || has_failed(stage) || everything_is_home(stage)).await;
+    let still = all_home(stage).await;
     asking.abort();
-    if has_failed(stage) {
-        return None;
-    }
-    let Some(home_after) = home else {
-        stage.fail(format!("not home {} s after everything was mended: {}", HOME_WITHIN.as_secs(), describe(stage)));
-        return None;
-    };
+    let (home_after, _) = (home_after?, still?);
     clients.iter().for_each(|client| client.paused.set(true));
     let quiet = || has_failed(stage) || clients.iter().all(|client| client.under_way.get() == 0);
     if until_within(HOME_WITHIN, quiet).await.is_none() {
@@ -174,10 +171,27 @@ async fn second_phase(stage: &Rc<Stage>, clients: &[Rc<Client>]) -> Option<Durat
     Some(home_after)
 }
 
+/// Waits until both nodes are up and every pool is at home, and takes the time.
+async fn all_home(stage: &Rc<Stage>) -> Option<Duration> {
+    let home = until_within(HOME_WITHIN, || has_failed(stage) || everything_is_home(stage)).await;
+    if has_failed(stage) {
+        return None;
+    }
+    if home.is_none() && stage.is_lost_leg_recorded_good() {
+        stage.log(format_args!("refused: {}", describe(stage)));
+        stage.refused.set(true);
+    } else if home.is_none() {
+        stage.fail(format!("not home {} s after everything was mended: {}", HOME_WITHIN.as_secs(), describe(stage)));
+    }
+    home
+}
+
 /// What an operator took over is asked back by an operator: no node gives that back by itself.
 async fn ask_back(stage: Rc<Stage>) {
-    loop {
-        sleep(LOOK * 100).await;
+    let is_takeover = |planned: &Planned| matches!(planned.fault, Fault::AskTakeover { .. });
+    // Without an operator's takeover everything has to come home by itself.
+    while stage.plan.faults.iter().any(is_takeover) {
+        sleep(LOOK * 25).await;
         for node in &stage.nodes {
             node.ask(Request::Giveback { soft_vetoes: SoftVetoes::Override }).await;
         }

@@ -86,8 +86,9 @@ impl Shelf {
         let Some(running) = self.running.borrow_mut().take() else { return };
         running.process.end(how);
         drop(running);
-        if how == End::PowerLost {
-            self.medium.lose_power();
+        match how {
+            End::PowerLost => self.medium.lose_power(),
+            End::Killed => self.medium.abandon(),
         }
     }
 
@@ -107,6 +108,11 @@ impl Shelf {
             // However many there were.
             let _ = running.portal.drop_sessions(&running.target);
         }
+    }
+
+    /// From now on an initiator may have so many commands in its task set; until it is started again.
+    pub fn allow_tasks(&self, most: u32) {
+        self.running.borrow().iter().for_each(|running| running.unit.allow_tasks(most));
     }
 
     /// The logical unit, while it runs.

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::Range;
 use std::rc::{Rc, Weak};
 
 use understudy::config::{Config, NodeName};
@@ -15,7 +16,8 @@ use understudy_failover::key::ReservationKey;
 use understudy_failover::page::Page;
 use understudy_failover::record::{Heartbeat, Record};
 use understudy_failover::survey::{LockDiskView, Survey};
-use understudy_failover::words::{Generation, LegSet, NodeId, PairId, PoolId};
+use understudy_failover::words::{Generation, LegIndex, LegSet, NodeId, PairId, PoolId};
+use understudy_layout::label::PoolAreas;
 use understudy_layout::lock::{LockPlaces, RecordSlot};
 use understudy_layout::{DiskShape, Span};
 
@@ -56,6 +58,10 @@ pub struct Stage {
     digest: Cell<u64>,
     reserved: RefCell<BTreeSet<(PoolId, usize)>>,
     generations: RefCell<BTreeMap<PoolId, Generation>>,
+    /// The shelf of a leg that is lost for good.
+    pub lost: Cell<Option<usize>>,
+    /// The run ended with a pool that is rightly refused.
+    pub refused: Cell<bool>,
     /// Moments judged.
     pub moments: Cell<u64>,
     /// What a corruption may have taken back, so that generations are not compared across it.
@@ -71,10 +77,13 @@ impl Stage {
         let net = Net::new(chance.apart(1), plan.jitter_ms);
         let memory = Memory::new(chance.apart(2));
         let shelf = |number: usize| {
-            let is_lock = number < LOCK_DISKS;
-            let (block_bytes, bytes) =
-                if is_lock { (plan.lock_block_bytes, 8 << 20) } else { (plan.pool_block_bytes, 64 << 20) };
-            let medium = SimMedium::new(block_bytes, bytes, chance.apart(100 + number as u64));
+            let (shape, guarded) = if number < LOCK_DISKS {
+                (lock_shape(&plan), record_blocks(lock_shape(&plan)))
+            } else {
+                (pool_shape(&plan), metadata_blocks(pool_shape(&plan)))
+            };
+            let chance = chance.apart(100 + number as u64);
+            let medium = SimMedium::new(shape.block_bytes, shape.bytes(), guarded, chance);
             Shelf::new(number, &net, medium, plan.window)
         };
         let shelves = (0..LOCK_DISKS + LEGS * 2).map(shelf).collect();
@@ -91,6 +100,8 @@ impl Stage {
             digest: Cell::new(plan.seed),
             reserved: RefCell::default(),
             generations: RefCell::default(),
+            lost: Cell::new(None),
+            refused: Cell::new(false),
             moments: Cell::new(0),
             is_judged: Cell::new(true),
             plan,
@@ -262,6 +273,46 @@ impl Stage {
     /// Size and blocks of the lock disks.
     #[must_use]
     pub fn lock_shape(&self) -> DiskShape {
-        DiskShape { block_bytes: self.plan.lock_block_bytes, blocks: (8 << 20) / u64::from(self.plan.lock_block_bytes) }
+        lock_shape(&self.plan)
     }
+
+    /// Size and blocks of the pool disks.
+    #[must_use]
+    pub fn pool_shape(&self) -> DiskShape {
+        pool_shape(&self.plan)
+    }
+
+    /// Where a pool disk's metadata lies.
+    #[must_use]
+    pub fn metadata_blocks(&self) -> Range<u64> {
+        metadata_blocks(self.pool_shape())
+    }
+
+    /// Whether a leg that is lost for good is still recorded good: then its pool is refused until an operator forces it.
+    #[must_use]
+    pub fn is_lost_leg_recorded_good(&self) -> bool {
+        let Some(lost) = self.lost.get().map(|shelf| shelf - LOCK_DISKS) else { return false };
+        let leg = LegIndex((lost % LEGS) as u8);
+        self.good_legs(lost / LEGS).is_none_or(|good| good.contains(leg))
+    }
+}
+
+fn lock_shape(plan: &Plan) -> DiskShape {
+    DiskShape { block_bytes: plan.lock_block_bytes, blocks: (8 << 20) / u64::from(plan.lock_block_bytes) }
+}
+
+fn pool_shape(plan: &Plan) -> DiskShape {
+    DiskShape { block_bytes: plan.pool_block_bytes, blocks: (64 << 20) / u64::from(plan.pool_block_bytes) }
+}
+
+/// Heartbeats and records of both nodes.
+fn record_blocks(shape: DiskShape) -> Range<u64> {
+    let areas = LockPlaces::new(shape).map(|places| [0, 1].map(|node| places.node_area(node)));
+    areas.map_or(0..0, |[a, b]| a.lba..b.lba + u64::from(b.blocks))
+}
+
+fn metadata_blocks(shape: DiskShape) -> Range<u64> {
+    let block = u64::from(shape.block_bytes);
+    let slots = |areas: PoolAreas| areas.metadata_offset / block..areas.intent_offset / block;
+    PoolAreas::for_disk(shape).map_or(0..0, slots)
 }

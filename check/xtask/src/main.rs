@@ -35,6 +35,7 @@ cargo xtask bench fabric [--json FILE]               latency of reading the part
 cargo xtask drill [--only CELL] [--list] [--json FILE] [--markdown FILE] [--help]
                                                      every fault at every step of takeover, bring-up and giveback
 cargo xtask sim [--seed N] [--runs M] [--json FILE]   two whole nodes in one process, simulated
+cargo xtask sim --mistakes                           deliberate mistakes that the simulation must find
 cargo xtask soak [--minutes N] [--seed S] [--json FILE] [--svg FILE] [--help]
                                                      random drills with verifying clients for a long time
 cargo xtask conformance [--peer] [--url URL] [--suite FILE]... [--json FILE] [--markdown FILE] [--help]

@@ -131,6 +131,8 @@ pub struct LogicalUnit {
     // BOUND: MOST_REMEMBERED.
     visited: BTreeSet<Nexus>,
     tasks: TaskSet,
+    /// Tasks one nexus may have.
+    most_tasks: u32,
     kept: Vec<u8>,
 }
 
@@ -155,6 +157,7 @@ impl LogicalUnit {
             free: Vec::new(),
             visited: BTreeSet::new(),
             tasks: TaskSet::default(),
+            most_tasks: MOST_TASKS_OF_A_NEXUS,
             kept,
         })
     }
@@ -220,12 +223,19 @@ impl LogicalUnit {
         }
     }
 
+    /// From now on a nexus may have so many tasks at most, never more than the unit has room for. With none at all every command is
+    /// answered BUSY, else one too many TASK SET FULL (SAM-5 r21 §5.3.1).
+    pub fn allow_tasks(&mut self, most: u32) {
+        self.most_tasks = most.min(MOST_TASKS_OF_A_NEXUS);
+    }
+
     /// Enters a command. Never blocks; the order of calls is the order of the task set.
     pub fn begin(&mut self, nexus: NexusId, tag: u32, attribute: TaskAttribute, cdb: &[u8; 16]) -> Begun {
-        let crowded = self.state(nexus).counts.all >= MOST_TASKS_OF_A_NEXUS;
+        let crowded = self.state(nexus).counts.all >= self.most_tasks;
         let task = self.tasks.enter(&mut self.nexuses[nexus.0 as usize].counts, nexus, tag, attribute);
         if crowded {
-            let plan = Plan::Refused(Completion::status(Status::TaskSetFull));
+            let status = if self.most_tasks == 0 { Status::Busy } else { Status::TaskSetFull };
+            let plan = Plan::Refused(Completion::status(status));
             return Begun { task, plan, data_out_bytes: 0 };
         }
         match self.accept(nexus, cdb) {

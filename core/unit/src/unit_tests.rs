@@ -268,3 +268,20 @@ fn a_lost_nexus_keeps_its_name_until_its_last_write_is_over() {
     bench.unit.end(begun.task);
     assert_eq!(bench.unit.attach(nexus(3)), lost);
 }
+
+/// SAM-5 r21 §5.3.1.
+#[test]
+fn a_full_task_set_says_so_and_takes_no_more_and_a_closed_one_is_busy() {
+    let mut bench = Bench::new();
+    let id = bench.attach(1);
+    bench.unit.allow_tasks(1);
+    let one = bench.unit.begin(id, 1, TaskAttribute::Simple, &encode::test_unit_ready());
+    assert!(matches!(one.plan, Plan::Command(_)));
+    assert_eq!(bench.status(id, &encode::test_unit_ready()), Status::TaskSetFull);
+    bench.unit.end(one.task);
+    assert_eq!(bench.status(id, &encode::test_unit_ready()), Status::Good);
+    bench.unit.allow_tasks(0);
+    assert_eq!(bench.status(id, &encode::test_unit_ready()), Status::Busy);
+    bench.unit.allow_tasks(u32::MAX);
+    assert_eq!(bench.status(id, &encode::test_unit_ready()), Status::Good);
+}

@@ -104,6 +104,11 @@ impl UnitOnMedium {
         self.core.borrow_mut().resize(geometry(&*self.medium));
     }
 
+    /// From now on an initiator may have so many commands in the task set; see [`LogicalUnit::allow_tasks`].
+    pub fn allow_tasks(&self, most: u32) {
+        self.core.borrow_mut().allow_tasks(most);
+    }
+
     /// The gate.
     #[must_use]
     pub fn gate(&self) -> Gate {
