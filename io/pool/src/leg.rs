@@ -201,7 +201,7 @@ impl Leg {
 
     /// The leg as the driver fenced it, right before the pool serves.
     pub fn begin(&self, fenced_epoch: Option<u64>) {
-        if self.state.get() == LegState::Dropped {
+        if matches!(self.state.get(), LegState::Failed | LegState::Dropped) {
             return;
         }
         match fenced_epoch {

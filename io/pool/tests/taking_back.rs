@@ -331,6 +331,31 @@ fn leg_recorded_good_without_having_everything_holds_all_answers_until_it_is_rec
 }
 
 #[test]
+fn leg_recorded_good_while_the_pool_is_warm_is_not_used_either() {
+    run(async {
+        let bench = Bench::new(512, 1).await;
+        let (pool, v) = degraded(&bench, 2).await;
+        pool.stop();
+        let expected = Expected { legs_good: only_first_leg(), ..bench.expected(InSync::Yes) };
+        let pool = bench.load(expected).await.expect("loads");
+        let v = pool.medium(v.uuid()).expect("there");
+        bench.watcher.gate_open.set(false);
+        pool.leg_recorded_good(SECOND);
+        pool.start(3, &bench.fenced()).await.expect("starts");
+        let mut written = v.write(3, block_of(&v, 4), Durability::Cached);
+        assert!((&mut written).now_or_never().is_none());
+        sleep(Duration::from_secs(30)).await;
+        assert!((&mut written).now_or_never().is_none());
+        for region in 0..2u8 {
+            assert_eq!(read(&v, u64::from(region) * 2048 + 7).await, region + 1);
+        }
+        bench.watcher.open_gate();
+        written.await.expect("recorded bad");
+        assert_eq!(pool.legs_good(), ONE);
+    });
+}
+
+#[test]
 fn warm_pool_does_not_serve_without_a_leg_that_was_taken_back_since() {
     run(async {
         let bench = Bench::new(512, 1).await;
