@@ -249,7 +249,7 @@ fn faults_of_disks(pair: &Pair, out: &mut Vec<Move>) {
         let legs = pair.pools().flat_map(|pool| [(pool, 0), (pool, 1)]);
         out.extend(legs.flat_map(|(pool, leg)| whose.map(|whose| Move::LoseLeg(pool, leg, whose))));
     }
-    if !lock_whole || !legs_whole || pair.nodes.iter().any(|node| !node.sees) {
+    if left.mends > 0 && (!lock_whole || !legs_whole || pair.nodes.iter().any(|node| !node.sees)) {
         out.push(Move::Mend);
     }
 }
@@ -293,6 +293,7 @@ fn pay(pair: &mut Pair, it: Move) {
         Move::CutOff(_) => Some(|left| &mut left.cut_off),
         Move::Doubt(..) => Some(|left| &mut left.doubts),
         Move::Ask(..) => Some(|left| &mut left.requests),
+        Move::Mend => Some(|left| &mut left.mends),
         _ => None,
     };
     if let Some(price) = price {

@@ -326,6 +326,8 @@ pub struct Faults {
     pub lock_disks: u8,
     /// One leg is lost to one node or to both.
     pub legs: u8,
+    /// Everything cut or lost is there again.
+    pub mends: u8,
     /// One node is cut from all disks.
     pub cut_off: u8,
     /// A unit attention or conflict for no reason.

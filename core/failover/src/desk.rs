@@ -393,7 +393,7 @@ impl Machine {
 
     /// A leg does not take writes: recorded bad before anything is acknowledged without it.
     pub(crate) fn leg_failed(&mut self, pool: PoolId, mirror: MirrorIndex, leg: LegIndex, out: &mut Effects) {
-        let Some(entry) = self.desk.entries.get(&pool).filter(|_| self.is_holding(pool)) else { return };
+        let Some(entry) = self.desk.entries.get(&pool).filter(|_| self.may_change_legs(pool)) else { return };
         let Some(legs) = entry.legs.get(mirror.0 as usize).copied() else { return };
         let going = self.desk.legs_under_way();
         let waiting =
@@ -416,9 +416,15 @@ impl Machine {
     pub(crate) fn leg_resynced(&mut self, pool: PoolId, mirror: MirrorIndex, leg: LegIndex) {
         let bad = LegChange { pool, mirror, leg, to: LegState::Bad };
         // Once it is dropped it is not written along any more, and what was the same then is not the same when that is recorded.
-        if self.is_holding(pool) && !self.desk.legs_under_way().contains(&bad) {
+        if self.may_change_legs(pool) && !self.desk.legs_under_way().contains(&bad) {
             self.desk.legs.insert(LegChange { to: LegState::Good, ..bad });
         }
+    }
+
+    /// A pool that was handed over is held until its receiver serves it, and is not this node's to record: such a record would carry the
+    /// receiver's ownership past whatever either claims meanwhile.
+    fn may_change_legs(&self, pool: PoolId) -> bool {
+        self.is_holding(pool) && self.owner(pool) == Some(self.config.node)
     }
 
     /// Nothing of these pools is recorded any more: they are handed over.

@@ -6,12 +6,13 @@
 use std::path::PathBuf;
 
 use understudy_failover::config::AutomaticGiveback;
-use understudy_failover::input::{Earnest, Request, SoftVetoes, TakeoverKind};
+use understudy_failover::effect::Effect;
+use understudy_failover::input::{Earnest, Input, Request, SoftVetoes, TakeoverKind};
 use understudy_failover::machine::State;
-use understudy_failover::page::StateWord;
+use understudy_failover::page::{Stage, StateWord};
 use understudy_failover::sim::faults::{heal, serve_again};
 use understudy_failover::sim::{Chaos, Process, World, usual_config};
-use understudy_failover::words::{Micros, NodeId, PoolId};
+use understudy_failover::words::{LegIndex, Micros, MirrorIndex, NodeId, PoolId};
 
 use NodeId::{A, B};
 
@@ -351,10 +352,18 @@ fn commit_that_cannot_be_settled_restarts_the_node() {
     it.assert_golden();
 }
 
+fn page_stage(state: &State) -> Option<Stage> {
+    match state {
+        State::HandingOff(it) => Some(it.phase.stage()),
+        State::Claiming(it) => Some(it.phase.stage()),
+        _ => None,
+    }
+}
+
 fn stage_of(world: &World, node: NodeId) -> &'static str {
     let Some(machine) = world.nodes[node.index()].machine.as_ref() else { return "" };
     match machine.state() {
-        State::HandingOff(it) if it.phase.stage() == understudy_failover::page::Stage::Committing => "Committing",
+        State::HandingOff(it) if it.phase.stage() == Stage::Committing => "Committing",
         _ => "",
     }
 }
@@ -440,6 +449,26 @@ fn pool_that_cannot_be_had_after_the_giveback_is_handed_back_and_served_by_the_s
         (A, "pool 1 served"),
     ]);
     it.assert_golden();
+}
+
+/// What was handed over is held until the receiver serves it, and its record is the receiver's: found by the model, which lost a leg then.
+#[test]
+fn leg_lost_after_the_commit_is_not_recorded_by_the_node_that_handed_over() {
+    let mut it = Scenario::new("leg_lost_after_commit");
+    it.cold_start();
+    it.kill(A);
+    it.until("B serves both", |world| world.answers(B, P1));
+    it.start(A);
+    let stage = |world: &World| world.nodes[B.index()].machine.as_ref().map(|machine| page_stage(machine.state()));
+    it.until("COMMIT announced", |world| stage(world) == Some(Some(Stage::WaitingForReceiver)));
+    it.kill(A);
+    it.until("contested", |world| stage(world) == Some(Some(Stage::Contesting)));
+    let machine = it.world.nodes[B.index()].machine.as_mut().expect("running");
+    let mut out = Vec::new();
+    machine.step(it.world.now, Input::LegFailed { pool: P1, mirror: MirrorIndex(0), leg: LegIndex(1) }, &mut out);
+    assert!(!out.iter().any(|effect| matches!(effect, Effect::WriteRecord { .. })), "{out:?}");
+    it.start(A);
+    it.until("home", is_home);
 }
 
 /// The same at a cold start: the node is up, and its pool is where it can be served.
