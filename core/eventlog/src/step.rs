@@ -113,7 +113,7 @@ impl Memory {
                     out.truncate(begin);
                     return None;
                 }
-                Weight::Worthy
+                weight_in_full(fact)
             }
         };
         self.now = now;
@@ -234,6 +234,15 @@ impl Memory {
         };
         let survey = beaten(last, &by).ok_or(StepError::NothingBefore)?;
         Ok((Input::Surveyed { op: None, survey: Box::new(survey) }, rest))
+    }
+}
+
+/// Most facts that have no short form are rare. Not these: a partner that is gone is asked for its page a hundred times a second, for as
+/// long as it is gone, and each answer in a frame of its own would make the log of a night forget how it began.
+fn weight_in_full(fact: &Input) -> Weight {
+    match fact {
+        Input::PartnerPageUnreadable(_) | Input::TimerExpired => Weight::Routine,
+        _ => Weight::Worthy,
     }
 }
 

@@ -9,6 +9,7 @@ use understudy_eventlog::frame::Cut;
 use understudy_eventlog::read::{Entry, Segment, Stop, whole_bytes};
 use understudy_eventlog::record::SEGMENT_BYTES_MIN;
 use understudy_eventlog::replay::Began;
+use understudy_failover::input::{Input, Unreadable};
 use understudy_failover::mutants::{self, Mutant};
 use understudy_failover::words::{Micros, NodeId};
 
@@ -147,6 +148,28 @@ fn steps_a_sink_does_not_take_are_counted_and_the_log_goes_on() {
         assert!(refuses_from == 0 || said == Some(left_out as u64), "{said:?} of {left_out}");
         assert_eq!(again.steps.last().map(|step| step.number), Some(run.len() as u64), "numbers go on");
     }
+}
+
+#[test]
+fn a_partner_that_is_gone_costs_a_few_bytes_a_read() {
+    const READS: u64 = 3_000;
+    let machine = understudy_failover::machine::Machine::new(
+        understudy_failover::sim::usual_config(NodeId::A),
+        understudy_failover::words::Incarnation(7),
+    );
+    let mut memory = Memory::default();
+    let place = memory.place();
+    let mut recorder = understudy_eventlog::record::Recorder::begin(&mut memory, &machine, place, SEGMENT_BYTES_MIN);
+    let gone = Input::PartnerPageUnreadable(Unreadable::Refused);
+    let place_before = recorder.place();
+    for read in 0..READS {
+        recorder.told(Micros(read * 10_000), &gone, &machine);
+        recorder.ordered(&Vec::new());
+    }
+    recorder.hand_over();
+    let bytes = recorder.place().length.zip(place_before.length).map_or(0, |(after, before)| after - before);
+    assert!(bytes > READS && bytes <= READS * 7, "{bytes} bytes for {READS} reads");
+    assert_eq!(run_again(segments(&memory)).steps.len() as u64, READS);
 }
 
 #[test]

@@ -67,7 +67,10 @@ impl<P: FnMut(&str)> Show for Json<P> {
             return;
         }
         if shown.is_uneventful() && self.range.all == Uneventfully::Counted {
-            self.uneventful.count(step);
+            // Those among many that happen to hold the words are no count of anything.
+            if self.range.only.is_empty() {
+                self.uneventful.count(step);
+            }
             return;
         }
         let (timeline, orders): (Vec<_>, Vec<_>) = words.into_iter().partition(|(is_of_timeline, _)| *is_of_timeline);

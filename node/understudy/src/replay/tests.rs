@@ -252,6 +252,8 @@ fn only_steps_about_something_are_shown_and_only_runs_that_have_one() {
         "{asked}"
     );
     assert_eq!(asked.matches("incarnation 000000000000000").count(), 2, "{asked}");
+    let uneventful = shown(&paths, only("cannot be read"));
+    assert!(!uneventful.contains("uneventful") && !uneventful.contains("incarnation"), "{uneventful}");
     let nothing = shown(&paths, only("no such words"));
     assert!(!nothing.contains("incarnation") && nothing.contains("54 steps of 2 runs"), "{nothing}");
     let second = shown(&paths, Range { steps: 50..=54, ..everything(Uneventfully::Shown) });

@@ -83,11 +83,15 @@ impl<P: FnMut(&str)> Show for Text<P> {
         if !self.range.is_about(orders.iter().chain([&fact]).map(String::as_str)) {
             return;
         }
-        self.show_title();
         if shown.is_uneventful() && self.range.all == Uneventfully::Counted {
-            self.uneventful.count(step);
+            // Those among many that happen to hold the words are no count of anything.
+            if self.range.only.is_empty() {
+                self.show_title();
+                self.uneventful.count(step);
+            }
             return;
         }
+        self.show_title();
         self.show_uneventful();
         let seconds = format!("{}.{:06}", step.now.0 / 1_000_000, step.now.0 % 1_000_000);
         let state = match (step.before, step.after) {
