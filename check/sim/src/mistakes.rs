@@ -66,6 +66,11 @@ pub struct Case {
 }
 
 impl Case {
+    /// Twelve seeds from the first on: each of the known ones is found within eight.
+    const fn new(mistake: Deliberate, kinds: &'static [Kind]) -> Self {
+        Self { mistake, kinds, first: 1, seeds: 12 }
+    }
+
     /// The first run that goes wrong with the mistake made, and holds without it.
     #[must_use]
     pub fn find(&self) -> Option<Outcome> {
@@ -81,7 +86,14 @@ impl Case {
 }
 
 /// Those that have to be found.
-pub const KNOWN: [Case; 0] = [];
+pub const KNOWN: [Case; 6] = [
+    Case::new(Deliberate::Driver(Mistake::FenceNotReadBack), &[Kind::Stop, Kind::Kill, Kind::CutAll]),
+    Case::new(Deliberate::Driver(Mistake::DroppedLegsRead), &[Kind::BadDisk, Kind::Kill]),
+    Case::new(Deliberate::Driver(Mistake::AnsweredTooEarly), &[Kind::Kill, Kind::SlowDisk]),
+    Case::new(Deliberate::Driver(Mistake::FlushForgotten), &[Kind::ShelfPower, Kind::Kill]),
+    Case::new(Deliberate::Driver(Mistake::ForceForgotten), &[Kind::ShelfPower, Kind::Kill]),
+    Case::new(Deliberate::Machine(Mutant::ServeBeforeFence), &[Kind::Stop, Kind::CutAll]),
+];
 
 /// A mistake is made.
 pub struct Making;
