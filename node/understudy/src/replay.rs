@@ -414,6 +414,9 @@ impl Show for Quiet {
     fn end(&mut self, _: &Verdict) {}
 }
 
+/// Runs whose first difference is spelt out. A log of another build may differ in hundreds, all for the same reason.
+const DIFFERENCES_SHOWN: usize = 10;
+
 /// The verdict as text.
 #[must_use]
 pub fn render_verdict(verdict: &Verdict, style: Style) -> String {
@@ -424,7 +427,7 @@ pub fn render_verdict(verdict: &Verdict, style: Style) -> String {
     if verdict.left_out > 0 {
         out.push_str(&style.caution(&format!("{} are not in the log\n", counted(verdict.left_out, "step"))));
     }
-    for difference in &verdict.differences {
+    for difference in verdict.differences.iter().take(DIFFERENCES_SHOWN) {
         let place = format!(
             "differs: run {}, step {}, {} UTC",
             difference.run,
@@ -434,6 +437,10 @@ pub fn render_verdict(verdict: &Verdict, style: Style) -> String {
         out.push_str(&format!("{}\n", style.bad(&place)));
         difference.words.iter().for_each(|line| out.push_str(&format!("  {line}\n")));
         out.push_str(&format!("  {}\n", difference.writer.advice()));
+    }
+    let more = verdict.differences.len().saturating_sub(DIFFERENCES_SHOWN) as u64;
+    if more > 0 {
+        out.push_str(&format!("  and {} that differ; --json names them all\n", counted(more, "more run")));
     }
     for words in &verdict.unusable {
         out.push_str(&format!("{}\n", style.bad(&format!("not usable: {words}"))));

@@ -104,6 +104,23 @@ fn an_order_that_was_another_is_named_with_its_step_and_both_words() {
 }
 
 #[test]
+fn of_many_runs_that_differ_the_first_are_spelt_out() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for incarnation in 1..=13 {
+        log(folder.path(), NodeId::A, incarnation, |step, orders| {
+            if step == 25 {
+                orders.push(Effect::Halt);
+            }
+        });
+    }
+    let verdict = verdict(&[folder.path().to_owned()]);
+    assert_eq!(verdict.differences.len(), 13);
+    let text = render_verdict(&verdict, Style::Plain);
+    assert_eq!(text.matches("differs: run").count(), 10, "{text}");
+    assert!(text.contains("and 3 more runs that differ"), "{text}");
+}
+
+#[test]
 fn an_order_recorded_that_does_not_come_here_is_named_too() {
     let folder = tempfile::tempdir().expect("a folder");
     log(folder.path(), NodeId::A, 1, |step, orders| {
