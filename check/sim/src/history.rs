@@ -230,7 +230,8 @@ impl Block {
     fn may_come_back(&mut self, forgot: Moment, now: Moment) {
         let stays = |cluster: &&Cluster| cluster.ended != NEVER && (cluster.is_durable || cluster.began > forgot);
         let last = self.values.values().filter(stays).map(|cluster| cluster.began).max().unwrap_or(0);
-        let was_lost = |cluster: &Cluster| cluster.ended != NEVER && !cluster.is_durable && cluster.began < forgot;
+        // Also what was under way then: a leg may have had it in its cache already, and it is answered when the other one has it.
+        let was_lost = |cluster: &Cluster| !cluster.is_durable && cluster.began < forgot;
         if !self.values.values().any(|cluster| was_lost(cluster) && cluster.first_end() >= last) {
             return;
         }
@@ -395,6 +396,18 @@ mod tests {
         history.judge().unwrap();
         read(&mut history, 1).unwrap();
         assert!(history.judge().is_err());
+    }
+
+    #[test]
+    fn what_was_under_way_when_both_caches_were_lost_may_be_lost_though_it_is_answered_later() {
+        let mut history = History::default();
+        write(&mut history, 1);
+        history.leg_forgets(VOLUMES[AT.0].1, 0);
+        history.write_begins(AT, 2);
+        history.leg_forgets(VOLUMES[AT.0].1, 1);
+        history.write_ends(AT, 2, Written::Acknowledged);
+        read(&mut history, 1).unwrap();
+        history.judge().unwrap();
     }
 
     #[test]
