@@ -15,7 +15,7 @@ use crate::input::JoinOutcome;
 use crate::key::ReservationKey;
 use crate::machine::{Machine, Membership, State};
 use crate::page::{PoolState, Stage, StateWord};
-use crate::record::PoolEntry;
+use crate::record::{PoolEntry, Verdict};
 use crate::survey::{Contest, KeyMajority, Standing, Survey, judge_contest};
 use crate::survivor::{Exclusive, Released};
 use crate::timeline::Step;
@@ -419,6 +419,9 @@ impl Machine {
         let all_known = self.config.pools.keys().all(|pool| survey.standing(*pool).known().is_some());
         let taken = known.iter().any(|entry| entry.owner != self.config.node);
         if known.len() == claim.pools.len() && all_known && !taken {
+            if self.is_claimed_already(&claim, &known) {
+                return self.prepare(now, claim, out);
+            }
             self.desk.ask(Job::Claim(known));
             self.claim_phase(claim, ClaimPhase::Recording);
         } else if claim.origin == Origin::Boot {
@@ -433,6 +436,19 @@ impl Machine {
             self.timers.set(Timer::Refused, now.after(self.config.timing.refused_retry));
             self.abandon_contest(now, claim, out);
         }
+    }
+
+    /// A refused pool that is tried again: what this run has recorded of it stands, and it has heard of nothing newer. A pool that stays
+    /// out of reach would use up the generations otherwise.
+    fn is_claimed_already(&self, claim: &Claim, known: &[PoolEntry]) -> bool {
+        let again = matches!(claim.origin, Origin::Service | Origin::Released(_));
+        again
+            && known.iter().all(|entry| {
+                entry.verdict == Verdict::Owned
+                    && entry.generation == self.desk.floor()
+                    && self.desk.entries.get(&entry.pool) == Some(entry)
+                    && self.is_refused_here(entry.pool)
+            })
     }
 
     fn looked_contested(&mut self, now: Micros, mut claim: Claim, survey: &Survey, out: &mut Effects) {

@@ -487,6 +487,22 @@ fn pool_that_its_home_cannot_have_goes_to_the_partner() {
     it.assert_golden();
 }
 
+/// Nobody can have the pool: it is tried again and again, and no generation is spent on that.
+#[test]
+fn pool_that_nobody_can_have_does_not_use_up_generations() {
+    let mut it = Scenario::new("nobody_can");
+    it.world.pool_disks.get_mut(&P1).expect("a pool")[1].reachable = [false; 2];
+    it.start(A);
+    it.start(B);
+    it.run(40_000);
+    let text = it.text();
+    let tried = text.matches("claim verified after the fence").count();
+    let newest = (1..100u32).rev().find(|number| text.contains(&format!("generation {number} ")));
+    assert!(tried > 4 && newest < Some(10), "tried {tried} times, generation {newest:?}\n{text}");
+    it.world.pool_disks.get_mut(&P1).expect("a pool")[1].reachable = [true; 2];
+    it.until("home", is_home);
+}
+
 #[test]
 fn halted_node_is_taken_over_after_the_short_wait() {
     let mut it = Scenario::new("halt");
