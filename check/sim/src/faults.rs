@@ -120,6 +120,11 @@ async fn carry_out(stage: &Rc<Stage>, fault: Fault) {
             if shelf >= LOCK_DISKS {
                 let (pool, leg) = place_of(shelf);
                 stage.history.borrow_mut().leg_forgets(pool, leg);
+                let other = LegIndex(1 - leg as u8);
+                if !stage.good_legs(pool).is_some_and(|good: LegSet| good.contains(other)) {
+                    // Nobody has another copy.
+                    stage.history.borrow_mut().forgotten_shows(pool);
+                }
             }
             stage.shelves[shelf].end(End::PowerLost);
         }
