@@ -13,7 +13,7 @@ use support::{Bench, MIB, block_of, only_first_leg, read, run, settle, volume, w
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
 use understudy_device::medium::{Durability, Medium as _};
-use understudy_disk::disk::Disk;
+use understudy_disk::disk::{Disk, DiskError};
 use understudy_pool::{Expected, InSync, LegPlace, LegSet, Pool, ReturnNews, VolumeMedium};
 
 const FIRST: LegPlace = LegPlace { mirror: 0, leg: 0 };
@@ -245,6 +245,44 @@ fn volume_made_during_the_copy_is_on_both_legs() {
         for lba in 2..3 * 2048 {
             assert_eq!(read(&other, lba).await, 0, "block {lba}");
         }
+    });
+}
+
+#[test]
+fn volume_whose_making_outlasts_the_copy_is_on_both_legs() {
+    run(async {
+        let bench = Bench::new(512, 1).await;
+        let (pool, _v) = degraded(&bench, 4).await;
+        let data = bench.data_offset().await;
+        bench.disks[1].scribble(data + 4 * MIB as usize, &vec![0xee; 3 * MIB as usize]);
+        record_at_once(&bench, &pool);
+        bench.disks[1].set_jitter(5, Duration::from_millis(30));
+        bench.watcher.takes_back.set(true);
+        until_half_copied(&pool).await;
+        // The good leg is busy for the metadata; reads go on.
+        (0..200).for_each(|_| bench.disks[0].fail_next_write(DiskError::Status(0x08)));
+        volume(&pool, "other", 3, 512).await;
+        until_both_good(&pool).await;
+        bench.assert_legs_equal().await;
+    });
+}
+
+#[test]
+fn what_the_last_good_leg_forgot_is_forgotten_by_the_copy_too() {
+    run(async {
+        let bench = Bench::new(512, 1).await;
+        let (pool, v) = degraded(&bench, 8).await;
+        v.flush().await.expect("flushed");
+        record_at_once(&bench, &pool);
+        bench.disks[1].set_jitter(5, Duration::from_millis(30));
+        bench.watcher.takes_back.set(true);
+        until_half_copied(&pool).await;
+        write(&v, 7, 0x66).await;
+        // Not flushed: it may go with the power of the disk, and then for good.
+        bench.disks[0].lose_cache();
+        until_both_good(&pool).await;
+        bench.assert_legs_equal().await;
+        assert_eq!(read(&v, 7).await, 1);
     });
 }
 
