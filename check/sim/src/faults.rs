@@ -116,18 +116,7 @@ async fn carry_out(stage: &Rc<Stage>, fault: Fault) {
             stage.shelves[shelf].medium.set_temper(Temper { slow_ms: 0, bad_reads: reads, bad_writes: writes });
         }
         Fault::KillShelf { shelf } => stage.shelves[shelf].end(End::Killed),
-        Fault::PowerShelf { shelf } => {
-            if shelf >= LOCK_DISKS {
-                let (pool, leg) = place_of(shelf);
-                stage.history.borrow_mut().leg_forgets(pool, leg);
-                let other = LegIndex(1 - leg as u8);
-                if !stage.good_legs(pool).is_some_and(|good: LegSet| good.contains(other)) {
-                    // Nobody has another copy.
-                    stage.history.borrow_mut().forgotten_shows(pool);
-                }
-            }
-            stage.shelves[shelf].end(End::PowerLost);
-        }
+        Fault::PowerShelf { shelf } => lose_power(stage, shelf),
         Fault::LoseLeg { shelf } => {
             stage.lost.set(Some(shelf));
             stage.history.borrow_mut().forgotten_shows(place_of(shelf).0);
@@ -155,6 +144,19 @@ async fn carry_out(stage: &Rc<Stage>, fault: Fault) {
         | Fault::MakeVolume { .. }
         | Fault::DeleteVolume { .. } => ask(stage, fault).await,
     }
+}
+
+fn lose_power(stage: &Stage, shelf: usize) {
+    if shelf >= LOCK_DISKS {
+        let (pool, leg) = place_of(shelf);
+        stage.history.borrow_mut().leg_forgets(pool, leg);
+        let other = LegIndex(1 - leg as u8);
+        if !stage.good_legs(pool).is_some_and(|good: LegSet| good.contains(other)) {
+            // Nobody has another copy.
+            stage.history.borrow_mut().forgotten_shows(pool);
+        }
+    }
+    stage.shelves[shelf].end(End::PowerLost);
 }
 
 fn damage(stage: &Stage, fault: Fault) {
