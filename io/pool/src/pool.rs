@@ -375,6 +375,11 @@ impl Pool {
         if self.in_sync.get() == InSync::No || !self.uniform.get() {
             self.commit(move |metadata| Ok(metadata.with_generation(generation))).await?;
         }
+        if self.in_sync.get() == InSync::No {
+            // What the owner before left in the disks' caches. Who it was knows which regions those are, and nobody else: one disk that
+            // loses power later would show older blocks than were read here, and a flush would be answered without them.
+            self.flush().await?;
+        }
         self.switch.serve();
         for (index, mirror) in (0u16..).zip(self.mirrors.iter()) {
             spawn_local(resync(index, Rc::clone(mirror), Rc::clone(&self.resync)));

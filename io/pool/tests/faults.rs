@@ -281,6 +281,32 @@ fn disk_that_forgot_its_cache_is_not_believed_and_gets_its_blocks_again() {
 }
 
 #[test]
+fn what_the_owner_before_left_in_a_cache_is_on_the_medium_before_it_is_shown() {
+    for victim in [0, 1] {
+        run(async {
+            let bench = Bench::new(512, 1).await;
+            let dead = bench.serve(InSync::Yes).await;
+            let v = volume(&dead, "v", 4, 512).await;
+            for lba in [0, 2048, 4096, 6144] {
+                write(&v, lba, 1).await;
+            }
+            v.flush().await.expect("flushed");
+            for lba in [0, 2048, 4096, 6144] {
+                write(&v, lba, 2).await;
+            }
+            dead.stop();
+            let pool = bench.serve(InSync::No).await;
+            let uuid = pool.volumes().first().expect("one volume").uuid;
+            let v = pool.medium(uuid).expect("served");
+            bench.disks[victim].lose_cache();
+            for lba in [0, 2048, 4096, 6144] {
+                assert_eq!(read(&v, lba).await, 2, "acknowledged by the owner before");
+            }
+        });
+    }
+}
+
+#[test]
 fn write_whose_caller_went_away_still_reaches_both_legs() {
     run(async {
         let bench = Bench::new(512, 1).await;
