@@ -199,11 +199,12 @@ impl Machine {
         self.begin_claim(origin, route, BTreeSet::new(), out);
     }
 
-    /// A partner that stopped in a hand-off, when it listened beside this node already, would get every new connection for as long as
-    /// it stays stopped.
-    pub(crate) fn reclaim_portals(&self, out: &mut Effects) {
+    /// A receiver that stopped in a hand-off, when it listened beside this node already, would get every new connection for as long as
+    /// it stays stopped. Only for who handed over: everybody else that listens beside another came later, and gets them already.
+    pub(crate) fn reclaim_portals(&self, hand_off: &HandOff, out: &mut Effects) {
         for identity in NodeId::BOTH {
-            if self.listening[identity.index()] {
+            let went = hand_off.pools.iter().any(|pool| self.home(*pool) == Some(identity));
+            if went && self.listening[identity.index()] {
                 out.push(Effect::ReclaimPortals { identity });
             }
         }
@@ -331,7 +332,9 @@ impl Machine {
                 self.joined.extend(stands.map(|(at, _)| at));
                 out.push(Effect::Timeline(Step::ContestWon { won, of: self.config.lock_disks }));
                 self.become_member(out);
-                self.reclaim_portals(out);
+                if let Origin::AfterCommit(hand_off) = &claim.origin {
+                    self.reclaim_portals(hand_off, out);
+                }
                 self.order_again(*claim, Again::Look, out);
             }
             Contest::Lost => self.restart(RestartReason::ContestLost, out),

@@ -374,8 +374,8 @@ pub enum Effect {
     Restart(RestartReason),
     /// Everything is flushed and recorded, the page says HALTED: end the process.
     Halt,
-    /// This node listens for this identity, and the partner, defeated now, may have begun to listen there later without having stopped:
-    /// new connections come here again. Takes no time.
+    /// This node has listened for this identity since before it handed its pools over, and the receiver, defeated now, may have begun to
+    /// listen there later without having stopped: new connections come here again. Takes no time.
     ReclaimPortals {
         /// Own identity or the partner's.
         identity: NodeId,

@@ -120,7 +120,7 @@ impl Machine {
         if let Why::Wanted { number, .. } = hand_off.why {
             self.want_refused = Some(number);
         }
-        self.reclaim_portals(out);
+        self.reclaim_portals(&hand_off, out);
         let pools = hand_off.pools.clone();
         self.begin_claim(Origin::AfterCommit(Box::new(hand_off)), Route::HomeAgain, pools, out);
     }
