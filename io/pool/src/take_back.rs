@@ -6,13 +6,13 @@
 //! Idea: dropping in reverse, with every step proved before the next.
 //!
 //! 1. The disk answers: this node's fence is put on it, foreign keys are removed, and everything an earlier attempt or owner
-//!    still had under way there is aborted ([`Overseer::fence_leg`]). Its label must name this place.
+//!    still had under way there is aborted ([`crate::Overseer::fence_leg`]). Its label must name this place.
 //! 2. *Returning*: every region in use is copied, one after the other, under the region's lock; writes to regions that were
 //!    copied go along (`crate::returning`). Any trouble of the leg ends the attempt; a client never fails or waits long for it.
 //! 3. It gets the metadata in force; what it copied is flushed.
 //! 4. *Joining*: with nothing under way in the mirror it is put among the legs that count. From here on nothing is
 //!    acknowledged or flushed without it, and it can be left out only by a record, like a good one.
-//! 5. What went along unflushed is flushed; the driver is told ([`Overseer::leg_resynced`]) and has it recorded.
+//! 5. What went along unflushed is flushed; the driver is told ([`crate::Overseer::leg_resynced`]) and has it recorded.
 //! 6. *Good*: [`crate::Pool::leg_recorded_good`]. Only now it is read.
 //!
 //! A crash before 6 leaves the leg recorded bad, or recorded good with all that was acknowledged on it: the record may stand
