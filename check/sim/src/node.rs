@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 use understudy::admin::{AdminRequest, Request, Response};
 use understudy::config::{Config, NodeName};
 use understudy::driver::world::{Interconnect, Witness, World};
-use understudy::driver::{Ending, run_in};
+use understudy::driver::run_in;
 use understudy::timeline::Recorder;
 use understudy_disk::disk::Disk;
 use understudy_disk::lun::IscsiLun;
@@ -105,13 +105,9 @@ impl Node {
             self.starts.set(self.starts.get() + 1);
             stage.net.host_is_up(Host::Node(self.name.index()));
             stage.memory.host_is_up(self.name);
-            let ending = Rc::new(Cell::new(None));
-            let work = run_one(Rc::clone(&self), Rc::clone(&stage), process.clone(), Rc::clone(&ending));
+            let work = run_one(Rc::clone(&self), Rc::clone(&stage), process.clone());
             process.run(work).await;
             self.after(&stage, &process);
-            if ending.get() == Some(Ending::Halted) {
-                self.wanted.set(false);
-            }
             // What a process needs to begin.
             sleep(stage.chance.millis(2, 30)).await;
         }
@@ -155,13 +151,12 @@ impl Node {
     }
 }
 
-async fn run_one(node: Rc<Node>, stage: Rc<Stage>, process: Process, ending: Rc<Cell<Option<Ending>>>) {
+async fn run_one(node: Rc<Node>, stage: Rc<Stage>, process: Process) {
     let config = Rc::new(configuration_of(&stage.plan, node.name.index()));
     let world = SimWorld { node: Rc::clone(&node), stage: Rc::clone(&stage), process };
     match run_in(Rc::new(world), config, node.name).await {
         Ok(how) => {
             stage.log(format_args!("{} wants {how:?}", node.name));
-            ending.set(Some(how));
         }
         Err(error) => stage.fail(format!("node {} could not run: {error:#}", node.name)),
     }
