@@ -299,6 +299,10 @@ impl Machine {
             self.doubts.remove(pool);
             self.clear_alarm(Alarm::PoolRefused(*pool), out);
             self.clear_alarm(Alarm::PoolUnusable(*pool), out);
+            if self.home(*pool) == Some(self.config.node) {
+                // It came to its own without the coordinated way, which had failed.
+                self.clear_alarm(Alarm::DiskInitFailed, out);
+            }
             out.push(Effect::ServePool { pool: *pool });
             out.push(Effect::Timeline(Step::Serving { pool: *pool, generation: self.generation(*pool) }));
         }

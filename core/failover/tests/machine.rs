@@ -253,6 +253,33 @@ fn node_in_mbwait_looks_at_its_disks_again_when_its_partner_goes_on_finding_othe
     assert_eq!(looks, 1, "{:?}", machine.state());
 }
 
+/// The partner dies before the coordinated way is gone to its end: whoever serves its own has nothing left to tell of its disks.
+#[test]
+fn alarm_of_disks_not_initialised_ends_when_their_pools_are_served() {
+    let mut world = World::new(NodeId::BOTH.map(usual_config), 1, Chaos::NONE);
+    NodeId::BOTH.into_iter().for_each(|node| world.start(node));
+    let home = |world: &World| NodeId::BOTH.iter().all(|node| world.word(*node) == Some(StateWord::Up));
+    let limit = |world: &World| world.now.after(Micros::from_millis(30_000));
+    world.run_until_true(limit(&world), "home", home).expect("home");
+    world.kill(NodeId::A);
+    let alone = |world: &World| world.word(NodeId::B) == Some(StateWord::Takeover);
+    world.run_until_true(limit(&world), "taken over", alone).expect("taken over");
+    world.start(NodeId::A);
+    let begins = |world: &World| world.word(NodeId::A) == Some(StateWord::DiskInit);
+    world.run_until_true(limit(&world), "DISKINIT", begins).expect("DISKINIT");
+    let now = world.now;
+    let machine = world.nodes[0].machine.as_mut().expect("running");
+    let State::DiskInit(init) = machine.state().clone() else { panic!("{:?}", machine.state()) };
+    let op = init.init.expect("ordered");
+    machine.step(now, Input::DiskInitConflicted { op }, &mut Effects::new());
+    assert!(machine.alarms().contains(&Alarm::DiskInitFailed));
+    world.kill(NodeId::B);
+    let serves = |world: &World| world.answers(NodeId::A, PoolId(1));
+    world.run_until_true(limit(&world), "served", serves).expect("served");
+    let machine = world.nodes[0].machine.as_ref().expect("running");
+    assert!(!machine.alarms().contains(&Alarm::DiskInitFailed), "{:?}", machine.alarms());
+}
+
 /// The newest page said by these effects.
 fn published(out: &Effects) -> Option<PageContent> {
     out.iter().rev().find_map(|effect| match effect {
