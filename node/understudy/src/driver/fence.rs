@@ -125,13 +125,19 @@ async fn move_until_end(disk: &dyn Disk, own: ReservationKey, kind: FenceKind) -
 }
 
 /// Changes the type of the own reservation on every disk in one step each, by PREEMPT of the own key, and counts the disks that
-/// read back so.
+/// read back so. A registration that a defeated partner had under way may have landed after the fence: it is taken away here, as
+/// the fence would have done, or nothing would ever be released.
 pub async fn change_type(disks: &[PlacedDisk], own: ReservationKey, to: FenceType) -> usize {
+    let kind = match to {
+        FenceType::WriteGuard => FenceKind::WriteGuard,
+        FenceType::Exclusive => FenceKind::Exclusive,
+    };
     let change = |PlacedDisk { disk, .. }: PlacedDisk| async move {
         let Some(reservations) = disk.reservations() else { return false };
         let _ = reservations.preempt(Key(own.0), Key(own.0), wire_type(to)).await;
-        let now = standing_of(disk.as_ref()).await;
-        now.is_some_and(|now| now.reservation == Some((own, Some(to))) && now.keys == [own])
+        let Some(now) = standing_of(disk.as_ref()).await else { return false };
+        let stands = now.reservation == Some((own, Some(to)));
+        stands && (now.keys == [own] || move_until_end(disk.as_ref(), own, kind).await == DiskFence::Fenced)
     };
     join_all(disks.iter().cloned().map(change)).await.into_iter().filter(|done| *done).count()
 }
