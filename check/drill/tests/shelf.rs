@@ -3,9 +3,13 @@
 
 use std::time::Duration;
 
+use anyhow::Context;
+use understudy::config::NodeName;
 use understudy::harness::Signal;
+use understudy_drill::registered::register_late;
 use understudy_drill::stage::plan;
 use understudy_drill::{Stage, play};
+use understudy_failover::words::NodeId;
 
 /// Several times what a test takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -40,5 +44,19 @@ fn a_shelf_that_was_killed_and_started_again_is_used_again() {
         stage.pair.start_shelf()?;
         stage.wait_until_home()?;
         stage.wait_until_clients_go_on("after the shelf was started again")
+    });
+}
+
+/// A node that was stopped in the middle of its fence: what it had under way lands after its partner fenced the disk.
+#[test]
+fn a_registration_that_lands_after_the_fence_keeps_nobody_from_coming_home() {
+    with_clients(|stage| {
+        stage.lose(NodeName::A)?;
+        let config = stage.pair.config();
+        register_late(config.disks.first().context("no disks")?, config, NodeId::A)?;
+        stage.pair.start(NodeName::A)?;
+        stage.wait_until_home()?;
+        stage.demand_keys_of(|home| home)?;
+        stage.wait_until_clients_go_on("after the giveback")
     });
 }

@@ -177,16 +177,13 @@ impl Machine {
         if better_there.is_empty() {
             return self.disks_initialised(now, op, inventory, found, out);
         }
-        match &self.state {
-            State::DiskInit(init) if init.init == Some(op) => {
-                for pool in better_there {
-                    self.raise_alarm(Alarm::PoolUnusable(pool), out);
-                }
-                self.disk_init_conflicted(now, op, out);
+        if matches!(&self.state, State::DiskInit(init) if init.init == Some(op)) {
+            for pool in better_there {
+                self.raise_alarm(Alarm::PoolUnusable(pool), out);
             }
-            // Somebody who asked for pools and could not open them does without; every other asker has gone on since.
-            _ => self.disk_init_conflicted(now, op, out),
         }
+        // Somebody who asked for pools and could not open them does without.
+        self.disk_init_conflicted(now, op, out);
     }
 
     /// Whether the partner's page says that the partner could not serve this pool itself.

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::fence::FenceType;
 use crate::key::ReservationKey;
 use crate::page::{PageContent, StateWord};
 use crate::record::Record;
@@ -35,6 +36,15 @@ pub enum FenceKind {
     WriteGuard,
     /// Nothing is changed: looks whether own keys stand on every path, no key of the partner does, and this node holds type 5 or 6.
     Look,
+}
+
+impl From<FenceType> for FenceKind {
+    fn from(held: FenceType) -> Self {
+        match held {
+            FenceType::Exclusive => Self::Exclusive,
+            FenceType::WriteGuard => Self::WriteGuard,
+        }
+    }
 }
 
 /// How the legs of a pool's mirrors may be read.

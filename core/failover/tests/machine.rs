@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use understudy_failover::config::AutomaticGiveback;
+use understudy_failover::config::{AutomaticGiveback, Config};
 use understudy_failover::effect::{Alarm, Effect, Effects, LegsAre, Veto};
 use understudy_failover::input::{
     Earnest, FenceOutcome, HandOffFindings, Health, Input, JoinOutcome, NotHeld, OpenOutcome, Request, SoftVetoes,
@@ -207,6 +207,23 @@ fn shifting_every_moment_back_changes_nothing_else() {
     assert_eq!(out, out_shifted);
 }
 
+/// Longer than anything takes.
+fn limit(world: &World) -> Micros {
+    world.now.after(Micros::from_millis(30_000))
+}
+
+/// Both were up, a was killed, and b has taken over.
+fn alone_with(configs: [Config; 2]) -> World {
+    let mut world = World::new(configs, 1, Chaos::NONE);
+    NodeId::BOTH.into_iter().for_each(|node| world.start(node));
+    let home = |world: &World| NodeId::BOTH.iter().all(|node| world.word(*node) == Some(StateWord::Up));
+    world.run_until_true(limit(&world), "home", home).expect("home");
+    world.kill(NodeId::A);
+    let alone = |world: &World| world.word(NodeId::B) == Some(StateWord::Takeover);
+    world.run_until_true(limit(&world), "taken over", alone).expect("taken over");
+    world
+}
+
 /// A leg that was dropped, or could be read again, after the repaired node took its inventory: nobody but that node can look again.
 #[test]
 fn node_in_mbwait_looks_at_its_disks_again_when_its_partner_goes_on_finding_others() {
@@ -215,14 +232,7 @@ fn node_in_mbwait_looks_at_its_disks_again_when_its_partner_goes_on_finding_othe
         config.giveback = AutomaticGiveback::OnRequest;
         config
     });
-    let mut world = World::new(configs, 1, Chaos::NONE);
-    NodeId::BOTH.into_iter().for_each(|node| world.start(node));
-    let home = |world: &World| NodeId::BOTH.iter().all(|node| world.word(*node) == Some(StateWord::Up));
-    let limit = |world: &World| world.now.after(Micros::from_millis(30_000));
-    world.run_until_true(limit(&world), "home", home).expect("home");
-    world.kill(NodeId::A);
-    let alone = |world: &World| world.word(NodeId::B) == Some(StateWord::Takeover);
-    world.run_until_true(limit(&world), "taken over", alone).expect("taken over");
+    let mut world = alone_with(configs);
     world.told = Some(Vec::new());
     world.start(NodeId::A);
     let waits = |world: &World| world.word(NodeId::A) == Some(StateWord::MailboxWait);
@@ -256,14 +266,7 @@ fn node_in_mbwait_looks_at_its_disks_again_when_its_partner_goes_on_finding_othe
 /// The partner dies before the coordinated way is gone to its end: whoever serves its own has nothing left to tell of its disks.
 #[test]
 fn alarm_of_disks_not_initialised_ends_when_their_pools_are_served() {
-    let mut world = World::new(NodeId::BOTH.map(usual_config), 1, Chaos::NONE);
-    NodeId::BOTH.into_iter().for_each(|node| world.start(node));
-    let home = |world: &World| NodeId::BOTH.iter().all(|node| world.word(*node) == Some(StateWord::Up));
-    let limit = |world: &World| world.now.after(Micros::from_millis(30_000));
-    world.run_until_true(limit(&world), "home", home).expect("home");
-    world.kill(NodeId::A);
-    let alone = |world: &World| world.word(NodeId::B) == Some(StateWord::Takeover);
-    world.run_until_true(limit(&world), "taken over", alone).expect("taken over");
+    let mut world = alone_with(NodeId::BOTH.map(usual_config));
     world.start(NodeId::A);
     let begins = |world: &World| world.word(NodeId::A) == Some(StateWord::DiskInit);
     world.run_until_true(limit(&world), "DISKINIT", begins).expect("DISKINIT");

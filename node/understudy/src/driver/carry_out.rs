@@ -153,12 +153,7 @@ impl Node {
             let overseer = self.service.overseer(*pool).cloned();
             lane.give(async move {
                 // In its turn, so that a leg that comes back is given the fence the others have then.
-                overseer.iter().for_each(|overseer| {
-                    overseer.retyped(match to {
-                        FenceType::WriteGuard => FenceKind::WriteGuard,
-                        FenceType::Exclusive => FenceKind::Exclusive,
-                    });
-                });
+                overseer.iter().for_each(|overseer| overseer.retyped(to.into()));
                 let _ = finished.send(change_type(&disks, fence.key, to).await);
                 // Tried, not counted: a leg recorded bad may be in reach again, and need not keep the partner waiting.
                 change_type(&dropped, fence.key, to).await;

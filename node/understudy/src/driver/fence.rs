@@ -128,16 +128,12 @@ async fn move_until_end(disk: &dyn Disk, own: ReservationKey, kind: FenceKind) -
 /// read back so. A registration that a defeated partner had under way may have landed after the fence: it is taken away here, as
 /// the fence would have done, or nothing would ever be released.
 pub async fn change_type(disks: &[PlacedDisk], own: ReservationKey, to: FenceType) -> usize {
-    let kind = match to {
-        FenceType::WriteGuard => FenceKind::WriteGuard,
-        FenceType::Exclusive => FenceKind::Exclusive,
-    };
     let change = |PlacedDisk { disk, .. }: PlacedDisk| async move {
         let Some(reservations) = disk.reservations() else { return false };
         let _ = reservations.preempt(Key(own.0), Key(own.0), wire_type(to)).await;
         let Some(now) = standing_of(disk.as_ref()).await else { return false };
         let stands = now.reservation == Some((own, Some(to)));
-        stands && (now.keys == [own] || move_until_end(disk.as_ref(), own, kind).await == DiskFence::Fenced)
+        stands && (now.keys == [own] || move_until_end(disk.as_ref(), own, to.into()).await == DiskFence::Fenced)
     };
     join_all(disks.iter().cloned().map(change)).await.into_iter().filter(|done| *done).count()
 }
