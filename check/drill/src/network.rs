@@ -11,6 +11,7 @@
 //! removed by the next one.
 
 mod follow;
+mod route;
 
 use std::fs::File;
 use std::io::Write;
@@ -114,8 +115,8 @@ impl Network {
             self.ip(Host::Node(node), &(portals.concat() + &to_shelf("disks")))?;
         }
         self.ip(Host::Shelf, &format!("addr add {}/32 dev lo\n", shelf_address()))?;
-        self.ip(Host::Client, &to_shelf("shelf"))?;
-        NodeName::BOTH.into_iter().try_for_each(|node| self.lead(node, node))
+        let home = |node| format!("route add {}/32 via {}\n", portal_address(node), node_from_clients(node));
+        self.ip(Host::Client, &(to_shelf("shelf") + &NodeName::BOTH.map(home).concat()))
     }
 
     /// Cables' ends with the last two numbers of their addresses.
@@ -141,11 +142,6 @@ impl Network {
     /// Runs lines of ip(8) on a host.
     fn ip(&self, host: Host, lines: &str) -> anyhow::Result<()> {
         ip(Some(&self.name(host)), lines)
-    }
-
-    /// Leads the clients of a portal to a node.
-    fn lead(&self, identity: NodeName, to: NodeName) -> anyhow::Result<()> {
-        lead(&self.name(Host::Client), identity, to)
     }
 
     /// Where a pair on these hosts runs.
@@ -174,6 +170,23 @@ impl Network {
     /// What the system said.
     pub fn enter_as_client(&self) -> anyhow::Result<()> {
         enter(&self.file(Host::Client)?)
+    }
+
+    /// Leaves the clients where they are led now, whoever listens, until [`Network::follow_again`].
+    pub fn look_away(&self) {
+        self.follower.iter().for_each(Follower::look_away);
+    }
+
+    /// Leads the clients to the newest listeners again; done when they are.
+    pub fn follow_again(&self) {
+        self.follower.iter().for_each(Follower::look_again);
+    }
+
+    /// How late clients were led to a new listener, at the most, since this was asked last: some milliseconds, and more where this
+    /// process gets no processor time. A part of their pauses that is not the pair's.
+    #[must_use]
+    pub fn latest(&self) -> std::time::Duration {
+        self.follower.as_ref().map(Follower::latest).unwrap_or_default()
     }
 
     /// Cuts a cable: nothing passes any more, in either direction, and nobody is told. The far end loses its carrier.
@@ -248,10 +261,9 @@ fn portal_address(identity: NodeName) -> IpAddr {
     parsed(["10.77.10.1", "10.77.10.2"][identity.index()])
 }
 
-/// Leads the clients of a portal, on the host of this name, to a node.
-fn lead(client: &str, identity: NodeName, to: NodeName) -> anyhow::Result<()> {
-    let over = ["10.77.4.2", "10.77.5.2"][to.index()];
-    ip(Some(client), &format!("route replace {}/32 via {over}\n", portal_address(identity)))
+/// Where clients reach a node, whatever it listens for.
+fn node_from_clients(node: NodeName) -> IpAddr {
+    parsed(["10.77.4.2", "10.77.5.2"][node.index()])
 }
 
 /// Moves the calling thread to the host of an open namespace.
