@@ -26,6 +26,7 @@
 //! and pages. Of every block: its history is linearizable, and what was forced or flushed outlives any cache. In the end, when all is mended: both nodes are up, every pool is at home and served
 //! within a bounded time, and every block can be read.
 
+pub mod campaign;
 pub mod chance;
 pub mod client;
 pub mod clock;

@@ -1,8 +1,9 @@
 //! `understudy-sim`: runs seeds, prints those that go wrong, makes them smaller.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
 
+use understudy_sim::campaign::Campaign;
 use understudy_sim::plan::Plan;
 use understudy_sim::run::{Outcome, run};
 use understudy_sim::shrink::shrink;
@@ -138,8 +139,8 @@ fn find_mistakes(wish: &Wish) -> anyhow::Result<bool> {
 }
 
 fn work(wish: &Wish) -> anyhow::Result<bool> {
-    let began = Instant::now();
-    let mut outcomes = Vec::new();
+    let campaign = Campaign::begin(wish.json.as_ref().map(PathBuf::from));
+    campaign.watch()?;
     for plan in plans(wish)? {
         let outcome = run(&plan);
         tell(&outcome);
@@ -153,14 +154,9 @@ fn work(wish: &Wish) -> anyhow::Result<bool> {
             );
             println!("  plan: {}", serde_json::to_string(&smaller)?);
         }
-        outcomes.push(outcome);
+        campaign.add(outcome);
     }
-    sum_up(&outcomes, began.elapsed());
-    if let Some(file) = &wish.json {
-        let sums = serde_json::json!({ "real_seconds": began.elapsed().as_secs_f64(), "runs": outcomes });
-        std::fs::write(file, serde_json::to_vec_pretty(&sums)?)?;
-    }
-    Ok(outcomes.iter().all(|outcome| outcome.failure.is_none()))
+    Ok(campaign.conclude(None)?.failed.is_empty())
 }
 
 fn tell(outcome: &Outcome) {
@@ -173,36 +169,4 @@ fn tell(outcome: &Outcome) {
         println!("  {line}");
     }
     println!("seed {}: {failure}", outcome.seed);
-}
-
-fn sum_up(outcomes: &[Outcome], real: Duration) {
-    let sum = |of: fn(&Outcome) -> u64| outcomes.iter().map(of).sum::<u64>();
-    let simulated: Duration = outcomes.iter().map(|outcome| outcome.simulated).sum();
-    let failed: Vec<u64> = outcomes.iter().filter(|outcome| outcome.failure.is_some()).map(|o| o.seed).collect();
-    println!(
-        "{} runs, {} failed {failed:?}: {:.0} s simulated in {:.0} s, {:.1} simulated hours an hour ({:.5} years)",
-        outcomes.len(),
-        failed.len(),
-        simulated.as_secs_f64(),
-        real.as_secs_f64(),
-        simulated.as_secs_f64() / real.as_secs_f64(),
-        simulated.as_secs_f64() / real.as_secs_f64() * 3600.0 / (365.25 * 86_400.0),
-    );
-    let mut home: Vec<Duration> = outcomes.iter().filter_map(|outcome| outcome.home_after).collect();
-    home.sort_unstable();
-    let (middle, slowest) = (home.get(home.len() / 2), home.last());
-    let refused: Vec<u64> = outcomes.iter().filter(|outcome| outcome.refused).map(|o| o.seed).collect();
-    println!("{} ended with a pool refused for a leg lost for good {refused:?}", refused.len());
-    let seconds = |time: Option<&Duration>| time.map_or(0.0, Duration::as_secs_f64);
-    println!(
-        "{} faults, {} starts of nodes, {} writes acknowledged, {} of unknown outcome, {} blocks read, {} moments judged, home after {:.1} s in the middle, {:.1} s at most",
-        sum(|o| o.faults as u64),
-        sum(|o| o.starts),
-        sum(|o| o.acknowledged),
-        sum(|o| o.unknown),
-        sum(|o| o.reads),
-        sum(|o| o.moments),
-        seconds(middle),
-        seconds(slowest),
-    );
 }

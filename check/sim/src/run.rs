@@ -198,9 +198,17 @@ async fn ask_back(stage: Rc<Stage>) {
     }
 }
 
+/// A history that broke the rule never keeps it again, so it is enough to look often: whenever a sixteenth of it is new, which makes
+/// all looks together cost no more than a number of looks at the whole.
 async fn judge_again_and_again(stage: Rc<Stage>) {
+    let mut judged_at = 0;
     loop {
         sleep(LOOK * 10).await;
+        let moments = stage.history.borrow().moments();
+        if moments < judged_at + judged_at / 16 {
+            continue;
+        }
+        judged_at = moments;
         let judged = stage.history.borrow().judge();
         if let Err(violation) = judged {
             stage.fail(format!("volume {} block {}: {}", violation.place.0, violation.place.1, violation.text));

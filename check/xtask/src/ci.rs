@@ -28,7 +28,7 @@ const FUZZ_SECONDS: &str = "2";
 type Step = (&'static str, fn() -> Result<()>);
 
 /// The steps.
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 12] = [
     ("layers", layers::run),
     ("sizes", sizes::run),
     ("words", words::run),
@@ -38,6 +38,7 @@ const STEPS: [Step; 11] = [
     ("programs", programs),
     ("model", || model::run(&[])),
     ("tests", tests),
+    ("mistakes that the simulation finds", mistakes),
     ("fuzzing", || fuzz::run(&["--part", "core", "--seconds", FUZZ_SECONDS])),
     ("documentation", documentation),
 ];
@@ -118,6 +119,12 @@ fn tests() -> Result<()> {
     let drills = ["test", "--package", DRILLS, "--no-fail-fast", "--", "--test-threads", "2"];
     counted(&mut cargo(drills), "drills")?;
     others
+}
+
+/// Two nodes with a deliberate mistake each: a build of its own, because no product is built with that feature.
+fn mistakes() -> Result<()> {
+    let test = ["test", "--package", "understudy-sim", "--features", "mistakes", "--test", "mistakes"];
+    counted(&mut cargo(test), "mistakes")
 }
 
 /// Runs `cargo test` and prints the sum of its counts; the lines of passing tests are left out.
