@@ -36,6 +36,8 @@ pub struct Played {
     pub last_failure: Option<String>,
     /// Disks that are recorded as dropped since.
     pub dropped: Vec<String>,
+    /// How late, at the most, the drill's own network led clients to a new listener.
+    pub network_late: Duration,
 }
 
 impl fmt::Display for Cell {
@@ -82,9 +84,10 @@ impl Cell {
         ground.stage.tell(&format!("== {self}, home is {home}"));
         ground.start_clients(seed)?;
         let marks = ground.stage.mark();
+        ground.network_late();
         self.disturb(ground, home)?;
         ground.wait_until_sound()?;
-        let pauses = ground.stage.pauses(&marks);
+        let (pauses, network_late) = (ground.stage.pauses(&marks), ground.network_late());
         let verdicts = ground.judge()?;
         let failed_commands = verdicts.iter().map(|verdict| verdict.failed_commands).sum();
         let last_failure = verdicts
@@ -92,7 +95,7 @@ impl Cell {
             .filter(|verdict| verdict.failed_commands > 0)
             .find_map(|verdict| verdict.last_failure.clone());
         let dropped = ground.dropped_legs()?;
-        Ok(Played { took: began.elapsed(), pauses, failed_commands, last_failure, dropped })
+        Ok(Played { took: began.elapsed(), pauses, failed_commands, last_failure, dropped, network_late })
     }
 
     /// From a whole pair to one that has only to come home by itself.

@@ -197,6 +197,9 @@ fn tell(outcome: &Outcome, number: &str) {
         "{number}: {verdict} {} ({:.1} s, longest pause {:.0} ms)",
         outcome.cell, outcome.seconds, outcome.longest_pause_ms
     );
+    if outcome.network_late_ms > outcome.longest_pause_ms / 10.0 {
+        println!("    the drill's own network was up to {:.0} ms late", outcome.network_late_ms);
+    }
     if !outcome.reason.is_empty() {
         println!("    {}", outcome.reason.replace('\n', "\n    "));
     }

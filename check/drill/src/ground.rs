@@ -101,6 +101,11 @@ impl Ground {
         self.folder.path()
     }
 
+    /// How late, at the most, the network led clients to a new listener since this was asked last; nothing without cables of its own.
+    pub fn network_late(&self) -> Duration {
+        self.network.as_ref().map(Network::latest).unwrap_or_default()
+    }
+
     /// Ends it and leaves the folder.
     #[must_use]
     pub fn give_up(self) -> PathBuf {

@@ -57,6 +57,9 @@ pub struct Outcome {
     pub seconds: f64,
     /// The longest pause any client saw.
     pub longest_pause_ms: f64,
+    /// How much of it the drill's own network may have added, at the most: how late it led clients to a new listener.
+    #[serde(default)]
+    pub network_late_ms: f64,
     /// Commands answered with an error.
     pub failed_commands: u64,
     /// Why it was explained, failed or skipped.
@@ -207,6 +210,7 @@ fn judged(cell: Cell, played: &Played) -> Outcome {
     Outcome {
         seconds: played.took.as_secs_f64(),
         longest_pause_ms: millis(longest(&played.pauses)),
+        network_late_ms: millis(played.network_late),
         failed_commands: played.failed_commands,
         ..outcome(cell, verdict, reason)
     }
@@ -238,6 +242,7 @@ fn outcome(cell: Cell, verdict: Verdict, reason: String) -> Outcome {
         verdict,
         seconds: 0.0,
         longest_pause_ms: 0.0,
+        network_late_ms: 0.0,
         failed_commands: 0,
         reason,
         folder: None,

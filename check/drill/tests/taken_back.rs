@@ -1,6 +1,7 @@
 //! A leg of a mirror that was dropped because its disk failed: taken back by itself once the disk works, by whoever owns the pool
 //! then, while clients go on; and the operator sees all of it.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -23,7 +24,7 @@ const DISK: &str = "d0";
 /// Slow enough that a copy can be met half way.
 const SLOW: &str = "delay 60";
 
-fn set_up(folder: &std::path::Path) -> anyhow::Result<Stage> {
+fn set_up(folder: &Path) -> anyhow::Result<Stage> {
     let mut stage = Stage::set_up(plan(env!("CARGO_BIN_EXE_understudy-drilled"), folder))?;
     stage.start_clients(1)?;
     wait_until_in_step(&mut stage)?;
@@ -72,6 +73,19 @@ fn wait_until_half_copied(stage: &mut Stage, owner: NodeName) -> anyhow::Result<
     stage.wait_for(&format!("{DISK} is copied to by {owner}"), |stage| {
         leg(stage, owner).and_then(|leg| leg.copied_percent).is_some_and(|percent| (5..90).contains(&percent))
     })
+}
+
+/// Node b serves everything and copies to the leg of the pool of node a, which waits for its giveback.
+fn set_up_with_copy_before_giveback(folder: &Path) -> anyhow::Result<Stage> {
+    let mut stage = set_up(folder)?;
+    stage.lose(NodeName::A)?;
+    lose_leg(&mut stage, NodeName::B)?;
+    wait_until_half_copied(&mut stage, NodeName::B)?;
+    stage.pair.start(NodeName::A)?;
+    stage.wait_for("b sees a wait for its pools", |stage| {
+        stage.pair.status(NodeName::B).is_ok_and(|status| status.partner.state == "MBWAIT")
+    })?;
+    Ok(stage)
 }
 
 /// Asks node b for a giveback until it is at a point where it can be asked for one: its own attempts take turns with that.
@@ -146,14 +160,7 @@ fn the_survivor_takes_a_leg_back_and_gives_the_whole_mirror_home() {
 #[test]
 fn a_leg_that_comes_back_after_the_repaired_node_looked_at_its_disks_does_not_keep_it_away() {
     play(LIMIT, |folder| {
-        let mut stage = set_up(folder)?;
-        stage.lose(NodeName::A)?;
-        lose_leg(&mut stage, NodeName::B)?;
-        wait_until_half_copied(&mut stage, NodeName::B)?;
-        stage.pair.start(NodeName::A)?;
-        stage.wait_for("b sees a wait for its pools", |stage| {
-            stage.pair.status(NodeName::B).is_ok_and(|status| status.partner.state == "MBWAIT")
-        })?;
+        let mut stage = set_up_with_copy_before_giveback(folder)?;
         trouble_disk(&stage.pair, DISK, None)?;
         // By itself: the copy ends, the inventories differ, the repaired node looks again.
         stage.wait_until_home()?;
@@ -164,14 +171,7 @@ fn a_leg_that_comes_back_after_the_repaired_node_looked_at_its_disks_does_not_ke
 #[test]
 fn a_giveback_during_a_copy_is_vetoed_and_if_it_must_be_the_new_owner_begins_anew() {
     play(LIMIT, |folder| {
-        let mut stage = set_up(folder)?;
-        stage.lose(NodeName::A)?;
-        lose_leg(&mut stage, NodeName::B)?;
-        wait_until_half_copied(&mut stage, NodeName::B)?;
-        stage.pair.start(NodeName::A)?;
-        stage.wait_for("b sees a wait for its pools", |stage| {
-            stage.pair.status(NodeName::B).is_ok_and(|status| status.partner.state == "MBWAIT")
-        })?;
+        let mut stage = set_up_with_copy_before_giveback(folder)?;
         let answer = ask_for_giveback(&mut stage, SoftVetoes::Respect)?;
         let of_copy = |vetoes: &[Veto]| vetoes.iter().any(|veto| veto.reason.contains("dropped leg"));
         let told = matches!(&answer, Response::Refused { vetoes, .. } if of_copy(vetoes));

@@ -31,6 +31,10 @@ pub use watch::Watch;
 /// Between two looks at something that is waited for. Short against everything measured here.
 const LOOK: Duration = Duration::from_millis(10);
 
+/// For a program of this project to start and serve: part of a second even for a development build; but a machine that gives it
+/// hardly any processor time was seen to take above ten for starting the process alone.
+const START_WITHIN: Duration = Duration::from_secs(60);
+
 /// What a pair shall be made of.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -144,7 +148,7 @@ impl Pair {
     /// Starts the shelf and waits until it serves; nothing with a given shelf.
     ///
     /// # Errors
-    /// It does not come up within 10 s.
+    /// It does not come up within 60 s.
     pub fn start_shelf(&mut self) -> anyhow::Result<()> {
         if let ShelfKind::Given(_) = self.plan.shelf {
             return Ok(());
@@ -160,7 +164,7 @@ impl Pair {
         let log = self.folder().join("shelf.log");
         let mut shelf = Process::start_on(&self.hosts.to_shelf, &self.program, &args, &log)?;
         let address = self.hosts.shelf_from_here;
-        shelf.wait_until(Duration::from_secs(10), "serves", || std::net::TcpStream::connect(address).is_ok())?;
+        shelf.wait_until(START_WITHIN, "serves", || std::net::TcpStream::connect(address).is_ok())?;
         self.shelf = Some(shelf);
         Ok(())
     }

@@ -30,11 +30,30 @@ pub fn page(run: &Run) -> String {
         outcomes.len(),
         run.seconds / 60.0
     );
+    out += &of_network(outcomes);
     for story in stories {
         let of_story: Vec<&Outcome> = outcomes.iter().filter(|outcome| outcome.step[0] == story).collect();
         out += &of_one_story(story, &of_story);
     }
     out + &remarks(outcomes)
+}
+
+/// Later than this the drill's own network is no small part of a pause any more.
+const LATE_MS: f64 = 50.0;
+
+/// How much of the pauses is not the pair's; nothing if that is little.
+fn of_network(outcomes: &[Outcome]) -> String {
+    let late: Vec<f64> =
+        outcomes.iter().map(|outcome| outcome.network_late_ms).filter(|late| *late > LATE_MS).collect();
+    if late.is_empty() {
+        return String::new();
+    }
+    let latest = late.iter().copied().fold(0.0, f64::max);
+    format!(
+        "In {} cells the drill's own network was more than {LATE_MS:.0} ms late, up to {latest:.0} ms, with leading clients to where a portal \
+         had moved, for want of processor time: as much of their pauses is not the pair's.\n\n",
+        late.len()
+    )
 }
 
 /// Each reason once, with the number of its cells, and every failure.
@@ -97,5 +116,24 @@ fn mark(outcome: &Outcome) -> String {
         Verdict::Explained => format!("{victim}{:.0}\\*", outcome.longest_pause_ms),
         Verdict::Failed => format!("{victim}**FAILED**"),
         Verdict::Skipped => format!("{victim}-"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::outcome;
+
+    #[test]
+    fn a_late_network_is_told_and_one_that_was_not_is_not() {
+        let of = |late: &[f64]| -> Vec<Outcome> {
+            let cell = cells()[0];
+            late.iter()
+                .map(|late| Outcome { network_late_ms: *late, ..outcome(cell, Verdict::Passed, String::new()) })
+                .collect()
+        };
+        assert_eq!(of_network(&of(&[2.0, LATE_MS])), "");
+        let told = of_network(&of(&[60.0, 2.0, 700.0]));
+        assert!(told.starts_with("In 2 cells") && told.contains("up to 700 ms"), "{told}");
     }
 }

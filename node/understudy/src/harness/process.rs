@@ -101,7 +101,8 @@ impl Process {
         while !reached() {
             self.check_alive()?;
             if Instant::now() >= deadline {
-                bail!("{} not {what} after {} s; the end of its log:\n{}", self.what, limit.as_secs(), tail(&self.log));
+                let (does, waited) = (doing(self.id()), limit.as_secs());
+                bail!("{} not {what} after {waited} s; {does}; the end of its log:\n{}", self.what, tail(&self.log));
             }
             std::thread::sleep(super::LOOK);
         }
@@ -117,7 +118,8 @@ impl Process {
         // BOUND: the deadline.
         while self.child.try_wait()?.is_none() {
             if Instant::now() >= deadline {
-                bail!("{} still runs after {} s; the end of its log:\n{}", self.what, limit.as_secs(), tail(&self.log));
+                let (does, waited) = (doing(self.id()), limit.as_secs());
+                bail!("{} still runs after {waited} s; {does}; the end of its log:\n{}", self.what, tail(&self.log));
             }
             std::thread::sleep(super::LOOK);
         }
@@ -178,6 +180,15 @@ pub(super) fn is_stopped(id: u32) -> bool {
     stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
 }
 
+/// What the process with this id is doing (proc(5)): its program's name, which is still that of the way to its host if it has not
+/// begun, its state, and where in the system it waits.
+fn doing(id: u32) -> String {
+    let read = |name: &str| std::fs::read_to_string(format!("/proc/{id}/{name}")).unwrap_or_default();
+    let stat = read("stat");
+    let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next()).unwrap_or('?');
+    format!("it runs `{}` and is in state {state}, waiting in {:?}", read("comm").trim(), read("wchan"))
+}
+
 fn open_log(log: &Path) -> std::io::Result<File> {
     OpenOptions::new().create(true).append(true).open(log)
 }
@@ -188,4 +199,26 @@ fn tail(log: &Path) -> String {
     let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(LOG_TAIL)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_keeps_somebody_waiting_is_told_by_name_and_state() {
+        let mut sleeper =
+            Process::spawn(command_of("sleep", "1000"), "sleep".to_owned(), Path::new("/dev/null")).expect("sleep");
+        sleeper.signal(Signal::STOP).expect("a signal");
+        let id = sleeper.id();
+        sleeper.wait_until(Duration::from_secs(20), "stopped", || is_stopped(id)).expect("stopped");
+        let told = sleeper.wait_until(Duration::ZERO, "awake", || false).expect_err("it is not").to_string();
+        assert!(told.contains("it runs `sleep` and is in state T"), "{told}");
+    }
+
+    fn command_of(program: &str, argument: &str) -> Command {
+        let mut command = Command::new(program);
+        command.arg(argument);
+        command
+    }
 }
