@@ -62,6 +62,30 @@ fn demand_done(stage: &Stage, request: &Request) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A resync would veto a takeover, rightly; a new pair begins with one.
+fn wait_until_in_step(stage: &mut Stage) -> anyhow::Result<()> {
+    stage.wait_for("all mirrors are in step", |stage| {
+        NodeName::BOTH.iter().all(|node| {
+            stage.pair.status(*node).is_ok_and(|status| {
+                status.pools.iter().flat_map(|pool| &pool.mirrors).all(|mirror| mirror.resync_left_bytes == 0)
+            })
+        })
+    })
+}
+
+fn give_back(stage: &mut Stage) -> anyhow::Result<()> {
+    // Refused, rightly, before the partner is seen to wait for its pools.
+    wait_until_seen(stage, "MBWAIT")?;
+    demand_done(stage, &Request::Giveback { soft_vetoes: SoftVetoes::Respect })?;
+    stage.wait_until_home()
+}
+
+/// How often node b told of the first answer after it got the pool of node a.
+fn first_answers(stage: &Stage) -> usize {
+    let told = |node, step: &str, text: &str| node == NodeName::B && step == "first-answer" && text.contains("pool-a");
+    stage.steps.iter().filter(|step| told(step.node, &step.step, &step.text)).count()
+}
+
 /// Waits until node b has read this state word in the page of its partner.
 fn wait_until_seen(stage: &mut Stage, state: &str) -> anyhow::Result<()> {
     stage.wait_for(&format!("b sees a {state}"), |stage| {
@@ -75,23 +99,13 @@ fn planned_takeovers_and_givebacks_fail_no_command_and_refuse_no_connection() {
         let mut stage = Stage::set_up(plan(env!("CARGO_BIN_EXE_understudy-drilled"), folder))?;
         stage.start_clients(1)?;
         let portal = *stage.pair.config().node(NodeName::A).portals.first().context("node a has a portal")?;
-        // A resync would veto the takeover, rightly; a new pair begins with one.
-        stage.wait_for("all mirrors are in step", |stage| {
-            NodeName::BOTH.iter().all(|node| {
-                stage.pair.status(*node).is_ok_and(|status| {
-                    status.pools.iter().flat_map(|pool| &pool.mirrors).all(|mirror| mirror.resync_left_bytes == 0)
-                })
-            })
-        })?;
+        wait_until_in_step(&mut stage)?;
         let knocker = Knocker::start(portal);
         for round in 1..=ROUNDS {
             demand_done(&stage, &Request::Takeover { kind: TakeoverKind::Planned })?;
             stage.demand_keys_of(|_| NodeName::B)?;
             stage.wait_until_clients_go_on(&format!("after takeover {round}"))?;
-            // Refused, rightly, before the partner is seen to wait for its pools.
-            wait_until_seen(&mut stage, "MBWAIT")?;
-            demand_done(&stage, &Request::Giveback { soft_vetoes: SoftVetoes::Respect })?;
-            stage.wait_until_home()?;
+            give_back(&mut stage)?;
             stage.demand_keys_of(|home| home)?;
             stage.wait_until_clients_go_on(&format!("after giveback {round}"))?;
             wait_until_seen(&mut stage, "UP")?;
@@ -109,6 +123,29 @@ fn a_giveback_with_nothing_to_give_back_is_refused_with_a_reason() {
         let response = stage.pair.ask(NodeName::B, &request, ANSWER_WITHIN)?;
         let Response::Refused { reason, advice, .. } = &response else { anyhow::bail!("answered {response:?}") };
         ensure!(!reason.is_empty() && !advice.is_empty(), "refused without a word: {response:?}");
+        stage.conclude()
+    });
+}
+
+/// The first time nobody uses what node b took, so whoever waits there for a first answer waits in vain, and must not take that of the
+/// second time for it.
+#[test]
+fn a_first_answer_is_told_once_though_the_pool_was_there_before_and_nobody_used_it() {
+    play(LIMIT, |folder| {
+        let mut stage = Stage::set_up(plan(env!("CARGO_BIN_EXE_understudy-drilled"), folder))?;
+        stage.start_clients(1)?;
+        wait_until_in_step(&mut stage)?;
+        stage.verdicts()?;
+        demand_done(&stage, &Request::Takeover { kind: TakeoverKind::Planned })?;
+        give_back(&mut stage)?;
+        wait_until_seen(&mut stage, "UP")?;
+        ensure!(first_answers(&stage) == 0, "somebody used the pool of node a at node b");
+        stage.start_client(NodeName::A, 2)?;
+        demand_done(&stage, &Request::Takeover { kind: TakeoverKind::Planned })?;
+        stage.wait_for("b tells of a first answer", |stage| first_answers(stage) > 0)?;
+        stage.wait_until_clients_go_on("at b")?;
+        give_back(&mut stage)?;
+        ensure!(first_answers(&stage) == 1, "told {} times", first_answers(&stage));
         stage.conclude()
     });
 }

@@ -255,8 +255,11 @@ impl Node {
     /// the partner had completed.
     async fn note_first_answer(&self, pool: PoolId, began: Instant, before: Option<u64>) {
         let Some(identity) = self.service.home_of(pool) else { return };
+        let Some(served) = self.service.opened(pool).map(|served| Rc::downgrade(&served)) else { return };
+        let is_still_served = || self.service.opened(pool).is_some_and(|now| served.ptr_eq(&Rc::downgrade(&now)));
         let deadline = began + FIRST_ANSWER_WITHIN;
-        while Instant::now() < deadline {
+        // A pool that moved away again leaves the answer to whoever waits for it after its next move.
+        while Instant::now() < deadline && is_still_served() {
             if let Some(last) = self.service.last_completion(identity).filter(|last| *last >= began) {
                 let Some(before) = before else { return };
                 let pause = self.wall_micros_of(last).saturating_sub(before);
