@@ -142,6 +142,9 @@ pub trait Disk {
     /// Reads an extent; the answer has exactly the extent's length.
     fn read(&self, extent: Extent) -> LocalBoxFuture<'_, Result<Bytes, DiskError>>;
 
+    /// Asks whether the disk carries out this node's reads now: a READ of no blocks, which meets the same reservation as any other.
+    fn admits_reads(&self) -> LocalBoxFuture<'_, Result<(), DiskError>>;
+
     /// Writes an extent; `bytes` must have exactly its length.
     fn write(&self, extent: Extent, bytes: Bytes, durability: Durability) -> LocalBoxFuture<'_, Result<(), DiskError>>;
 

@@ -91,6 +91,11 @@ impl Disk for FileDisk {
         Box::pin(async { Ok(self.geometry) })
     }
 
+    fn admits_reads(&self) -> LocalBoxFuture<'_, Result<(), DiskError>> {
+        // A plain file has no reservations.
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     fn read(&self, extent: Extent) -> LocalBoxFuture<'_, Result<Bytes, DiskError>> {
         let (offset, length) = (self.offset(extent), self.length(extent));
         Box::pin(self.blocking(move |file| {

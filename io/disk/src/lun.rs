@@ -351,6 +351,12 @@ impl Unit {
         Ok(whole.freeze())
     }
 
+    /// A READ of no blocks transfers nothing and is no error (SBC-3 r36 §5.10), and is refused like any other (SPC-4 r37 table 64).
+    async fn admits_reads(&self) -> Result<(), DiskError> {
+        let nothing = encode::read_16(Span { lba: 0, blocks: 0 }, Force::CacheAllowed);
+        self.read_in(nothing, 0).await.map(|_| ())
+    }
+
     async fn read_piece(&self, piece: Extent, block_bytes: u32) -> Result<Bytes, DiskError> {
         let wanted = piece.blocks() * block_bytes;
         let bytes = self.read_in(encode::read_16(span(piece), Force::CacheAllowed), wanted).await?;
@@ -464,6 +470,10 @@ impl Disk for IscsiLun {
 
     fn probe(&self) -> LocalBoxFuture<'_, Result<Geometry, DiskError>> {
         Box::pin(self.unit.probe())
+    }
+
+    fn admits_reads(&self) -> LocalBoxFuture<'_, Result<(), DiskError>> {
+        Box::pin(self.unit.admits_reads())
     }
 
     fn read(&self, extent: Extent) -> LocalBoxFuture<'_, Result<Bytes, DiskError>> {

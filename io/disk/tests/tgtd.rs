@@ -148,6 +148,11 @@ fn a_registration_forgotten_with_its_session_is_kept_unless_it_was_preempted() {
         assert_eq!(pr.keep_registered(Key(1)).await, Ok(false));
         assert_eq!(taker.read_keys().await.expect("answered").keys, [Key(2)], "the forgotten sessions' too are gone");
         assert_eq!(write().await, Err(DiskError::Conflict));
+        assert_eq!(lun.admits_reads().await, Ok(()), "others may read");
+        let exclusive = ReservationType::ExclusiveAccessRegistrantsOnly;
+        taker.preempt(Key(2), Key(2), exclusive).await.expect("the type changes in one step");
+        assert_eq!(lun.admits_reads().await, Err(DiskError::Conflict), "a READ of no blocks is a READ");
+        assert_eq!(other.admits_reads().await, Ok(()));
     });
 }
 

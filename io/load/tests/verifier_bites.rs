@@ -172,6 +172,9 @@ impl Disk for Session {
     fn probe(&self) -> LocalBoxFuture<'_, Result<Geometry, DiskError>> {
         Box::pin(async { Ok(GEOMETRY) })
     }
+    fn admits_reads(&self) -> LocalBoxFuture<'_, Result<(), DiskError>> {
+        Box::pin(self.medium.admitted())
+    }
     fn read(&self, extent: Extent) -> LocalBoxFuture<'_, Result<Bytes, DiskError>> {
         Box::pin(async move {
             self.medium.admitted().await?;

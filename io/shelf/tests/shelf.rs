@@ -142,12 +142,15 @@ fn write_exclusive_refuses_the_writes_and_exclusive_access_the_reads_of_others()
         own.reserve(A, WRITE_EXCLUSIVE).await.expect("reserved");
         write(&a, 1, 1).await.expect("the holder writes");
         assert_eq!(read(&b, 1).await, Ok(1));
+        assert_eq!(b.admits_reads().await, Ok(()));
         assert_eq!(write(&b, 1, 2).await, Err(DiskError::Conflict));
         write(&other, 1, 2).await.expect("another disk is not reserved");
 
         own.preempt(A, A, EXCLUSIVE).await.expect("the type changes in one step");
         assert_eq!(own.read_reservation().await, Ok(Some(Reservation { key: A, kind: EXCLUSIVE })));
         assert_eq!(read(&b, 1).await, Err(DiskError::Conflict));
+        assert_eq!(b.admits_reads().await, Err(DiskError::Conflict), "a READ of no blocks is a READ");
+        assert_eq!(a.admits_reads().await, Ok(()));
         assert_eq!(keys(&b).await, [A], "the partner may still ask for keys");
         assert!(own.keeps_through_power_loss());
 
