@@ -29,6 +29,7 @@ use understudy_layout::label::PoolAreas;
 use crate::mirror::Mirror;
 use crate::overseer::{LegPlace, Proof, Reason};
 use crate::switch::Switch;
+use crate::witness::Witness;
 
 /// Whether a leg may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,6 +131,7 @@ pub struct Leg {
     /// Since when the disk has refused commands with a conflict and yet shown the fence whenever it was asked.
     refusing: Cell<Option<Instant>>,
     unflushed: RefCell<Unflushed>,
+    reads_admitted: Witness,
     changed: Notify,
 }
 
@@ -157,6 +159,7 @@ impl Leg {
             proved: Cell::new(None),
             refusing: Cell::new(None),
             unflushed: RefCell::default(),
+            reads_admitted: Witness::default(),
             changed: Notify::new(),
         }
     }
@@ -350,6 +353,25 @@ impl Leg {
                 },
             }
         }
+    }
+
+    /// Whether the disk, asked after this call, still carries out this node's reads. Does not wait for the leg to come up.
+    pub async fn admits_reads(&self) -> bool {
+        let ask = async || {
+            if !self.up_now() {
+                return false;
+            }
+            match self.disk.admits_reads().await {
+                Ok(()) => self.up_now(),
+                Err(error) => {
+                    if let Meaning::Look(reason) = meaning(&error) {
+                        self.away(if reason == Reason::OutcomeUnknown { Reason::NewLink } else { reason });
+                    }
+                    false
+                }
+            }
+        };
+        self.reads_admitted.holds_now(ask).await
     }
 
     /// Writes bytes of the disk; ends only when it is done, refused, or need not be done any more.

@@ -43,6 +43,7 @@ mod take_back;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod volume;
+mod witness;
 
 pub use initialise::{Existing, InitialiseError, PoolPlan, initialise_lock_disk, initialise_pool};
 pub use inventory::{Discovered, Finding, Inventory, PoolDisk, Progress, discover};

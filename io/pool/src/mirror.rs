@@ -272,8 +272,15 @@ impl Mirror {
                 None
             };
             let leg = self.leg_of(region);
-            match leg.read_once(leg.areas.data_offset + offset, bytes).await {
-                Ok(read) => return Ok(read),
+            let read = leg.read_once(leg.areas.data_offset + offset, bytes);
+            let (read, witnessed) = join(read, self.is_witnessed(&leg)).await;
+            match read {
+                Ok(read) if witnessed => return Ok(read),
+                Ok(_) => {
+                    drop(finished);
+                    sleep(self.switch.retry_delay).await;
+                    continue;
+                }
                 Err(fault) => {
                     drop(finished);
                     let elsewhere = fault == ReadFault::Medium || self.is_equal(region);
@@ -288,6 +295,16 @@ impl Mirror {
         }
     }
 
+    /// Whether what one leg answers may be passed on: every other that nothing is acknowledged without, asked now, still carries out this
+    /// node's reads; in the place of one that does not say so, the lock disks do (`crate::witness`).
+    async fn is_witnessed(&self, answers: &Leg) -> bool {
+        let others = self.counting_legs().filter(|leg| leg.place != answers.place);
+        let each = others.map(|leg| async move {
+            leg.admits_reads().await || leg.is_dropped() || self.switch.is_still_owner().await
+        });
+        join_all(each).await.into_iter().all(|witnessed| witnessed)
+    }
+
     /// Reads from another leg, with every overlapping write finished; `None` if that has to wait.
     async fn read_elsewhere(
         &self,
@@ -300,7 +317,7 @@ impl Mirror {
         let mut all_medium = fault == ReadFault::Medium;
         for leg in self.good_legs().filter(|leg| !Rc::ptr_eq(leg, tried)) {
             match leg.read_once(leg.areas.data_offset + offset, bytes).await {
-                Ok(read) => return Some(Ok(read)),
+                Ok(read) => return self.is_witnessed(&leg).await.then_some(Ok(read)),
                 Err(ReadFault::Medium) => {}
                 Err(ReadFault::NotUp) => all_medium = false,
             }

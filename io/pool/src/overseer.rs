@@ -88,6 +88,9 @@ pub trait Overseer {
     /// What happens to a leg on its way back.
     fn tell(&self, place: LegPlace, news: ReturnNews);
 
+    /// Reads from a majority of the lock disks, after this call, that this node has not lost its pools. False as long as it cannot be said.
+    fn is_still_owner(&self) -> LocalBoxFuture<'_, bool>;
+
     /// Told once, after [`Proof::Lost`]: the pool has stopped itself.
     fn fenced(&self, place: LegPlace);
 }

@@ -10,6 +10,7 @@ use understudy_device::medium::MediumError;
 
 use crate::overseer::Overseer;
 use crate::pool::PoolOptions;
+use crate::witness::Witness;
 
 /// Life of a pool on this node; only ever moves forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +34,7 @@ pub struct Switch {
     pub commands: Cell<u64>,
     changed: Notify,
     pub overseer: Rc<dyn Overseer>,
+    ownership: Witness,
     /// How long a leg may be away before it is dropped.
     pub leg_timeout: Duration,
     /// Pause between attempts on a disk that is busy or cannot be asked.
@@ -51,6 +53,7 @@ impl Switch {
             commands: Cell::new(0),
             changed: Notify::new(),
             overseer,
+            ownership: Witness::default(),
             leg_timeout,
             retry_delay,
             return_pause,
@@ -75,6 +78,11 @@ impl Switch {
     pub fn stop(&self) {
         self.phase.set(Phase::Stopped);
         self.changed.notify_waiters();
+    }
+
+    /// Whether the lock disks, asked after this call, still name this node.
+    pub async fn is_still_owner(&self) -> bool {
+        self.ownership.holds_now(async || self.overseer.is_still_owner().await).await
     }
 
     pub fn doubt(&self) {

@@ -61,6 +61,7 @@ pub struct MemoryDisk {
     write_errors: RefCell<VecDeque<DiskError>>,
     blocks_until_power_cut: Cell<Option<u64>>,
     reads: Cell<u64>,
+    questions: Cell<u64>,
     writes: Cell<u64>,
 }
 
@@ -92,6 +93,7 @@ impl MemoryDisk {
             write_errors: RefCell::default(),
             blocks_until_power_cut: Cell::new(None),
             reads: Cell::new(0),
+            questions: Cell::new(0),
             writes: Cell::new(0),
         })
     }
@@ -178,6 +180,12 @@ impl MemoryDisk {
     #[must_use]
     pub fn reads(&self) -> u64 {
         self.reads.get()
+    }
+
+    /// How often it was asked whether it carries out reads, so far.
+    #[must_use]
+    pub fn questions(&self) -> u64 {
+        self.questions.get()
     }
 
     /// Writes carried out so far.
@@ -302,6 +310,16 @@ impl Disk for MemoryDisk {
             self.check()?;
             self.take_time().await;
             Ok(self.geometry)
+        }
+        .boxed_local()
+    }
+
+    fn admits_reads(&self) -> LocalBoxFuture<'_, Result<(), DiskError>> {
+        async move {
+            self.questions.set(self.questions.get() + 1);
+            let epoch = self.check()?;
+            self.take_time().await;
+            self.still(epoch)
         }
         .boxed_local()
     }

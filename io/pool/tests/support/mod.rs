@@ -59,6 +59,8 @@ pub struct Watcher {
     pub news: RefCell<Vec<ReturnNews>>,
     /// Called when a leg is told to have everything.
     pub on_resynced: RefCell<Option<Box<dyn Fn()>>>,
+    /// What the lock disks say.
+    pub owner: Cell<bool>,
 }
 
 impl Watcher {
@@ -76,6 +78,7 @@ impl Watcher {
             resynced: RefCell::default(),
             news: RefCell::default(),
             on_resynced: RefCell::default(),
+            owner: Cell::new(true),
         })
     }
 
@@ -130,6 +133,10 @@ impl Overseer for Watcher {
 
     fn tell(&self, _: LegPlace, news: ReturnNews) {
         self.news.borrow_mut().push(news);
+    }
+
+    fn is_still_owner(&self) -> LocalBoxFuture<'_, bool> {
+        Box::pin(std::future::ready(self.owner.get()))
     }
 
     fn fenced(&self, place: LegPlace) {

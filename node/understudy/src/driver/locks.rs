@@ -71,6 +71,15 @@ impl LockDisks {
         Survey { disks }
     }
 
+    /// Whether this node's key stands on a majority of the lock disks now: then nobody has won them against it.
+    pub async fn has_own_key(&self) -> bool {
+        let own = self.own_key();
+        let look = |disk: Rc<dyn Disk>| async move { keys_of(disk.as_ref()).await.filter(|keys| keys.contains(&own)) };
+        let looks = self.disks.iter().cloned().map(|disk| self.within_patience(look(disk)));
+        let found = join_all(looks).await.into_iter().flatten().count();
+        2 * found > self.disks.len()
+    }
+
     async fn within_patience<T>(&self, work: impl Future<Output = Option<T>>) -> Option<T> {
         tokio::time::timeout(self.patience, work).await.ok().flatten()
     }

@@ -119,6 +119,7 @@ impl Node {
                 lane: lane.clone(),
                 facts: facts.clone(),
                 recorder: Rc::clone(&recorder),
+                locks: Rc::clone(&locks),
             };
             (*id, Rc::new(PoolOverseer::new(parts)))
         };

@@ -16,6 +16,7 @@ use understudy_pool::{LegPlace, Overseer, Proof, Reason, ReturnNews};
 
 use super::fence::fence_one;
 use super::lane::Lane;
+use super::locks::LockDisks;
 #[cfg(feature = "mistakes")]
 use super::mistakes::{Mistake, is_made};
 use super::shelves::PlacedDisk;
@@ -47,6 +48,8 @@ pub struct OverseerParts {
     pub facts: mpsc::UnboundedSender<Input>,
     /// Where steps are kept.
     pub recorder: Rc<Recorder>,
+    /// The lock disks.
+    pub locks: Rc<LockDisks>,
 }
 
 /// One pool's link to the failover machine.
@@ -127,7 +130,7 @@ async fn look(disk: &dyn Disk, key: ReservationKey) -> Proof {
     match fence_one(disk, key, FenceKind::Look).await {
         DiskFence::Fenced => Proof::Held { epoch },
         DiskFence::Lost | DiskFence::NewerKey(_) => Proof::Lost,
-        DiskFence::Incomplete => Proof::Unknown,
+        DiskFence::Incomplete | DiskFence::Unreached => Proof::Unknown,
     }
 }
 
@@ -144,7 +147,7 @@ async fn fence_anew(disk: &dyn Disk, Fence { key, kind }: Fence) -> Proof {
     match fence_one(disk, key, kind).await {
         DiskFence::Fenced => {}
         DiskFence::Lost | DiskFence::NewerKey(_) => return Proof::Lost,
-        DiskFence::Incomplete => return Proof::Unknown,
+        DiskFence::Incomplete | DiskFence::Unreached => return Proof::Unknown,
     }
     if !abort_own_commands(disk).await {
         return Proof::Unknown;
@@ -222,6 +225,10 @@ impl Overseer for PoolOverseer {
     fn leg_resynced(&self, place: LegPlace) {
         let (mirror, leg) = (MirrorIndex(place.mirror), LegIndex(place.leg));
         let _ = self.parts.facts.send(Input::LegResynced { pool: self.parts.pool, mirror, leg });
+    }
+
+    fn is_still_owner(&self) -> LocalBoxFuture<'_, bool> {
+        Box::pin(self.parts.locks.has_own_key())
     }
 
     fn tell(&self, place: LegPlace, news: ReturnNews) {
