@@ -235,11 +235,12 @@ impl Bench<'_> {
         match order {
             Effect::FencePool { op, pool, .. } => {
                 let outcomes = [
-                    FenceOutcome::Incomplete { fenced: 1, of: 2 },
+                    FenceOutcome::Incomplete { fenced: 1, of: 2, unreached: Vec::new() },
                     FenceOutcome::Lost,
                     FenceOutcome::NewerKey { generation: generation(&mut self.choices) },
+                    FenceOutcome::Incomplete { fenced: 1, of: 2, unreached: vec![LegSet(2)] },
                 ];
-                let outcome = if well { FenceOutcome::Fenced } else { *self.choices.pick(&outcomes) };
+                let outcome = if well { FenceOutcome::Fenced } else { self.choices.pick(&outcomes).clone() };
                 // What a node known to have ended left on a disk out of reach cannot change any more.
                 let incomplete = matches!(outcome, FenceOutcome::Incomplete { .. });
                 if well || (incomplete && self.partner_has_ended) {

@@ -107,6 +107,12 @@ pub fn beginning(scene: &Scene) -> Pair {
     let off = powered_off(&sound);
     let mut pair = match scene.start {
         Start::Off => off,
+        Start::Legless(node) => {
+            let mut legless = off;
+            let legs = legless.shelf_mut().legs.values_mut().flatten();
+            legs.for_each(|leg| leg.disk.reachable[node.index()] = false);
+            legless
+        }
         Start::Home => come_home(&off, Company::Both),
         Start::TakenOver => come_home(&come_home(&off, Company::Both), Company::Alone(NodeId::B)),
         Start::Ready => {
@@ -114,6 +120,11 @@ pub fn beginning(scene: &Scene) -> Pair {
             fair::run_until(&sound, &alone, |pair| {
                 pair.node(NodeId::A).running().is_some_and(|machine| machine.state_word() == StateWord::MailboxWait)
             })
+        }
+        Start::Refused(node) => {
+            let home = come_home(&off, Company::Both);
+            let served = if node == NodeId::A { come_home(&home, Company::Alone(NodeId::B)) } else { home };
+            fair::take_over_short_of_a_leg(&sound, &served, node)
         }
     };
     pair.memory_mut().faults = scene.faults;

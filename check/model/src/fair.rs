@@ -9,17 +9,17 @@ use std::collections::HashSet;
 use std::sync::Mutex;
 
 use understudy_failover::input::{Earnest, Input, Request, SoftVetoes};
-use understudy_failover::machine::State;
+use understudy_failover::machine::{Machine, State};
 use understudy_failover::mutants;
-use understudy_failover::page::StateWord;
+use understudy_failover::page::{PoolState, StateWord};
 use understudy_failover::timers::Timer;
-use understudy_failover::words::{NodeId, RequestId};
+use understudy_failover::words::{LegIndex, NodeId, PoolId, RequestId};
 
 use crate::clients::resyncable;
 use crate::laws::{self, Law};
 use crate::moves::Move;
 use crate::orders::{World, page_of};
-use crate::pair::{Faults, Pair, Served};
+use crate::pair::{Faults, Leg, Pair, Served};
 use crate::scenes::Scene;
 use crate::work::{Lands, Turn, ready};
 
@@ -30,21 +30,44 @@ pub enum Company {
     Both,
     /// One node alone: it has to serve everything.
     Alone(NodeId),
-    /// Both, and a leg that one of them does not reach stays out of its reach: they have to come to rest with everything served.
+    /// Both, and every leg that one of them does not reach, or neither, stays so: they have to come to rest with everything served.
     Unmended,
+    /// One node alone, and what it does not reach stays out of its reach: it has to serve everything.
+    AloneUnmended(NodeId),
 }
 
 impl Company {
     /// Each.
-    pub const ALL: [Self; 4] = [Self::Both, Self::Alone(NodeId::A), Self::Alone(NodeId::B), Self::Unmended];
+    pub const ALL: [Self; 6] = [
+        Self::Both,
+        Self::Alone(NodeId::A),
+        Self::Alone(NodeId::B),
+        Self::Unmended,
+        Self::AloneUnmended(NodeId::A),
+        Self::AloneUnmended(NodeId::B),
+    ];
 
-    /// Whether there is anything to be asked of this one: every leg has to be within reach of some node, and one out of another's.
+    /// Whether there is anything to be asked of this one: a leg is out of reach, and of every mirror one that is recorded good is not.
     fn applies(self, pair: &Pair) -> bool {
-        let reach = |which: fn(&[bool; 2]) -> bool| {
-            let mut legs = pair.shelf.legs.values().flatten();
-            legs.any(|leg| which(&leg.disk.reachable))
+        let who: &[NodeId] = match self {
+            Self::Both | Self::Alone(_) => return true,
+            Self::Unmended => &NodeId::BOTH,
+            Self::AloneUnmended(node) => &[node],
         };
-        self != Self::Unmended || (reach(|it| it[0] != it[1]) && !reach(|it| !it[0] && !it[1]))
+        let lost = |leg: &Leg| who.iter().any(|node| !leg.disk.reachable[node.index()]);
+        let reached = |leg: &Leg| who.iter().any(|node| leg.disk.reachable[node.index()]);
+        let good = |pool: &PoolId, leg: u8| {
+            let stood = pair.memory.stood.get(pool).and_then(|entry| entry.legs.first());
+            stood.is_none_or(|legs| legs.contains(LegIndex(leg)))
+        };
+        let has_good =
+            |(pool, legs): (&PoolId, &Vec<Leg>)| legs.iter().zip(0u8..).any(|(leg, at)| good(pool, at) && reached(leg));
+        pair.shelf.legs.values().flatten().any(lost) && pair.shelf.legs.iter().all(has_good)
+    }
+
+    /// Whether legs stay as they are when everything else is mended.
+    fn keeps_legs(self) -> bool {
+        matches!(self, Self::Unmended | Self::AloneUnmended(_))
     }
 }
 
@@ -53,7 +76,7 @@ const ROUNDS: usize = 120;
 
 /// States from which runs have come home, by company.
 #[derive(Debug, Default)]
-pub struct Homecomings([Mutex<HashSet<u64>>; 4]);
+pub struct Homecomings([Mutex<HashSet<u64>>; 6]);
 
 /// Why a run did not come home.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,7 +117,7 @@ pub fn run(
     world.pair.memory_mut().faults = Faults::default();
     let legs = world.pair.shelf.legs.clone();
     world.mend();
-    if company == Company::Unmended {
+    if company.keeps_legs() {
         let lost = legs.into_iter().flat_map(|(pool, legs)| legs.into_iter().zip(0..).map(move |it| (pool, it)));
         for (pool, (leg, at)) in lost {
             world.pair.leg_mut(pool, at).disk.reachable = leg.disk.reachable;
@@ -118,6 +141,41 @@ pub fn run_until(scene: &Scene, pair: &Pair, done: impl Fn(&Pair) -> bool) -> Pa
     world.until(done);
     world.judge_and_seal();
     world.pair
+}
+
+/// Has `node` take over from a partner that does nothing meanwhile, with leg 0 of every pool out of its reach, until it has refused the
+/// pools.
+///
+/// # Panics
+/// If it never does.
+#[must_use]
+pub fn take_over_short_of_a_leg(scene: &Scene, pair: &Pair, node: NodeId) -> Pair {
+    let mut world = World { scene, pair: pair.clone(), lines: None };
+    for pool in scene.pools() {
+        world.pair.leg_mut(pool, 0).disk.reachable[node.index()] = false;
+    }
+    if world.pair.node(node).running().is_none() {
+        world.start(node);
+    }
+    for _ in 0..ROUNDS {
+        world.carry_out_orders(node);
+        let refused = |machine: &Machine| {
+            scene.pools().all(|pool| machine.pool(pool).is_some_and(|it| it.state == PoolState::Refused))
+        };
+        let settled = |machine: &Machine| !matches!(machine.state(), State::Claiming(_));
+        if world.pair.node(node).running().is_some_and(|machine| refused(machine) && settled(machine)) {
+            world.judge_and_seal();
+            return world.pair;
+        }
+        if world.hears(node) {
+            world.make(Move::Silence(node));
+        }
+        world.make(Move::Look(node));
+        if world.pair.node(node).running().is_some_and(|machine| machine.deadlines().contains(&Timer::Retry)) {
+            world.make(Move::Pass(node, Timer::Retry));
+        }
+    }
+    panic!("never came about: {}", describe(&world.pair));
 }
 
 impl World<'_> {
@@ -178,7 +236,7 @@ impl World<'_> {
         let law = match company {
             Company::Both if served => Law::HomeAgain,
             Company::Unmended => Law::AtRest,
-            Company::Both | Company::Alone(_) => Law::ServedAgain,
+            Company::Both | Company::Alone(_) | Company::AloneUnmended(_) => Law::ServedAgain,
         };
         Err(Stuck { law, how: format!("faults stopped ({company:?}), and it ends with {}", describe(&self.pair)) })
     }
@@ -201,7 +259,9 @@ impl World<'_> {
                 };
                 NodeId::BOTH.into_iter().all(up) && self.scene.homes.iter().zip(self.pair.pools()).all(answers)
             }
-            Company::Alone(node) => self.pair.pools().all(|pool| self.pair.node(node).answers(pool)),
+            Company::Alone(node) | Company::AloneUnmended(node) => {
+                self.pair.pools().all(|pool| self.pair.node(node).answers(pool))
+            }
             Company::Unmended => {
                 let one =
                     |pool| NodeId::BOTH.into_iter().filter(|node| self.pair.node(*node).answers(pool)).count() == 1;
@@ -214,9 +274,9 @@ impl World<'_> {
     fn round(&mut self, company: Company, impatient: bool) {
         let turns = match company {
             Company::Both | Company::Unmended => vec![NodeId::A, NodeId::A, NodeId::B],
-            Company::Alone(node) => vec![node],
+            Company::Alone(node) | Company::AloneUnmended(node) => vec![node],
         };
-        if let Company::Alone(node) = company
+        if let Company::Alone(node) | Company::AloneUnmended(node) = company
             && self.pair.node(node.partner()).machine.is_some()
         {
             self.say(|| format!("{} is killed", node.partner()));

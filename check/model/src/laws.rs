@@ -8,11 +8,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use understudy_failover::invariants::{self, PairView, PoolDiskView, Service};
+use understudy_failover::mutants::{Mutant, is_on};
 use understudy_failover::page::Page;
 use understudy_failover::record::{PoolEntry, Record, Verdict};
 use understudy_failover::sim::disks::LockDisk;
 use understudy_failover::words::{LegIndex, NodeId, PoolId};
 
+use crate::clients::written;
 use crate::orders::page_of;
 use crate::pair::{Node, Pair, Served};
 
@@ -237,6 +239,21 @@ pub(crate) fn stored(pair: &mut Pair, record: &Record) {
     }
 }
 
+/// Whether a node would answer a read of this leg: every other leg it counts on lets it read, too, or, where one is out of reach, its key
+/// stands on a majority of the lock disks.
+fn is_witnessed(pair: &Pair, node: NodeId, pool: PoolId, read: u8) -> bool {
+    if is_on(Mutant::ReadUnwitnessed) {
+        return true;
+    }
+    let disks = &pair.shelf.lock_disks;
+    let own = |disk: &&LockDisk| !disk.cut[node.index()] && disk.keys[node.index()].is_some();
+    let has_lock_disks = || disks.iter().filter(own).count() > disks.len() / 2;
+    written(pair, node, pool).into_iter().filter(|leg| *leg != read).all(|leg| {
+        let disk = &pair.leg(pool, leg).disk;
+        if disk.reachable[node.index()] { disk.lets_read(node) } else { has_lock_disks() }
+    })
+}
+
 /// Whatever a node that answers could read now is at least what was acknowledged last.
 fn reads_show_what_was_acknowledged(pair: &Pair) -> Result<(), (Law, String)> {
     for (node, pool) in NodeId::BOTH.into_iter().flat_map(|node| pair.pools().map(move |pool| (node, pool))) {
@@ -249,7 +266,8 @@ fn reads_show_what_was_acknowledged(pair: &Pair) -> Result<(), (Law, String)> {
         let acked = pair.memory.acked[&pool];
         for leg in read {
             let disk = &pair.leg(pool, leg).disk;
-            if disk.reachable[node.index()] && disk.lets_read(node) && disk.value < acked {
+            let shown = disk.reachable[node.index()] && disk.lets_read(node) && is_witnessed(pair, node, pool, leg);
+            if shown && disk.value < acked {
                 let how =
                     format!("{node} would answer a read of {pool} with {}, after {acked} was acknowledged", disk.value);
                 return Err((Law::NothingLost, how));

@@ -8,7 +8,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use understudy_failover::effect::{Entry, FenceKind};
-use understudy_failover::fence::{DiskFence, FenceType, Registered};
+use understudy_failover::fence::{FenceType, PlacedFence, Registered};
 use understudy_failover::input::{JoinOutcome, WriteOutcome};
 use understudy_failover::key::ReservationKey;
 use understudy_failover::machine::{Machine, State};
@@ -150,7 +150,7 @@ pub enum Work {
         /// That leg.
         leg: u8,
         /// Ends of the good legs so far.
-        ends: Vec<DiskFence>,
+        ends: Vec<PlacedFence>,
     },
     /// ReleaseReservations or RestoreReservations.
     Retype {

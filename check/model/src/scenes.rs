@@ -24,12 +24,17 @@ pub enum Detail {
 pub enum Start {
     /// Both machines powered off, the records as the pair was made.
     Off,
+    /// The same, and this node reaches no leg of any pool.
+    Legless(NodeId),
     /// Both nodes up, every pool at home.
     Home,
     /// B serves everything, A is off.
     TakenOver,
     /// B serves everything and has released; A is in MBWAIT.
     Ready,
+    /// This node has taken over from the other, which still serves and has not noticed; a leg is out of its reach, and it has refused
+    /// the pool. From B the pool is taken back by its home, which has just booted.
+    Refused(NodeId),
 }
 
 /// One scene.
@@ -146,7 +151,7 @@ const fn small(name: &'static str, start: Start, faults: Faults) -> Scene {
 /// What CI explores.
 #[must_use]
 pub fn short() -> Vec<Scene> {
-    use Start::{Home, Off, Ready, TakenOver};
+    use Start::{Home, Legless, Off, Ready, Refused, TakenOver};
     vec![
         small("power-on", Off, NONE),
         small("death", Home, Faults { kills: 1, ..NONE }),
@@ -157,6 +162,8 @@ pub fn short() -> Vec<Scene> {
         small("giveback-late-page", Ready, Faults { late_pages: 1, ..NONE }),
         small("writes", Home, Faults { writes: 2, unknown_writes: 1, ..NONE }),
         small("leg", Home, Faults { legs: 1, mends: 1, writes: 1, ..NONE }),
+        small("no-leg", Legless(NodeId::A), NONE),
+        small("leg-left-out", Refused(NodeId::B), Faults { writes: 1, ..NONE }),
         small("doubt", Home, Faults { doubts: 1, writes: 1, ..NONE }),
         small("cut", Home, Faults { cuts: 2, mends: 1, silences: 1, ..NONE }),
         small("cut-off", Home, Faults { cut_off: 1, mends: 1, ..NONE }),
@@ -186,6 +193,7 @@ pub fn long() -> Vec<Scene> {
         small("giveback-silence-unknown", Ready, Faults { silences: 1, unknown_records: 1, ..NONE }),
         small("leg-death", Home, Faults { kills: 1, legs: 1, ..NONE }),
         small("leg-giveback", Ready, Faults { legs: 1, mends: 1, ..NONE }),
+        small("leg-zombie", Home, Faults { silences: 1, legs: 1, ..NONE }),
         small("operators", Home, Faults { requests: 2, ..NONE }),
         small("operator-death", Home, Faults { requests: 1, kills: 1, ..NONE }),
         fine(small("every-access-death", Home, Faults { kills: 1, ..NONE })),
@@ -199,7 +207,7 @@ pub fn long() -> Vec<Scene> {
 /// Every mistake with the scene that finds it and the laws that may name it.
 #[must_use]
 pub fn mistakes() -> Vec<(Scene, &'static [Law])> {
-    use Start::{Home, Ready, TakenOver};
+    use Start::{Home, Legless, Ready, Refused, TakenOver};
     // What breaks a law of a moment is to be found by that law, not by what comes of it when faults stop.
     let with = |mutant, scene: Scene| Scene { mutant: Some(mutant), liveness: false, ..scene };
     let stuck = |mutant, scene: Scene| Scene { mutant: Some(mutant), ..scene };
@@ -241,7 +249,7 @@ pub fn mistakes() -> Vec<(Scene, &'static [Law])> {
             with(Mutant::OverlookReturn, small("forced", Home, Faults { requests: 1, kills: 1, ..NONE })),
             &[Law::OneAnswers, Law::OneWriter],
         ),
-        (stuck(Mutant::KeepUnopened, small("leg", Home, Faults { kills: 1, legs: 1, ..NONE })), &[Law::AtRest]),
+        (stuck(Mutant::KeepUnopened, small("no-leg", Legless(NodeId::A), NONE)), &[Law::AtRest]),
         (stuck(Mutant::IgnoreInventory, small("leg-ready", Ready, Faults { legs: 1, ..NONE })), &[Law::AtRest]),
         (with(Mutant::AttentionIsDefeat, small("doubt", Home, Faults { doubts: 1, ..NONE })), &[Law::DefeatReal]),
         (with(Mutant::SkipVerify, zombies.clone()), &[Law::RecordStands, Law::OneWriter]),
@@ -259,5 +267,11 @@ pub fn mistakes() -> Vec<(Scene, &'static [Law])> {
         (with(Mutant::CloseEarly, handed), &[Law::CloseLast]),
         (stuck(Mutant::LeaveOrphans, small("home", Home, NONE)), &[Law::ServedAgain]),
         (stuck(Mutant::OverlookRelease, giveback), &[Law::HomeAgain]),
+        (
+            with(Mutant::ReadUnwitnessed, small("leg-left-out", Refused(NodeId::B), Faults { writes: 1, ..NONE })),
+            &[Law::NothingLost],
+        ),
+        (with(Mutant::RetryWithGuard, small("leg-left-out", Refused(NodeId::A), NONE)), &[Law::OneAnswers]),
+        (stuck(Mutant::KeepLostLegs, small("leg", Home, Faults { legs: 1, ..NONE })), &[Law::ServedAgain, Law::AtRest]),
     ]
 }

@@ -16,7 +16,7 @@ use understudy_failover::key::ReservationKey;
 use understudy_failover::mutants::{Mutant, is_on};
 use understudy_failover::record::{Heartbeat, Record};
 use understudy_failover::survey::{ContestMove, LockDiskView, Survey, contest_move};
-use understudy_failover::words::{Incarnation, LegIndex, MetadataVersion, Micros, NodeId, Op, PoolId};
+use understudy_failover::words::{Incarnation, LegIndex, MetadataVersion, Micros, MirrorIndex, NodeId, Op, PoolId};
 
 use crate::orders::World;
 use crate::pair::{Pair, Served, Task, Work};
@@ -265,14 +265,14 @@ impl World<'_> {
             let mut next = if disk.reachable[node.index()] {
                 fence_move(&disk.standing(), *own, *kind, *registered)
             } else {
-                FenceMove::End(DiskFence::Incomplete)
+                FenceMove::End(DiskFence::Unreached)
             };
             if *registered == Registered::Already && is_on(Mutant::SkipReadBack) {
                 next = FenceMove::End(DiskFence::Fenced);
             }
             if let FenceMove::End(end) = next {
                 if good.contains(LegIndex(*leg)) {
-                    ends.push(end);
+                    ends.push((MirrorIndex(0), LegIndex(*leg), end));
                 }
                 *leg += 1;
                 *registered = Registered::NotYet;

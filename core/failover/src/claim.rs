@@ -86,6 +86,17 @@ pub struct Progress {
     pub open: Part,
     /// How often something failed.
     pub failures: u8,
+    /// Whether it is a retry.
+    pub tried: Tried,
+}
+
+/// Whether a pool was refused when this claim began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub enum Tried {
+    /// No: a claim tries it for the first time.
+    Now,
+    /// Yes, and it is this node's by the records.
+    Before,
 }
 
 /// How far a claim is.

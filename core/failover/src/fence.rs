@@ -7,7 +7,7 @@
 use crate::effect::FenceKind;
 use crate::input::FenceOutcome;
 use crate::key::ReservationKey;
-use crate::words::Generation;
+use crate::words::{Generation, LegIndex, LegSet, MirrorIndex};
 
 /// The two reservation types a pair uses (SPC-4 r37 §5.13.3, table 61).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -49,8 +49,10 @@ pub enum DiskFence {
     Fenced,
     /// Own key is gone and the partner's stands.
     Lost,
-    /// The end state is not there, and nothing says that the partner has it; also a disk that does not answer.
+    /// The end state is not there, and nothing says that the partner has it.
     Incomplete,
+    /// The disk gave no answer.
+    Unreached,
     /// A key of the partner stands with a higher generation.
     NewerKey(Generation),
 }
@@ -112,25 +114,34 @@ fn judge(now: &DiskStanding, own: ReservationKey) -> DiskFence {
     }
 }
 
+/// A disk by its place in the pool, and what became of it.
+pub type PlacedFence = (MirrorIndex, LegIndex, DiskFence);
+
 /// How the fence of a pool ended, from every disk of every leg recorded good.
 #[must_use]
-pub fn judge_pool(disks: &[DiskFence]) -> FenceOutcome {
-    let newest = disks.iter().filter_map(|disk| match disk {
-        DiskFence::NewerKey(generation) => Some(*generation),
-        DiskFence::Fenced | DiskFence::Lost | DiskFence::Incomplete => None,
+pub fn judge_pool(disks: &[PlacedFence]) -> FenceOutcome {
+    let ends = || disks.iter().map(|(_, _, end)| *end);
+    let newest = ends().filter_map(|end| match end {
+        DiskFence::NewerKey(generation) => Some(generation),
+        DiskFence::Fenced | DiskFence::Lost | DiskFence::Incomplete | DiskFence::Unreached => None,
     });
     if let Some(generation) = newest.max() {
         return FenceOutcome::NewerKey { generation };
     }
-    if disks.contains(&DiskFence::Lost) {
+    if ends().any(|end| end == DiskFence::Lost) {
         return FenceOutcome::Lost;
     }
-    let fenced = disks.iter().filter(|disk| **disk == DiskFence::Fenced).count();
+    let fenced = ends().filter(|end| *end == DiskFence::Fenced).count();
     if fenced == disks.len() && !disks.is_empty() {
-        FenceOutcome::Fenced
-    } else {
-        FenceOutcome::Incomplete { fenced: fenced as u32, of: disks.len() as u32 }
+        return FenceOutcome::Fenced;
     }
+    let mut unreached = Vec::new();
+    for (mirror, leg, _) in disks.iter().filter(|(_, _, end)| *end == DiskFence::Unreached) {
+        let at = mirror.0 as usize;
+        unreached.resize(unreached.len().max(at + 1), LegSet(0));
+        unreached[at] = unreached[at].with(*leg);
+    }
+    FenceOutcome::Incomplete { fenced: fenced as u32, of: disks.len() as u32, unreached }
 }
 
 #[cfg(test)]
@@ -224,13 +235,28 @@ mod tests {
     #[test]
     fn a_pool_is_fenced_only_when_every_disk_is_and_a_pool_without_disks_never() {
         use DiskFence::{Fenced, Incomplete, Lost, NewerKey};
-        assert_eq!(judge_pool(&[Fenced, Fenced]), FenceOutcome::Fenced);
-        assert_eq!(judge_pool(&[Fenced, Incomplete]), FenceOutcome::Incomplete { fenced: 1, of: 2 });
-        assert_eq!(judge_pool(&[Fenced, Lost, Incomplete]), FenceOutcome::Lost);
+        let incomplete = |fenced, of| FenceOutcome::Incomplete { fenced, of, unreached: Vec::new() };
+        assert_eq!(judge_pool(&placed(&[Fenced, Fenced])), FenceOutcome::Fenced);
+        assert_eq!(judge_pool(&placed(&[Fenced, Incomplete])), incomplete(1, 2));
+        assert_eq!(judge_pool(&placed(&[Fenced, Lost, Incomplete])), FenceOutcome::Lost);
         assert_eq!(
-            judge_pool(&[Lost, NewerKey(Generation(9)), Fenced]),
+            judge_pool(&placed(&[Lost, NewerKey(Generation(9)), Fenced])),
             FenceOutcome::NewerKey { generation: Generation(9) }
         );
-        assert_eq!(judge_pool(&[]), FenceOutcome::Incomplete { fenced: 0, of: 0 });
+        assert_eq!(judge_pool(&[]), incomplete(0, 0));
+    }
+
+    /// Two legs a mirror.
+    fn placed(ends: &[DiskFence]) -> Vec<PlacedFence> {
+        let place = |at: usize| (MirrorIndex(at as u16 / 2), LegIndex(at as u8 % 2));
+        ends.iter().enumerate().map(|(at, end)| (place(at).0, place(at).1, *end)).collect()
+    }
+
+    #[test]
+    fn disks_that_gave_no_answer_are_told_by_their_place() {
+        use DiskFence::{Fenced, Incomplete, Unreached};
+        let ends = placed(&[Fenced, Fenced, Fenced, Unreached, Incomplete, Fenced]);
+        let unreached = vec![LegSet(0), LegSet(0).with(LegIndex(1))];
+        assert_eq!(judge_pool(&ends), FenceOutcome::Incomplete { fenced: 4, of: 6, unreached });
     }
 }

@@ -74,7 +74,7 @@ impl Machine {
             out.push(Effect::ClosePool { pool: *pool });
             self.doubts.remove(pool);
             if let Some(here) = self.here.get_mut(pool) {
-                here.fence = None;
+                (here.fence, here.fence_due) = (None, None);
                 if here.state != PoolState::Refused {
                     here.state = PoolState::Away;
                 }

@@ -491,7 +491,7 @@ impl Machine {
             self.set_here(*pool, PoolState::Away);
             self.doubts.remove(pool);
             if let Some(here) = self.here.get_mut(pool) {
-                here.fence = None;
+                (here.fence, here.fence_due) = (None, None);
             }
         }
         self.announcement = None;

@@ -9,7 +9,7 @@ use crate::effect::{LegsAre, Veto};
 use crate::key::ReservationKey;
 use crate::page::Page;
 use crate::survey::Survey;
-use crate::words::{Generation, LegIndex, MetadataVersion, Micros, MirrorIndex, Op, PoolId, RequestId};
+use crate::words::{Generation, LegIndex, LegSet, MetadataVersion, Micros, MirrorIndex, Op, PoolId, RequestId};
 
 /// Why a read of the partner's page gave no page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -49,7 +49,7 @@ pub enum JoinOutcome {
 }
 
 /// What became of the fence of one pool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum FenceOutcome {
     /// Every disk of every leg recorded good has the end state asked for, read back.
     Fenced,
@@ -59,6 +59,8 @@ pub enum FenceOutcome {
         fenced: u32,
         /// Disks that had to be.
         of: u32,
+        /// Per mirror, the legs whose disks gave no answer; mirrors behind the last such leg are left out.
+        unreached: Vec<LegSet>,
     },
     /// On at least one disk own key is gone or was refused and the partner's stands.
     Lost,

@@ -71,6 +71,13 @@ impl PairView<'_> {
         self.services[node.index()].get(&pool) == Some(&Service::Answering)
     }
 
+    /// The disks of the legs recorded good: a leg recorded bad is nobody's data, and whoever takes it back fences it first.
+    fn good_disks(&self, pool: PoolId) -> impl Iterator<Item = &PoolDiskView> {
+        let good = self.truth(pool).and_then(|entry| entry.legs.first().copied()).unwrap_or(LegSet(0xff));
+        let disks = self.pool_disks[&pool].iter().enumerate();
+        disks.filter(move |(leg, _)| good.contains(LegIndex(*leg as u8))).map(|(_, disk)| disk)
+    }
+
     /// The entry that stands for a pool.
     #[must_use]
     pub fn truth(&self, pool: PoolId) -> Option<PoolEntry> {
@@ -87,14 +94,10 @@ pub type Verdicts = Result<(), String>;
 /// # Errors
 /// Names the pool.
 pub fn invariant_one_writer_per_pool(view: &PairView<'_>) -> Verdicts {
-    for (pool, disks) in &view.pool_disks {
-        // A leg recorded bad is nobody's data; whoever takes it back fences it first.
-        let good = view.truth(*pool).and_then(|entry| entry.legs.first().copied()).unwrap_or(LegSet(0xff));
-        let matters = |leg: &usize| good.contains(LegIndex(*leg as u8));
-        let writers = NodeId::BOTH.into_iter().filter(|node| {
-            let mut legs = disks.iter().enumerate().filter(|(leg, _)| matters(leg));
-            view.answers(*node, *pool) && legs.any(|(_, disk)| disk.lets_write(*node))
-        });
+    for pool in view.pool_disks.keys() {
+        let writers = NodeId::BOTH
+            .into_iter()
+            .filter(|node| view.answers(*node, *pool) && view.good_disks(*pool).any(|disk| disk.lets_write(*node)));
         if writers.count() > 1 {
             return Err(format!("{pool}: both nodes answer and can write"));
         }
@@ -107,13 +110,13 @@ pub fn invariant_one_writer_per_pool(view: &PairView<'_>) -> Verdicts {
 /// # Errors
 /// Names the pool.
 pub fn invariant_one_node_answers(view: &PairView<'_>) -> Verdicts {
-    for (pool, disks) in &view.pool_disks {
+    for pool in view.pool_disks.keys() {
         let reads = |disk: &PoolDiskView, node: NodeId| {
             disk.keys[node.index()].is_some() || disk.reservation.is_none_or(|holder| holder.kind == 5)
         };
         let answering = NodeId::BOTH
             .into_iter()
-            .filter(|node| view.answers(*node, *pool) && disks.iter().all(|disk| reads(disk, *node)));
+            .filter(|node| view.answers(*node, *pool) && view.good_disks(*pool).all(|disk| reads(disk, *node)));
         if answering.count() > 1 {
             return Err(format!("{pool}: both nodes answer"));
         }

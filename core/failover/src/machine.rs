@@ -80,6 +80,8 @@ pub struct Here {
     pub state: PoolState,
     /// The fence it set and saw.
     pub fence: Option<FenceKind>,
+    /// The fence it last set out to make, seen or not; a release takes it back to the write guard.
+    pub fence_due: Option<FenceKind>,
     /// Generation in the keys of that fence; a leg recorded bad since has a newer one and no new keys.
     pub key_generation: Generation,
     /// Metadata version last heard of.
@@ -131,6 +133,7 @@ impl Machine {
         let away = Here {
             state: PoolState::Away,
             fence: None,
+            fence_due: None,
             key_generation: Generation(0),
             metadata_version: MetadataVersion(0),
         };

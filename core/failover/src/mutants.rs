@@ -58,11 +58,18 @@ pub enum Mutant {
     LeaveOrphans,
     /// Does not look for the partner's release.
     OverlookRelease,
+    /// Answers a read from one leg without asking whether the others, or the lock disks, are still this node's (carried out by the
+    /// model's clients).
+    ReadUnwitnessed,
+    /// Tries a pool that was contested and refused again with a fence that lets others read.
+    RetryWithGuard,
+    /// Never leaves a leg out that it cannot reach.
+    KeepLostLegs,
 }
 
 impl Mutant {
     /// Every one.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 28] = [
         Self::SkipVerify,
         Self::AnnounceBeforeCommit,
         Self::ServeBeforeFence,
@@ -88,6 +95,9 @@ impl Mutant {
         Self::CloseEarly,
         Self::LeaveOrphans,
         Self::OverlookRelease,
+        Self::ReadUnwitnessed,
+        Self::RetryWithGuard,
+        Self::KeepLostLegs,
     ];
 }
 

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::claim::{Again, Claim, ClaimPhase, Origin, Part, Progress, Route};
+use crate::claim::{Again, Claim, ClaimPhase, Origin, Part, Progress, Route, Tried};
 use crate::effect::{Alarm, Effect, Effects, FenceKind, LegsAre, Reply, RestartReason};
 use crate::input::{FenceOutcome, OpenOutcome};
 use crate::machine::{Machine, State};
@@ -17,7 +17,7 @@ use crate::timers::Timer;
 use crate::words::{Micros, Op, PoolId};
 
 /// How often a disk operation of one pool is tried before the pool is refused and the others go on.
-const TRIES: u8 = 3;
+pub(crate) const TRIES: u8 = 3;
 
 impl Machine {
     pub(crate) fn prepare(&mut self, now: Micros, claim: Claim, out: &mut Effects) {
@@ -26,7 +26,8 @@ impl Machine {
             let sound =
                 self.desk.entries.get(&pool).is_some_and(|entry| !entry.legs.iter().any(|legs| legs.is_empty()));
             if sound {
-                pools.insert(pool, Progress { fence: Part::Due, open: Part::Due, failures: 0 });
+                let tried = if self.is_refused_here(pool) { Tried::Before } else { Tried::Now };
+                pools.insert(pool, Progress { fence: Part::Due, open: Part::Due, failures: 0, tried });
                 if !self.is_holding(pool) {
                     self.set_here(pool, PoolState::Opening);
                 }
@@ -52,9 +53,20 @@ impl Machine {
             Route::Committed { .. } => FenceKind::WriteGuard,
             // The partner may go on reading.
             Route::HomeAgain if matches!(claim.origin, Origin::Released(_)) => FenceKind::WriteGuard,
+            // Once contested, and not seen through or in doubt since: whom it was contested from may still answer reads.
+            Route::HomeAgain if self.is_exclusive_due(claim, pool) => FenceKind::Exclusive,
             Route::HomeAgain if self.home(pool) == Some(self.config.node) => FenceKind::WriteGuard,
             Route::HomeAgain => FenceKind::Exclusive,
         }
+    }
+
+    fn is_exclusive_due(&self, claim: &Claim, pool: PoolId) -> bool {
+        #[cfg(feature = "mutants")]
+        if crate::mutants::is_on(crate::mutants::Mutant::RetryWithGuard) {
+            return false;
+        }
+        let due = self.here.get(&pool).and_then(|here| here.fence_due);
+        claim.origin == Origin::Service && due == Some(FenceKind::Exclusive)
     }
 
     /// Orders every part that is due or failed, or goes on when all are done.
@@ -66,6 +78,9 @@ impl Machine {
         for (pool, progress) in &mut pools {
             if matches!(progress.fence, Part::Due | Part::Failed) {
                 let kind = self.fence_kind(&claim, *pool);
+                if let Some(here) = self.here.get_mut(pool) {
+                    here.fence_due = Some(kind);
+                }
                 progress.fence = Part::Ordered(self.order_fence(*pool, kind, out));
             }
             let may_open = early || progress.fence == Part::Done;
@@ -195,7 +210,10 @@ impl Machine {
         let generation = self.generation(pool);
         let ended = self.watch.has_ended();
         match outcome {
-            FenceOutcome::Incomplete { .. } if !ended => {
+            FenceOutcome::Incomplete { fenced, of, unreached } if !ended => {
+                if let Some(without) = self.left_out(now, &claim, pool, (fenced, of), &unreached) {
+                    return self.leave_out(*claim, without, out);
+                }
                 self.part_answered(now, pool, out, |progress| {
                     progress.fence = Part::Failed;
                     progress.failures += 1;

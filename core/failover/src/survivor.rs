@@ -208,7 +208,7 @@ impl Machine {
     fn set_fences(&mut self, kind: FenceKind) {
         for pool in self.held_pools().collect::<Vec<_>>() {
             if let Some(here) = self.here.get_mut(&pool) {
-                here.fence = Some(kind);
+                (here.fence, here.fence_due) = (Some(kind), Some(kind));
             }
         }
     }
@@ -227,7 +227,7 @@ impl Machine {
         out.push(Effect::Timeline(Step::Restored { restored, of }));
         for pool in self.guests() {
             if let Some(here) = self.here.get_mut(&pool) {
-                here.fence = Some(FenceKind::Exclusive);
+                (here.fence, here.fence_due) = (Some(FenceKind::Exclusive), Some(FenceKind::Exclusive));
             }
         }
         self.enter(State::Takeover(Exclusive::Resting));
@@ -298,13 +298,10 @@ impl Machine {
             self.owner(*pool) == Some(self.config.node)
                 && matches!(self.here[pool].state, PoolState::Away | PoolState::Warm | PoolState::Opening)
         };
-        let given: Vec<PoolId> = self.config.pools.keys().copied().filter(given).collect();
+        let given: BTreeSet<PoolId> = self.config.pools.keys().copied().filter(given).collect();
         let refused = |pool: &PoolId| self.is_refused_here(*pool) && self.owner(*pool) == Some(self.config.node);
         if !given.is_empty() {
-            for pool in given {
-                self.set_here(pool, PoolState::Refused);
-            }
-            self.try_refused(now, out);
+            self.try_pools(now, given, out);
         } else if !self.timers.is_set(Timer::Refused) && self.config.pools.keys().any(refused) {
             // Refused while it was this node's before, and given again since.
             self.timers.set(Timer::Refused, now.after(self.config.timing.refused_retry));
@@ -321,9 +318,13 @@ impl Machine {
         let refused =
             |pool: &PoolId| self.here[pool].state == PoolState::Refused && self.owner(*pool) == Some(self.config.node);
         let pools: BTreeSet<PoolId> = self.here.keys().copied().filter(refused).collect();
-        if pools.is_empty() {
-            return;
+        if !pools.is_empty() {
+            self.try_pools(now, pools, out);
         }
+    }
+
+    /// Claims pools the records give this node, now or, if something else is under way, later.
+    fn try_pools(&mut self, now: Micros, pools: BTreeSet<PoolId>, out: &mut Effects) {
         let origin = match &self.state {
             State::Up | State::Takeover(Exclusive::Resting) => Some(Origin::Service),
             State::Released(released) => Some(Origin::Released(released.clone())),
@@ -342,7 +343,12 @@ impl Machine {
         };
         match origin {
             Some(origin) => self.begin_claim(origin, Route::HomeAgain, pools, out),
-            None => self.timers.set(Timer::Refused, now.after(self.config.timing.refused_retry)),
+            None => {
+                for pool in pools {
+                    self.set_here(pool, PoolState::Refused);
+                }
+                self.timers.set(Timer::Refused, now.after(self.config.timing.refused_retry));
+            }
         }
     }
 

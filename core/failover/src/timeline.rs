@@ -170,6 +170,11 @@ pub enum Step {
         /// Generation of that record.
         generation: Generation,
     },
+    /// Legs of this pool, recorded good, gave no answer while it was claimed; the claim goes on without them.
+    LegsLeftOut {
+        /// Which pool.
+        pool: PoolId,
+    },
 }
 
 impl fmt::Display for Step {
@@ -216,6 +221,7 @@ impl fmt::Display for Step {
             Self::PortalsListening { identity } => write!(f, "portals of {identity} listening"),
             Self::ServiceClosed { identity } => write!(f, "service for {identity} closed"),
             Self::LegDropped { pool, generation } => write!(f, "{pool}: leg recorded bad with generation {generation}"),
+            Self::LegsLeftOut { pool } => write!(f, "{pool}: claimed without the legs that give no answer"),
             Self::Restarting(reason) => write!(f, "restarting: {reason:?}"),
         }
     }

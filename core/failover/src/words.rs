@@ -181,6 +181,12 @@ impl LegSet {
         Self(self.0 & other.0)
     }
 
+    /// The legs that are not in the other set.
+    #[must_use]
+    pub fn except(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
     /// Whether no leg is left.
     #[must_use]
     pub fn is_empty(self) -> bool {

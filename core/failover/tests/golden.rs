@@ -491,7 +491,7 @@ fn pool_that_its_home_cannot_have_goes_to_the_partner() {
 #[test]
 fn pool_that_nobody_can_have_does_not_use_up_generations() {
     let mut it = Scenario::new("nobody_can");
-    it.world.pool_disks.get_mut(&P1).expect("a pool")[1].reachable = [false; 2];
+    it.world.pool_disks.get_mut(&P1).expect("a pool").iter_mut().for_each(|disk| disk.reachable = [false; 2]);
     it.start(A);
     it.start(B);
     it.run(40_000);
@@ -499,8 +499,23 @@ fn pool_that_nobody_can_have_does_not_use_up_generations() {
     let tried = text.matches("claim verified after the fence").count();
     let newest = (1..100u32).rev().find(|number| text.contains(&format!("generation {number} ")));
     assert!(tried > 4 && newest < Some(10), "tried {tried} times, generation {newest:?}\n{text}");
+    it.world.pool_disks.get_mut(&P1).expect("a pool").iter_mut().for_each(|disk| disk.reachable = [true; 2]);
+    it.until("home", is_home);
+}
+
+/// One leg of a mirror is enough: a leg recorded good that neither node reaches is left out once the pool is tried again.
+#[test]
+fn leg_that_nobody_reaches_is_left_out() {
+    let mut it = Scenario::new("left_out");
+    it.note("a leg of pool 1 is out of reach of both");
+    it.world.pool_disks.get_mut(&P1).expect("a pool")[1].reachable = [false; 2];
+    it.start(A);
+    it.start(B);
+    it.until("pool 1 served", |world| world.answers(A, P1) || world.answers(B, P1));
+    it.note("the leg is back");
     it.world.pool_disks.get_mut(&P1).expect("a pool")[1].reachable = [true; 2];
     it.until("home", is_home);
+    it.assert_golden();
 }
 
 #[test]

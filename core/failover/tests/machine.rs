@@ -13,7 +13,7 @@ use understudy_failover::page::{PageContent, PoolState, StateWord, Want};
 use understudy_failover::sim::{Chaos, Dice, World, usual_config};
 use understudy_failover::survey::Survey;
 use understudy_failover::words::{
-    Generation, Incarnation, LegIndex, MetadataVersion, Micros, MirrorIndex, NodeId, Op, PoolId, RequestId,
+    Generation, Incarnation, LegIndex, LegSet, MetadataVersion, Micros, MirrorIndex, NodeId, Op, PoolId, RequestId,
 };
 
 fn machine() -> Machine {
@@ -103,10 +103,11 @@ fn some_facts(dice: &mut Dice) -> Vec<Input> {
     let (mirror, leg) = (MirrorIndex(dice.below(2) as u16), LegIndex(dice.below(9) as u8));
     let outcome = [
         FenceOutcome::Fenced,
-        FenceOutcome::Incomplete { fenced: 1, of: 2 },
+        FenceOutcome::Incomplete { fenced: 1, of: 2, unreached: vec![LegSet(1 << dice.below(2))] },
         FenceOutcome::Lost,
         FenceOutcome::NewerKey { generation: Generation(dice.below(40) as u32) },
-    ][dice.below(4) as usize];
+    ][dice.below(4) as usize]
+        .clone();
     let opened = [
         OpenOutcome::Opened { metadata_version: MetadataVersion(dice.below(3)) },
         OpenOutcome::NewerGeneration { generation: Generation(dice.below(40) as u32) },

@@ -21,7 +21,7 @@ impl World {
         }
     }
 
-    /// Reads one leg; any one if they hold the same.
+    /// Reads one leg, any one if they hold the same; answers only what every leg, or the lock disks in its place, confirms.
     fn client_reads(&mut self, node: NodeId, pool: PoolId) {
         let mount = &self.nodes[node.index()].mounts[&pool];
         let (good, equal) = (mount.good, mount.equal);
@@ -31,17 +31,27 @@ impl World {
         }
         let Some(leg) = legs.first().copied() else { return };
         let acked = self.acked[&pool];
-        let disk = self.disk(pool, leg);
-        if !disk.reachable[node.index()] {
-            return;
+        let back = self.nodes[node.index()].mounts[&pool].back;
+        for other in (0..2).filter(|other| good.contains(LegIndex(*other)) || back.contains(LegIndex(*other))) {
+            let disk = self.disk(pool, other);
+            let reached = disk.reachable[node.index()];
+            if reached && !disk.lets_read(node) {
+                return self.doubt(node, pool);
+            }
+            if !reached && (other == leg || !self.holds_the_lock_disks(node)) {
+                return;
+            }
         }
-        if !disk.lets_read(node) {
-            return self.doubt(node, pool);
-        }
-        let value = disk.value;
+        let value = self.disk(pool, leg).value;
         if value < acked {
             self.fail(format!("{node} answers a read of {pool} with {value}, after {acked} was acknowledged"));
         }
+    }
+
+    /// What a node asks in the place of a leg that gives no answer, before it answers a read from another.
+    fn holds_the_lock_disks(&self, node: NodeId) -> bool {
+        let own = |disk: &&super::disks::LockDisk| !disk.cut[node.index()] && disk.keys[node.index()].is_some();
+        self.lock_disks.iter().filter(own).count() > self.lock_disks.len() / 2
     }
 
     fn client_writes(&mut self, node: NodeId, pool: PoolId) {

@@ -8,13 +8,13 @@ use std::collections::BTreeSet;
 use super::disks::InFlight;
 use super::{Served, What, World};
 use crate::effect::{Entry, FenceKind};
-use crate::fence::{DiskFence, FenceMove, FenceType, Registered, fence_move, judge_pool};
+use crate::fence::{DiskFence, FenceMove, FenceType, PlacedFence, Registered, fence_move, judge_pool};
 use crate::input::{HandOffFindings, Input, JoinOutcome, NotHeld, OpenOutcome, WriteOutcome};
 use crate::invariants::Holder;
 use crate::key::ReservationKey;
 use crate::record::Record;
 use crate::survey::{ContestMove, LockDiskView, Survey, contest_move};
-use crate::words::{Generation, LegSet, Micros, NodeId, Op, PoolId};
+use crate::words::{Generation, LegSet, Micros, MirrorIndex, NodeId, Op, PoolId};
 
 /// One order under way.
 #[derive(Debug, Clone)]
@@ -32,7 +32,7 @@ pub(crate) enum Kind {
     Join { key: ReservationKey, which: BTreeSet<usize>, disks: Vec<JoinOutcome> },
     Contest { contest: Contest, disks: Vec<Option<Vec<ReservationKey>>> },
     Record { record: Box<Record>, disks: Vec<WriteOutcome> },
-    Fence { fence: Fence, ends: Vec<DiskFence> },
+    Fence { fence: Fence, ends: Vec<PlacedFence> },
     Retype { legs: Vec<Leg>, to: FenceType, done: u32, next: usize },
     Check { legs: Vec<Leg>, open: u32, next: usize },
     Init { legs: Vec<Leg>, next: usize },
@@ -294,7 +294,7 @@ impl World {
         }
     }
 
-    fn fence_step(&mut self, node: NodeId, op: Op, mut fence: Fence, mut ends: Vec<DiskFence>) -> Next {
+    fn fence_step(&mut self, node: NodeId, op: Op, mut fence: Fence, mut ends: Vec<PlacedFence>) -> Next {
         let run = self.nodes[node.index()].run;
         let leg = fence.next;
         let Some(disk) = self.pool_disks.get_mut(&fence.pool).and_then(|disks| disks.get_mut(leg as usize)) else {
@@ -303,7 +303,7 @@ impl World {
         let next = if disk.reachable[node.index()] {
             fence_move(&disk.standing(), fence.own, fence.kind, fence.registered)
         } else {
-            FenceMove::End(DiskFence::Incomplete)
+            FenceMove::End(DiskFence::Unreached)
         };
         match next {
             FenceMove::Register => {
@@ -317,7 +317,7 @@ impl World {
             FenceMove::Reserve(kind) | FenceMove::ChangeType(kind) => disk.hold(node, type_number(kind)),
             FenceMove::End(end) => {
                 if fence.good.contains(crate::words::LegIndex(leg)) {
-                    ends.push(end);
+                    ends.push((MirrorIndex(0), crate::words::LegIndex(leg), end));
                 }
                 fence.next += 1;
                 fence.registered = Registered::NotYet;

@@ -130,7 +130,9 @@ impl Node {
         self.publisher.progress();
         let outcome = judge_pool(&fenced.outcomes);
         fence.fenced = fenced.legs;
-        if outcome == FenceOutcome::Fenced {
+        // What is left of an incomplete fence is served if nobody can be behind the rest; a look proves only what is whole.
+        let incomplete = matches!(outcome, FenceOutcome::Incomplete { .. }) && kind != FenceKind::Look;
+        if outcome == FenceOutcome::Fenced || incomplete {
             if let Some(overseer) = self.service.overseer(pool) {
                 overseer.fenced_with(fence.key, kind);
             }

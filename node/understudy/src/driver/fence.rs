@@ -9,9 +9,9 @@ use futures_util::future::join_all;
 use understudy_disk::disk::{Disk, Link};
 use understudy_disk::reservation::{Key, ReservationType};
 use understudy_failover::effect::FenceKind;
-use understudy_failover::fence::{DiskFence, DiskStanding, FenceMove, FenceType, Registered, fence_move};
+use understudy_failover::fence::{DiskFence, DiskStanding, FenceMove, FenceType, PlacedFence, Registered, fence_move};
 use understudy_failover::key::ReservationKey;
-use understudy_failover::words::{NodeId, PairId};
+use understudy_failover::words::{LegIndex, MirrorIndex, NodeId, PairId};
 use understudy_pool::FencedLeg;
 
 #[cfg(feature = "mistakes")]
@@ -54,7 +54,7 @@ pub async fn standing_of(disk: &dyn Disk) -> Option<DiskStanding> {
 /// What became of the disks of a pool.
 pub struct FencedDisks {
     /// One outcome a disk.
-    pub outcomes: Vec<DiskFence>,
+    pub outcomes: Vec<PlacedFence>,
     /// The disks fenced, with the session it was done in.
     pub legs: Vec<FencedLeg>,
 }
@@ -68,7 +68,7 @@ pub async fn fence_all(disks: &[PlacedDisk], own: ReservationKey, kind: FenceKin
             (DiskFence::Fenced, Link::Connected { epoch }) => Some(FencedLeg { place: placed.place, epoch }),
             _ => None,
         };
-        (outcome, leg)
+        ((MirrorIndex(placed.place.mirror), LegIndex(placed.place.leg), outcome), leg)
     };
     let (outcomes, legs): (_, Vec<_>) = join_all(disks.iter().cloned().map(fence)).await.into_iter().unzip();
     FencedDisks { outcomes, legs: legs.into_iter().flatten().collect() }
@@ -77,7 +77,7 @@ pub async fn fence_all(disks: &[PlacedDisk], own: ReservationKey, kind: FenceKin
 /// Fences one disk, or only looks at it. Looking changes no fence, but renews a registration that the target forgot with the
 /// session it was made in.
 pub async fn fence_one(disk: &dyn Disk, own: ReservationKey, kind: FenceKind) -> DiskFence {
-    let Link::Connected { epoch } = disk.link() else { return DiskFence::Incomplete };
+    let Link::Connected { epoch } = disk.link() else { return DiskFence::Unreached };
     let end = move_until_end(disk, own, kind).await;
     if disk.link() != (Link::Connected { epoch }) {
         return DiskFence::Incomplete;
@@ -97,7 +97,7 @@ async fn move_until_end(disk: &dyn Disk, own: ReservationKey, kind: FenceKind) -
     }
     let mut registered = Registered::NotYet;
     for _ in 0..MOVES {
-        let Some(now) = standing_of(disk).await else { return DiskFence::Incomplete };
+        let Some(now) = standing_of(disk).await else { return DiskFence::Unreached };
         let own_key = Key(own.0);
         // Whatever a move answers, what is read next tells.
         let _ = match fence_move(&now, own, kind, registered) {

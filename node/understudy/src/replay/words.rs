@@ -92,7 +92,10 @@ pub fn fact(input: &Input) -> String {
 fn fenced(outcome: &FenceOutcome) -> String {
     match outcome {
         FenceOutcome::Fenced => "fenced, read back".to_owned(),
-        FenceOutcome::Incomplete { fenced, of } => format!("fenced on {fenced} of {of} disks only"),
+        FenceOutcome::Incomplete { fenced, of, unreached } => {
+            let silent: u32 = unreached.iter().map(|legs| legs.len()).sum();
+            format!("fenced on {fenced} of {of} disks only, {silent} gave no answer")
+        }
         FenceOutcome::Lost => "not fenced: the own keys are gone".to_owned(),
         FenceOutcome::NewerKey { generation } => {
             format!("not fenced: a key of generation {generation} is registered")

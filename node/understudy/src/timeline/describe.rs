@@ -51,7 +51,9 @@ pub fn describe(step: &Step, config: &Config, own: NodeName) -> Described {
         | Step::RecordStands { .. }
         | Step::Verified
         | Step::Restarting(_) => contest(step, partner),
-        Step::PoolFenced { .. } | Step::Serving { .. } | Step::LegDropped { .. } => of_pool(step, config),
+        Step::PoolFenced { .. } | Step::Serving { .. } | Step::LegDropped { .. } | Step::LegsLeftOut { .. } => {
+            of_pool(step, config)
+        }
         Step::Released { .. }
         | Step::Restored { .. }
         | Step::ReleaseVerified { .. }
@@ -149,6 +151,14 @@ fn of_pool(step: &Step, config: &Config) -> Described {
             "leg-dropped",
             format!("{}: a leg is recorded bad with generation {generation}", pool_name(config, *pool)),
             json!({ "pool": pool_name(config, *pool), "generation": generation.0 }),
+        ),
+        Step::LegsLeftOut { pool } => Described::new(
+            "legs-left-out",
+            format!(
+                "{} claimed without the legs that give no answer, which are recorded bad",
+                pool_name(config, *pool)
+            ),
+            json!({ "pool": pool_name(config, *pool) }),
         ),
         other => Described::new("step", other.to_string(), Value::Null),
     }
