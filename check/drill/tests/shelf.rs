@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use understudy::config::NodeName;
 use understudy::harness::Signal;
+use understudy::timeline::TimelineStep;
 use understudy_drill::registered::register_late;
 use understudy_drill::stage::plan;
 use understudy_drill::{Stage, play};
@@ -58,5 +59,36 @@ fn a_registration_that_lands_after_the_fence_keeps_nobody_from_coming_home() {
         stage.wait_until_home()?;
         stage.demand_keys_of(|home| home)?;
         stage.wait_until_clients_go_on("after the giveback")
+    });
+}
+
+/// Everything loses power, and one disk is not there any more afterwards: nobody had time to record that.
+#[test]
+fn a_disk_lost_with_everything_else_leaves_its_pool_served_on_the_other_leg() {
+    with_clients(|stage| {
+        let pool = stage.pair.config().pools_of(NodeName::B).next().context("no pool")?.name.clone();
+        for node in NodeName::BOTH {
+            stage.pair.kill(node)?;
+        }
+        stage.pair.kill_shelf()?;
+        stage.pair.start_shelf_short_of(1)?;
+        for node in NodeName::BOTH {
+            stage.pair.start(node)?;
+        }
+        stage.wait_until_clients_go_on("with one leg of a mirror")?;
+        let left_out = |step: &TimelineStep| step.step == "legs-left-out" && step.text.contains(&pool);
+        anyhow::ensure!(stage.steps.iter().any(left_out), "the timeline does not tell of it");
+        // It was found again, and is taken back like any leg that was dropped.
+        stage.pair.kill_shelf()?;
+        stage.wait_until_disks_are_lost()?;
+        stage.pair.start_shelf()?;
+        stage.wait_until_home()?;
+        stage.wait_for("every leg is good again", |stage| {
+            stage.pair.status(NodeName::B).is_ok_and(|status| {
+                let mut legs = status.pools.iter().flat_map(|pool| &pool.mirrors).flat_map(|mirror| &mirror.legs);
+                legs.all(|leg| leg.state == "good")
+            })
+        })?;
+        stage.wait_until_clients_go_on("with both legs")
     });
 }

@@ -150,6 +150,14 @@ impl Pair {
     /// # Errors
     /// It does not come up within 60 s.
     pub fn start_shelf(&mut self) -> anyhow::Result<()> {
+        self.start_shelf_short_of(0)
+    }
+
+    /// The same, and the last disks, so many, are not there: what a disk that broke for good looks like.
+    ///
+    /// # Errors
+    /// It does not come up within 60 s.
+    pub fn start_shelf_short_of(&mut self, lost: usize) -> anyhow::Result<()> {
         if let ShelfKind::Given(_) = self.plan.shelf {
             return Ok(());
         }
@@ -158,7 +166,8 @@ impl Pair {
         args.extend(["--target".to_owned(), SHELF_TARGET.to_owned()]);
         let locks = ["l0", "l1", "l2"].map(|name| format!("{name}:{LOCK_DISK_BYTES}"));
         let disks = self.plan.disk_names().into_iter().map(|name| format!("{name}:{}", self.plan.disk_bytes));
-        for disk in locks.into_iter().chain(disks) {
+        let disks: Vec<_> = locks.into_iter().chain(disks).collect();
+        for disk in disks[..disks.len() - lost].iter().cloned() {
             args.extend(["--disk".to_owned(), disk]);
         }
         let log = self.folder().join("shelf.log");
