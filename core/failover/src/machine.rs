@@ -408,7 +408,8 @@ impl Machine {
     fn judge_lock_disks(&mut self, survey: &Survey, out: &mut Effects) {
         if survey.is_readable() {
             self.clear_alarm(Alarm::LockDisksUnreachable, out);
-        } else {
+        } else if self.survey.is_some() {
+            // The first look of a run comes before its sessions are made.
             self.raise_alarm(Alarm::LockDisksUnreachable, out);
         }
     }

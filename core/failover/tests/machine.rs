@@ -53,7 +53,10 @@ fn node_that_cannot_read_the_lock_disks_never_contests_and_never_serves() {
     let mut all = step(&mut machine, 0, Input::Started);
     for tick in 1..400 {
         let survey = Box::new(Survey { disks: vec![None; 3] });
-        all.extend(step(&mut machine, tick * 50, Input::Surveyed { op: None, survey }));
+        let looked = step(&mut machine, tick * 50, Input::Surveyed { op: None, survey });
+        let alarmed = looked.contains(&Effect::RaiseAlarm(Alarm::LockDisksUnreachable));
+        assert_eq!(alarmed, tick == 2, "told once, and not of the first look, which no session may be there for yet");
+        all.extend(looked);
         all.extend(step(&mut machine, tick * 50, Input::PartnerPageUnreadable(Unreadable::Refused)));
         all.extend(step(&mut machine, tick * 50, Input::TimerExpired));
     }
