@@ -7,6 +7,8 @@
 #![forbid(unsafe_code)]
 
 pub mod bhs;
+pub mod binary;
+pub mod chap;
 pub mod codes;
 pub mod frame;
 pub mod login;
