@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod initiator;
+pub mod secret;
 pub mod target;
 
 /// A point in time or a span, in microseconds since a moment the caller chose.

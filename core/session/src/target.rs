@@ -14,6 +14,7 @@
 //! RFC names. Everything is bounded by [`Limits`].
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use thiserror::Error;
@@ -26,6 +27,7 @@ use understudy_iscsi::{Frame, FrameDecoder, FrameError, Outgoing};
 
 use crate::Micros;
 
+pub mod access;
 mod full;
 mod login;
 pub mod parameters;
@@ -35,15 +37,17 @@ mod text;
 mod transfer;
 mod wire;
 
+use access::{Access, Refusal};
 use full::FullFeature;
-use login::{Login, Step};
+use login::{Login, Refused, Step};
 use parameters::Offer;
+use security::Security;
 use wire::Wire;
 
 pub use login::LoginAsked;
 pub use parameters::SessionKind;
 pub use reply::Reply;
-pub use security::Security;
+pub use security::Chance;
 pub use text::{TargetEntry, TargetsWanted};
 
 /// What one connection may use up.
@@ -91,7 +95,9 @@ pub struct Setup {
     /// Tag of the portal group the connection came in by.
     pub portal_group: u16,
     /// Who may log in.
-    pub security: Security,
+    pub access: Arc<Access>,
+    /// Random bytes, drawn for this connection alone. Without them nobody can prove who it is, and who has to is refused.
+    pub chance: Option<Chance>,
 }
 
 /// A SCSI command that has arrived, in CmdSN order.
@@ -165,6 +171,9 @@ pub enum End {
     /// The login was refused with this status.
     #[error("login refused with status {:02x}{:02x}h", .0.class, .0.detail)]
     LoginRefused(LoginStatus),
+    /// The initiator may not log in, or did not prove that it is who it says.
+    #[error("{0}")]
+    NotLetIn(Refusal),
     /// The login took too long.
     #[error("login not finished in time")]
     LoginTimeout,
@@ -205,6 +214,8 @@ pub struct TargetConnection {
     decoder: FrameDecoder,
     wire: Wire,
     phase: Phase,
+    /// The initiator's name, once it was let in.
+    initiator: String,
     events: VecDeque<Event>,
     /// Frames that came early and whose turn has come.
     released: VecDeque<Frame>,
@@ -217,12 +228,14 @@ pub struct TargetConnection {
 impl TargetConnection {
     /// A connection that was just accepted.
     #[must_use]
-    pub fn new(setup: Setup, now: Micros) -> Self {
-        let login = Login::new(setup.offer.clone(), setup.portal_group, setup.security);
+    pub fn new(mut setup: Setup, now: Micros) -> Self {
+        let security = Security::new(Arc::clone(&setup.access), setup.chance.take());
+        let login = Login::new(setup.offer.clone(), setup.portal_group, security);
         Self {
             decoder: FrameDecoder::new(login::TEXT_LIMIT),
             wire: Wire::default(),
             phase: Phase::Login(Box::new(login)),
+            initiator: String::new(),
             events: VecDeque::new(),
             released: VecDeque::new(),
             started: now,
@@ -311,7 +324,7 @@ impl TargetConnection {
             (Phase::FullFeature(full), FrameError::DataDigest(bhs)) => {
                 full.damaged(&bhs, &mut self.wire, &mut self.events);
             }
-            (Phase::Login(_), _) => self.refuse_request(None, LoginStatus::INITIATOR_ERROR),
+            (Phase::Login(_), _) => self.refuse_request(None, LoginStatus::INITIATOR_ERROR.into()),
             // With a damaged header nobody knows what to reject (RFC 7143 §7.7); a length beyond the limit cannot
             // be skipped without reading it all.
             (_, error) => self.finish(End::Frame(error)),
@@ -322,7 +335,7 @@ impl TargetConnection {
         let Phase::Login(login) = &mut self.phase else { return };
         let Ok(request) = LoginRequest::decode(frame) else {
             // Before the first login request nothing is answered (RFC 7143 §6.3); a reserved stage is answered.
-            self.refuse_request(None, LoginStatus::INVALID_DURING_LOGIN);
+            self.refuse_request(None, LoginStatus::INVALID_DURING_LOGIN.into());
             return;
         };
         if login.is_first() {
@@ -332,7 +345,7 @@ impl TargetConnection {
         match login.step(&request, window) {
             Ok(Step::Respond(response)) => self.wire.send(response.into_frame()),
             Ok(Step::Ask { asked, response }) => self.ask(asked, response),
-            Err(status) => self.refuse_request(Some(&request), status),
+            Err(refused) => self.refuse_request(Some(&request), refused),
         }
     }
 
@@ -344,10 +357,13 @@ impl TargetConnection {
         }
     }
 
-    fn refuse_request(&mut self, request: Option<&LoginRequest>, status: LoginStatus) {
+    fn refuse_request(&mut self, request: Option<&LoginRequest>, refused: Refused) {
         let window = self.wire.window();
-        self.wire.send(login::refusal(request, window, status).into_frame());
-        self.finish(End::LoginRefused(status));
+        self.wire.send(login::refusal(request, window, refused.status()).into_frame());
+        self.finish(match refused {
+            Refused::Broken(status) => End::LoginRefused(status),
+            Refused::NotLetIn(refusal) => End::NotLetIn(refusal),
+        });
     }
 
     /// The login that was asked about may complete; `tsih` names the new session.
@@ -357,6 +373,7 @@ impl TargetConnection {
             return;
         };
         let (kind, agreed) = login.agreed();
+        login.initiator().clone_into(&mut self.initiator);
         let response = LoginResponse { tsih, ..*response };
         self.wire.send(response.into_frame());
         self.decoder.set(agreed.digests, self.setup.offer.receive_data_segment as usize);
@@ -404,8 +421,9 @@ impl TargetConnection {
         }
     }
 
-    /// Answers SendTargets.
-    pub fn targets(&mut self, targets: Vec<TargetEntry>) {
+    /// Answers SendTargets: with those of `targets` that the initiator may use.
+    pub fn targets(&mut self, mut targets: Vec<TargetEntry>) {
+        targets.retain(|target| self.setup.access.may_use(&self.initiator, &target.name));
         if let Phase::FullFeature(full) = &mut self.phase {
             full.targets(targets, &mut self.wire);
         }

@@ -4,7 +4,7 @@
 //! agreed ([`super::Event::LoginAsked`]), so a login can be held with nothing but its last response missing.
 //!
 //! The one idea: each login request gives one [`Step`]. A request that breaks a rule ends the login with the status
-//! the RFC names; nothing is repaired.
+//! the RFC names; nothing is repaired. Who the initiator is, and whether it proved it, is judged before the shell is asked anything.
 
 use bytes::{Bytes, BytesMut};
 use understudy_iscsi::login::{LoginStatus, Stage};
@@ -13,8 +13,9 @@ use understudy_iscsi::response::{LoginResponse, Window};
 use understudy_iscsi::serial::{Cid, Isid, TaskTag, Tsih};
 use understudy_iscsi::text::KeyList;
 
+use super::access::Refusal;
 use super::parameters::{Answer, Negotiation, NegotiationError, Offer, Parameters, SessionKind};
-use super::security::Security;
+use super::security::{Security, is_security_key};
 
 /// Most text in one login request chain, and in one response: a login has no more than a few dozen short keys, and
 /// 8192 bytes is what either side takes in one PDU before anything is negotiated (RFC 7143 §13.12).
@@ -50,6 +51,37 @@ pub(crate) enum Step {
     Respond(LoginResponse),
     /// Everything is agreed: ask the shell; `response` is sent when it agrees.
     Ask { asked: LoginAsked, response: LoginResponse },
+}
+
+/// Why a login is refused.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// A rule of the login was broken.
+    Broken(LoginStatus),
+    /// The initiator may not log in.
+    NotLetIn(Refusal),
+}
+
+impl Refused {
+    /// How it is answered.
+    pub(crate) fn status(&self) -> LoginStatus {
+        match self {
+            Self::Broken(status) => *status,
+            Self::NotLetIn(refusal) => refusal.status(),
+        }
+    }
+}
+
+impl From<LoginStatus> for Refused {
+    fn from(status: LoginStatus) -> Self {
+        Self::Broken(status)
+    }
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self::NotLetIn(refusal)
+    }
 }
 
 /// What all requests of one login have in common.
@@ -109,6 +141,11 @@ impl Login {
         self.identity.is_none()
     }
 
+    /// The initiator's name as it said; empty before it has.
+    pub(crate) fn initiator(&self) -> &str {
+        self.initiator.as_deref().unwrap_or_default()
+    }
+
     /// What was agreed, and what kind of session it is for.
     pub(crate) fn agreed(&self) -> (SessionKind, Parameters) {
         (self.kind, self.negotiation.agreed())
@@ -117,12 +154,12 @@ impl Login {
     /// Takes one request.
     ///
     /// # Errors
-    /// The status to refuse the login with.
-    pub(crate) fn step(&mut self, request: &LoginRequest, window: Window) -> Result<Step, LoginStatus> {
+    /// Why the login is refused.
+    pub(crate) fn step(&mut self, request: &LoginRequest, window: Window) -> Result<Step, Refused> {
         self.check_frame(request)?;
         self.requests += 1;
         if self.requests > REQUESTS_LIMIT || self.text.len() + request.text.len() > TEXT_LIMIT {
-            return Err(LoginStatus::INITIATOR_ERROR);
+            return Err(LoginStatus::INITIATOR_ERROR.into());
         }
         self.text.extend_from_slice(&request.text);
         if request.more_text {
@@ -131,18 +168,24 @@ impl Login {
         let keys = KeyList::parse(&self.text.split()).map_err(|_unreadable| LoginStatus::INITIATOR_ERROR)?;
         let text = self.answer(&keys)?;
         let response = LoginResponse { transit: request.transit, ..response(request, window, text) };
+        let passes = self.security.lets_pass(self.initiator())?;
+        // One that begins behind the security stage proves nothing any more.
+        if !passes && (request.transit || self.stage != Stage::Security) {
+            self.security.hold_back(self.initiator())?;
+            return Ok(Step::Respond(LoginResponse { transit: false, next_stage: self.stage, ..response }));
+        }
         if !request.transit {
             return Ok(Step::Respond(response));
-        }
-        if self.stage == Stage::Security && !self.security.is_satisfied() {
-            return Ok(Step::Respond(LoginResponse { transit: false, next_stage: self.stage, ..response }));
         }
         self.stage = request.next_stage;
         if request.next_stage == Stage::FullFeature { self.ask(request, response) } else { Ok(Step::Respond(response)) }
     }
 
-    fn ask(&self, request: &LoginRequest, response: LoginResponse) -> Result<Step, LoginStatus> {
+    fn ask(&self, request: &LoginRequest, response: LoginResponse) -> Result<Step, Refused> {
         let initiator = self.initiator.clone().ok_or(LoginStatus::MISSING_PARAMETER)?;
+        if let (SessionKind::Normal, Some(target)) = (self.kind, &self.target) {
+            self.security.check_target(&initiator, target)?;
+        }
         let Identity { isid, tsih, cid, .. } = Identity::of(request);
         let asked = LoginAsked { initiator, isid, tsih, cid, kind: self.kind, target: self.target.clone() };
         Ok(Step::Ask { asked, response })
@@ -171,13 +214,19 @@ impl Login {
     }
 
     /// Answers the keys of one whole text.
-    fn answer(&mut self, keys: &KeyList) -> Result<Bytes, LoginStatus> {
+    fn answer(&mut self, keys: &KeyList) -> Result<Bytes, Refused> {
         let mut answers = KeyList::new();
         self.take_names(keys)?;
         for (key, value) in keys.iter() {
             let answer = self.answer_key(key, value)?;
             if let Some(text) = answer.text() {
                 answers.push(key, text);
+            }
+        }
+        if self.stage == Stage::Security {
+            let initiator = self.initiator.as_deref().unwrap_or_default();
+            for (key, value) in self.security.step(initiator, keys)? {
+                answers.push(key, value);
             }
         }
         if self.kind == SessionKind::Normal && !self.group_told {
@@ -189,7 +238,7 @@ impl Login {
             answers.push("MaxRecvDataSegmentLength", self.receive_data_segment.to_string());
         }
         let text = answers.encode();
-        if text.len() > TEXT_LIMIT { Err(LoginStatus::INITIATOR_ERROR) } else { Ok(text) }
+        if text.len() > TEXT_LIMIT { Err(LoginStatus::INITIATOR_ERROR.into()) } else { Ok(text) }
     }
 
     /// Who and what for: these decide how the other keys are read, wherever in the text they stand. They must be in
@@ -219,10 +268,8 @@ impl Login {
     fn answer_key(&mut self, key: &str, value: &str) -> Result<Answer, LoginStatus> {
         let answer = match key {
             "InitiatorName" | "TargetName" | "SessionType" | "InitiatorAlias" => self.negotiation.declare(key),
-            "AuthMethod" if self.stage == Stage::Security => {
-                self.negotiation.declare(key).map_err(status)?;
-                return self.security.choose_method(value);
-            }
+            // Answered together, see `Security::step`.
+            security if self.stage == Stage::Security && is_security_key(security) => self.negotiation.declare(key),
             "AuthMethod" => Ok(Answer::Reject),
             _operational => self.negotiation.answer(self.kind, key, value),
         };
