@@ -59,10 +59,13 @@ pub struct Limits {
     pub immediate_commands: u32,
     /// Task management functions that may be outstanding.
     pub task_functions: u32,
-    /// Bytes of data that commands under way may hold. One command is always let through.
+    /// Bytes of data that commands under way may hold. One command is always let through. As many again may have come unasked, of
+    /// commands that wait for their turn; what comes beyond that is answered with TASK SET FULL.
     pub memory_bytes: u64,
     /// How long a login may take, waiting for the shell not counted.
     pub login: Micros,
+    /// How long a discovery session may last: who asks what targets there are needs a moment, not a session.
+    pub discovery: Micros,
     /// Silence after which the initiator is pinged.
     pub ping_after: Micros,
     /// Silence after a ping after which the connection is given up.
@@ -78,6 +81,7 @@ impl Default for Limits {
             task_functions: 16,
             memory_bytes: 32 << 20,
             login: Micros::from_seconds(15),
+            discovery: Micros::from_seconds(60),
             // open-iscsi pings every 5 s by itself; we only look for dead peers of silent initiators.
             ping_after: Micros::from_seconds(15),
             ping_timeout: Micros::from_seconds(15),
@@ -177,6 +181,9 @@ pub enum End {
     /// The login took too long.
     #[error("login not finished in time")]
     LoginTimeout,
+    /// A discovery session went on and on.
+    #[error("discovery session not over in time")]
+    DiscoveryOverdue,
     /// The initiator no longer answers.
     #[error("initiator does not answer pings")]
     Silent,
@@ -222,7 +229,8 @@ pub struct TargetConnection {
     started: Micros,
     heard: Micros,
     pinged: Option<Micros>,
-    logout_by: Option<Micros>,
+    /// When it has to be over: a logout was asked for, or it is a discovery session.
+    leave_by: Option<Micros>,
 }
 
 impl TargetConnection {
@@ -241,7 +249,7 @@ impl TargetConnection {
             started: now,
             heard: now,
             pinged: None,
-            logout_by: None,
+            leave_by: None,
             setup,
         }
     }
@@ -366,6 +374,13 @@ impl TargetConnection {
         });
     }
 
+    /// From now on the commands under way may hold so many bytes of data; what they hold already is not taken back.
+    pub fn limit_memory(&mut self, bytes: u64) {
+        if let Phase::FullFeature(full) = &mut self.phase {
+            full.limit_memory(bytes);
+        }
+    }
+
     /// The login that was asked about may complete; `tsih` names the new session.
     pub fn admit(&mut self, now: Micros, tsih: Tsih) {
         let placeholder = Phase::Ended(End::Dropped);
@@ -379,6 +394,7 @@ impl TargetConnection {
         self.decoder.set(agreed.digests, self.setup.offer.receive_data_segment as usize);
         self.wire.digests = agreed.digests;
         self.heard = now;
+        self.leave_by = (kind == SessionKind::Discovery).then(|| now.plus(self.setup.limits.discovery));
         self.phase = Phase::FullFeature(Box::new(FullFeature::new(kind, agreed, cid, self.setup.limits.clone())));
     }
 
@@ -439,10 +455,10 @@ impl TargetConnection {
 
     /// Asks the initiator to log out (RFC 7143 §11.9); ends the connection if it has not after `within`.
     pub fn request_logout(&mut self, now: Micros, within: Micros) {
-        if matches!(self.phase, Phase::FullFeature(_)) && self.logout_by.is_none() {
+        if matches!(self.phase, Phase::FullFeature(_)) && self.leave_by.is_none() {
             let seconds = u16::try_from(within.0.div_ceil(1_000_000)).unwrap_or(u16::MAX);
             self.send_async(AsyncEvent::REQUEST_LOGOUT, [0, 0, seconds]);
-            self.logout_by = Some(Micros(now.0.saturating_add(within.0)));
+            self.leave_by = Some(now.plus(within));
         }
     }
 
@@ -480,7 +496,7 @@ impl TargetConnection {
                     Some(pinged) => pinged.plus(limits.ping_timeout),
                     None => self.heard.plus(limits.ping_after),
                 };
-                Some(self.logout_by.map_or(silence, |by| by.min(silence)))
+                Some(self.leave_by.map_or(silence, |by| by.min(silence)))
             }
             Phase::Asked { .. } | Phase::Ended(_) => None,
         }
@@ -493,7 +509,10 @@ impl TargetConnection {
         }
         match &self.phase {
             Phase::Login(_) => self.finish(End::LoginTimeout),
-            Phase::FullFeature(_) if self.logout_by.is_some_and(|by| now >= by) => self.finish(End::LogoutOverdue),
+            Phase::FullFeature(full) if self.leave_by.is_some_and(|by| now >= by) => {
+                let discovers = full.kind == SessionKind::Discovery;
+                self.finish(if discovers { End::DiscoveryOverdue } else { End::LogoutOverdue });
+            }
             // A discovery session has no pings; one that is silent has no purpose.
             Phase::FullFeature(full) if full.kind == SessionKind::Discovery => self.finish(End::Silent),
             Phase::FullFeature(_) if self.pinged.is_some() => self.finish(End::Silent),

@@ -13,6 +13,7 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -118,7 +119,8 @@ impl<W: Wire> Connection<W> {
             offer: registry.options.offer.clone(),
             limits: registry.options.limits.clone(),
             portal_group: registry.options.portal_group,
-            ..Setup::default()
+            access: Arc::clone(&registry.options.access),
+            chance: if registry.options.access.demands_proofs() { (registry.options.chance)() } else { None },
         };
         let machine = TargetConnection::new(setup, micros(registry.started, now));
         Self {
@@ -171,6 +173,7 @@ impl<W: Wire> Connection<W> {
         if moved {
             let now = self.micros();
             self.machine.heard(now);
+            self.machine.limit_memory(self.registry.memory_share());
             self.machine.handle_input(&mut self.buffer);
         }
         moved |= self.take_events(context)?;
@@ -239,6 +242,7 @@ impl<W: Wire> Connection<W> {
                     self.manage(tag, function, lun, referenced);
                 }
                 Event::LoginAsked(asked) => {
+                    self.enrolled.negotiated();
                     let control = Rc::clone(&self.enrolled.control);
                     self.admission = Some(Box::pin(Rc::clone(&self.registry).admit(control, asked)));
                 }
@@ -439,6 +443,8 @@ impl<W: Wire> Connection<W> {
         };
         if expected {
             tracing::debug!(%peer, target, reason = %ending, "connection over");
+        } else if let Ending::Session(End::NotLetIn(refusal)) = ending {
+            tracing::warn!(%peer, "{refusal}");
         } else {
             self.registry.failed_sessions.set(self.registry.failed_sessions.get() + 1);
             tracing::info!(%peer, target, reason = %ending, "connection ended");

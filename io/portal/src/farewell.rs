@@ -4,6 +4,7 @@
 //! received but not read: completions among them. So we send our end first, read and forget what still comes, and
 //! close when the other side has closed too or after a moment.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -17,6 +18,34 @@ const MOMENT: Duration = Duration::from_secs(1);
 /// Bytes we are willing to read and forget: what a client may have under way in a full socket buffer.
 const FORGOTTEN_MAX: usize = 16 << 20;
 
+/// Most connections that are waited for at a time; one more is closed at once. Otherwise whoever opens connections faster than they
+/// are refused would use up the files this process may have open.
+const WAITED_FOR_MAX: usize = 1024;
+
+thread_local! {
+    /// Connections that are waited for.
+    static WAITED_FOR: Cell<usize> = const { Cell::new(0) };
+}
+
+/// One that is waited for.
+struct WaitedFor;
+
+impl WaitedFor {
+    fn begin() -> Option<Self> {
+        let others = WAITED_FOR.get();
+        (others < WAITED_FOR_MAX).then(|| {
+            WAITED_FOR.set(others + 1);
+            Self
+        })
+    }
+}
+
+impl Drop for WaitedFor {
+    fn drop(&mut self) {
+        WAITED_FOR.set(WAITED_FOR.get() - 1);
+    }
+}
+
 /// Ends `stream` in the background; the caller is done with it. Called inside a `LocalSet`.
 pub(crate) fn end_in_order(stream: TcpStream) {
     if SockRef::from(&stream).shutdown(std::net::Shutdown::Write).is_err() {
@@ -25,12 +54,14 @@ pub(crate) fn end_in_order(stream: TcpStream) {
     if drained(&stream) {
         return;
     }
+    let Some(waited_for) = WaitedFor::begin() else { return };
     let reading = async move {
         // BOUND: the time limit around it, and FORGOTTEN_MAX.
         while stream.readable().await.is_ok() && !drained(&stream) {}
     };
     spawn_local(async move {
         let _ = tokio::time::timeout(MOMENT, reading).await;
+        drop(waited_for);
     });
 }
 

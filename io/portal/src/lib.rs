@@ -6,6 +6,7 @@
 //!
 //! Everything runs on one thread inside a `LocalSet`.
 
+mod chance;
 mod connection;
 mod control;
 mod farewell;
@@ -16,8 +17,10 @@ mod registry;
 mod steer;
 mod wire;
 
+pub use chance::{ChanceSource, from_system};
 pub use gate::LoginGate;
 pub use portal::{Portal, PortalCounters, PortalError, PortalOptions};
-pub use understudy_session::target::Limits;
+pub use understudy_session::secret;
 pub use understudy_session::target::parameters::{DigestOffer, Offer};
+pub use understudy_session::target::{Chance, Limits, access};
 pub use wire::{Acceptor, Wire};

@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -14,8 +15,10 @@ use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::Instant;
 use understudy_device::Target;
 use understudy_session::target::Limits;
+use understudy_session::target::access::Access;
 use understudy_session::target::parameters::Offer;
 
+use crate::chance::{ChanceSource, from_system};
 use crate::connection;
 use crate::control::Order;
 use crate::gate::LoginGate;
@@ -32,6 +35,10 @@ pub struct PortalOptions {
     pub limits: Limits,
     /// What is agreed to at login.
     pub offer: Offer,
+    /// Who may log in, with which proof, and who sees which target.
+    pub access: Arc<Access>,
+    /// Random bytes for those who have to prove who they are.
+    pub chance: ChanceSource,
     /// How long a login is held at a closed gate before it is refused with "service unavailable". Longer than any
     /// hand-off; shorter than the 120 s after which open-iscsi fails the commands it has queued.
     pub hold_limit: Duration,
@@ -39,6 +46,12 @@ pub struct PortalOptions {
     pub held_logins_max: usize,
     /// Most connections at a time; below 65,535, the number of session handles.
     pub connections_max: usize,
+    /// Most connections that have not logged in yet. One more ends the oldest of them: so those that never finish keep nobody out.
+    pub logins_max: usize,
+    /// Most sessions of one initiator (one name, different ISIDs) with one target; one more is refused with "out of resources".
+    pub sessions_per_initiator_max: usize,
+    /// Bytes of data that the commands under way of all sessions may hold, shared out evenly among the sessions.
+    pub memory_bytes: u64,
     /// How long an initiator that was asked to log out may take.
     pub logout_within: Duration,
 }
@@ -49,9 +62,18 @@ impl Default for PortalOptions {
             portal_group: 1,
             limits: Limits::default(),
             offer: Offer::default(),
+            access: Arc::default(),
+            chance: from_system,
             hold_limit: Duration::from_secs(60),
             held_logins_max: 1024,
             connections_max: 4096,
+            // A login takes two to five round trips: a thousand clients that come back at once are through before this is full
+            // for long, and whoever is ended comes again.
+            logins_max: 1024,
+            // Twice what the most generous initiators open over all their paths.
+            sessions_per_initiator_max: 64,
+            // 32 sessions can each have what one may hold at most; a thousand have a MiB each.
+            memory_bytes: 1 << 30,
             logout_within: Duration::from_secs(10),
         }
     }
@@ -256,7 +278,8 @@ async fn accept<A: Acceptor>(listener: A, registry: Rc<Registry>, mut wished: mp
                     spawn_local(connection::serve(stream, peer, Rc::clone(&registry), enrolled));
                 }
                 None => {
-                    tracing::warn!(%peer, limit = registry.options.connections_max, "too many connections");
+                    let limit = registry.options.connections_max;
+                    registry.complain(|unsaid| tracing::warn!(%peer, limit, unsaid, "too many connections"));
                     stream.end_in_order();
                 }
             },

@@ -3,12 +3,14 @@
 //! Not here: bytes. The idea of admission: an I_T nexus (initiator name, ISID, target, portal group) has at most one
 //! session. A newer login of the same nexus takes the place of an older login that still waits, and, once it may pass
 //! the gate, of an older session; that session's commands are over before the new login is answered
-//! (RFC 7143 §6.3.5).
+//! (RFC 7143 §6.3.5). What there is only so much of (connections, logins, sessions, memory) is counted here, and whoever
+//! only waits gives way to whoever comes.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
+use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 use understudy_device::{NexusHandle, NexusName, Target};
@@ -60,12 +62,19 @@ pub(crate) struct Registry {
     pub(crate) failed_sessions: Cell<u64>,
     targets: RefCell<BTreeMap<String, Served>>,
     connections: RefCell<BTreeMap<u64, Rc<Control>>>,
+    /// Those of them that have not logged in, the oldest first.
+    negotiating: RefCell<BTreeSet<u64>>,
     sessions: RefCell<BTreeMap<NexusKey, (Tsih, Rc<Control>)>>,
     logins: RefCell<BTreeMap<NexusKey, Rc<Control>>>,
     held_logins: Cell<usize>,
     next_connection: Cell<u64>,
     next_tsih: Cell<u16>,
+    /// When something was last said about too many of something, and how often it was not said since.
+    complained: Cell<Option<(Instant, u64)>>,
 }
+
+/// A flood is worth a line now and then, not one for each drop.
+const BETWEEN_COMPLAINTS: Duration = Duration::from_secs(1);
 
 /// A session that was let in. Dropping it takes it off the books.
 pub(crate) struct Admitted {
@@ -100,8 +109,16 @@ pub(crate) struct Enrolled {
     pub(crate) control: Rc<Control>,
 }
 
+impl Enrolled {
+    /// Its login is over, or waits for us: it is in nobody's way any more.
+    pub(crate) fn negotiated(&self) {
+        self.registry.negotiating.borrow_mut().remove(&self.id);
+    }
+}
+
 impl Drop for Enrolled {
     fn drop(&mut self) {
+        self.negotiated();
         self.registry.connections.borrow_mut().remove(&self.id);
         self.control.is_over();
     }
@@ -145,24 +162,68 @@ impl Registry {
             failed_sessions: Cell::new(0),
             targets: RefCell::default(),
             connections: RefCell::default(),
+            negotiating: RefCell::default(),
             sessions: RefCell::default(),
             logins: RefCell::default(),
             held_logins: Cell::new(0),
             next_connection: Cell::new(0),
             next_tsih: Cell::new(0),
+            complained: Cell::new(None),
         })
     }
 
-    /// Puts a new connection on the books, unless there are too many.
+    /// Puts a new connection on the books. If there are too many, the oldest that has not logged in yet makes room;
+    /// `None` if there is none.
     pub(crate) fn enrol(self: &Rc<Self>) -> Option<Enrolled> {
-        if self.connections.borrow().len() >= self.options.connections_max {
+        let full = self.connections.borrow().len() >= self.options.connections_max;
+        let crowded = self.negotiating.borrow().len() >= self.options.logins_max;
+        if (full || crowded) && !self.end_oldest_login() {
             return None;
         }
         let id = self.next_connection.get();
         self.next_connection.set(id + 1);
         let control = Rc::new(Control::default());
         self.connections.borrow_mut().insert(id, Rc::clone(&control));
+        self.negotiating.borrow_mut().insert(id);
         Some(Enrolled { registry: Rc::clone(self), id, control })
+    }
+
+    /// Whether there was one.
+    fn end_oldest_login(&self) -> bool {
+        let oldest = self.negotiating.borrow_mut().pop_first();
+        let Some(control) = oldest.and_then(|id| self.connections.borrow().get(&id).cloned()) else { return false };
+        let limit = self.options.logins_max;
+        self.complain(|unsaid| tracing::warn!(limit, unsaid, "too many logins at a time: the oldest is ended"));
+        control.order(Order::Drop);
+        true
+    }
+
+    /// Says something about a flood, unless something was said a moment ago; it is told how often nothing was said since.
+    pub(crate) fn complain(&self, say: impl FnOnce(u64)) {
+        match self.complained.get() {
+            Some((last, unsaid)) if last.elapsed() < BETWEEN_COMPLAINTS => {
+                self.complained.set(Some((last, unsaid + 1)))
+            }
+            before => {
+                say(before.map_or(0, |(_, unsaid)| unsaid));
+                self.complained.set(Some((Instant::now(), 0)));
+            }
+        }
+    }
+
+    /// Bytes of data that the commands under way of one session may hold now.
+    pub(crate) fn memory_share(&self) -> u64 {
+        let sessions = self.sessions.borrow().len().max(1) as u64;
+        self.options.limits.memory_bytes.min(self.options.memory_bytes / sessions)
+    }
+
+    /// Whether one more session of this nexus's initiator fits.
+    fn has_room_for(&self, key: &NexusKey) -> bool {
+        let first = NexusKey { isid: Isid([0; 6]), ..key.clone() };
+        let sessions = self.sessions.borrow();
+        let of_initiator = |(other, _): &(&NexusKey, _)| other.target == key.target && other.initiator == key.initiator;
+        let count = sessions.range(first..).take_while(of_initiator).count();
+        count < self.options.sessions_per_initiator_max
     }
 
     /// Decides about a login, which may take a while. Errors: the status to refuse it with.
@@ -196,6 +257,11 @@ impl Registry {
         self.end_older_session(&key).await;
         // The world may have changed while we waited.
         let served = self.served(&name).ok_or(LoginStatus::NOT_FOUND)?;
+        if !self.has_room_for(&key) {
+            let limit = self.options.sessions_per_initiator_max;
+            self.complain(|unsaid| tracing::warn!(initiator = ?key.initiator, limit, unsaid, "too many sessions of one initiator"));
+            return Err(LoginStatus::OUT_OF_RESOURCES);
+        }
         drop(claim);
         Ok(self.enter(key, served, control))
     }

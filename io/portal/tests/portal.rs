@@ -5,6 +5,7 @@ mod hand;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hand::{Hand, PATIENCE, login};
@@ -14,7 +15,15 @@ use tokio::time::timeout;
 use understudy_device::memory::MemoryMedium;
 use understudy_device::{Target, UnitIdentity, UnitOnMedium, UnitOptions};
 use understudy_iscsi::TargetPdu;
-use understudy_iscsi::serial::Tsih;
+use understudy_iscsi::binary::{encode_binary, parse_binary};
+use understudy_iscsi::chap::ChapAlgorithm;
+use understudy_iscsi::login::{LoginStatus, Stage};
+use understudy_iscsi::request::{DataOut, LoginRequest};
+use understudy_iscsi::response::LoginResponse;
+use understudy_iscsi::serial::{StatSn, TaskTag, TransferTag, Tsih};
+use understudy_iscsi::text::KeyList;
+use understudy_portal::access::{ALGORITHMS, Access, AccessList, Credentials, Grant, Identity, Scope};
+use understudy_portal::secret::Secret;
 use understudy_portal::{Limits, LoginGate, Portal, PortalOptions};
 use understudy_session::Micros;
 
@@ -105,7 +114,7 @@ fn unknown_target_unknown_session_and_second_connection_are_refused() {
         let text = format!("InitiatorName=iqn.2026-01.test:hand\0TargetName={NAME}\0");
         for (tsih, detail) in [(Tsih(tsih.0 + 1), 10), (tsih, 6)] {
             let mut client = Hand::connect(address).await;
-            client.send(understudy_iscsi::request::LoginRequest { tsih, ..login(&text, 1) }).await;
+            client.send(LoginRequest { tsih, ..login(&text, 1) }).await;
             let Some(TargetPdu::LoginResponse(refused)) = client.receive().await else { panic!("no response") };
             assert_eq!((refused.status.class, refused.status.detail), (2, detail));
         }
@@ -279,6 +288,186 @@ fn login_that_is_never_finished_is_given_up() {
         assert_eq!(timeout(PATIENCE, truncated.socket.read(&mut byte)).await.unwrap().unwrap(), 0);
         until(|| portal.counters().connections == 0).await;
     });
+}
+
+const CLIENT_SECRET: &[u8] = b"what the hand knows";
+const OWN_SECRET: &[u8] = b"what the portal knows";
+
+/// Only the hand may log in, and only if it knows its secret.
+fn guarded() -> PortalOptions {
+    let identity = |user: &str, secret| Identity { user: user.to_owned(), secret: Secret::new(secret).unwrap() };
+    let credentials =
+        Credentials { initiator: identity("hand", CLIENT_SECRET), target: Some(identity("portal", OWN_SECRET)) };
+    let grant = Grant { scope: Scope::EveryTarget, credentials: Some(credentials) };
+    let list = AccessList::new([("iqn.2026-01.test:hand".to_owned(), grant)], ALGORITHMS.to_vec());
+    PortalOptions { access: Arc::new(Access::Listed(list)), ..PortalOptions::default() }
+}
+
+/// What a login says in the security stage.
+async fn say(hand: &mut Hand, text: &str, next: Option<Stage>) -> LoginResponse {
+    let request = LoginRequest {
+        transit: next.is_some(),
+        stage: Stage::Security,
+        next_stage: next.unwrap_or(Stage::Security),
+        ..login(text, 1)
+    };
+    hand.send(request).await;
+    let Some(TargetPdu::LoginResponse(response)) = hand.receive().await else { panic!("no response") };
+    response
+}
+
+/// The login up to the challenge: identifier and challenge.
+async fn be_challenged(hand: &mut Hand) -> (u8, Vec<u8>) {
+    let names = format!("InitiatorName=iqn.2026-01.test:hand\0TargetName={NAME}\0AuthMethod=CHAP\0");
+    say(hand, &names, None).await;
+    let keys = KeyList::parse(&say(hand, "CHAP_A=7\0", None).await.text).unwrap();
+    let identifier = keys.get("CHAP_I").unwrap().parse().unwrap();
+    (identifier, parse_binary(keys.get("CHAP_C").unwrap(), 64).unwrap())
+}
+
+#[test]
+fn both_sides_prove_who_they_are_and_no_challenge_comes_twice() {
+    on_one_thread(async {
+        let (_portal, address) = portal_at(loopback(), guarded(), &LoginGate::opened());
+        let mut known = Hand::connect(address).await;
+        let (identifier, challenge) = be_challenged(&mut known).await;
+        let answer = encode_binary(&ChapAlgorithm::Sha256.answer(identifier, CLIENT_SECRET, &challenge));
+        let proof = format!("CHAP_N=hand\0CHAP_R={answer}\0CHAP_I=5\0CHAP_C=0x0102030405060708\0");
+        let response = say(&mut known, &proof, Some(Stage::FullFeature)).await;
+        assert_eq!((response.status, response.transit), (LoginStatus::SUCCESS, true));
+        let own = encode_binary(&ChapAlgorithm::Sha256.answer(5, OWN_SECRET, &[1, 2, 3, 4, 5, 6, 7, 8]));
+        let keys = KeyList::parse(&response.text).unwrap();
+        assert_eq!((keys.get("CHAP_N"), keys.get("CHAP_R")), (Some("portal"), Some(&own[..])));
+        known.make_ready().await;
+
+        // What was heard before is no answer to the next challenge.
+        let mut replaying = Hand::connect(address).await;
+        let (_, other) = be_challenged(&mut replaying).await;
+        assert_ne!(challenge, other);
+        let refused = say(&mut replaying, &proof, Some(Stage::FullFeature)).await;
+        assert_eq!(refused.status, LoginStatus::AUTHENTICATION_FAILURE);
+        assert!(replaying.receive().await.is_none());
+    });
+}
+
+#[test]
+fn who_has_to_prove_itself_and_does_not_is_refused_in_every_kind_of_session() {
+    on_one_thread(async {
+        let (portal, address) = portal_at(loopback(), guarded(), &LoginGate::opened());
+        for keys in [format!("TargetName={NAME}\0"), "SessionType=Discovery\0".to_owned()] {
+            let mut hand = Hand::connect(address).await;
+            hand.ask_log_in(&keys, 1).await;
+            let Some(TargetPdu::LoginResponse(refused)) = hand.receive().await else { panic!("no response") };
+            assert_eq!(refused.status, LoginStatus::AUTHENTICATION_FAILURE);
+        }
+        let mut stranger = Hand::connect(address).await;
+        stranger.send(login(&format!("InitiatorName=iqn.2026-01.test:other\0TargetName={NAME}\0"), 1)).await;
+        let Some(TargetPdu::LoginResponse(refused)) = stranger.receive().await else { panic!("no response") };
+        assert_eq!(refused.status, LoginStatus::AUTHORIZATION_FAILURE);
+        assert_eq!((portal.counters().sessions, portal.counters().logins), (0, 0));
+    });
+}
+
+#[test]
+fn without_random_numbers_nobody_is_let_in() {
+    on_one_thread(async {
+        let options = PortalOptions { chance: || None, ..guarded() };
+        let (_portal, address) = portal_at(loopback(), options, &LoginGate::opened());
+        let mut hand = Hand::connect(address).await;
+        let names = format!("InitiatorName=iqn.2026-01.test:hand\0TargetName={NAME}\0AuthMethod=CHAP\0");
+        say(&mut hand, &names, None).await;
+        assert_eq!(say(&mut hand, "CHAP_A=7\0", None).await.status, LoginStatus::TARGET_ERROR);
+    });
+}
+
+#[test]
+fn logins_that_never_end_keep_nobody_out() {
+    on_one_thread(async {
+        let options = PortalOptions { logins_max: 2, ..PortalOptions::default() };
+        let (_portal, address) = portal_at(loopback(), options, &LoginGate::opened());
+        let mut session = Hand::log_in(address, NAME, 9).await;
+        let mut oldest = Hand::connect(address).await;
+        let mut idle = Vec::new();
+        for _ in 0..8 {
+            idle.push(Hand::connect(address).await);
+        }
+        assert!(oldest.receive().await.is_none());
+        let mut client = Hand::log_in(address, NAME, 1).await;
+        client.make_ready().await;
+        session.make_ready().await;
+    });
+}
+
+#[test]
+fn logins_that_never_end_give_way_when_connections_are_scarce() {
+    on_one_thread(async {
+        let options = PortalOptions { connections_max: 2, ..PortalOptions::default() };
+        let (_portal, address) = portal_at(loopback(), options, &LoginGate::opened());
+        let mut first = Hand::log_in(address, NAME, 1).await;
+        let mut idle = Hand::connect(address).await;
+        let mut second = Hand::log_in(address, NAME, 2).await;
+        assert!(idle.receive().await.is_none());
+        first.make_ready().await;
+        second.make_ready().await;
+    });
+}
+
+#[test]
+fn sessions_of_one_initiator_are_bounded_and_one_may_still_be_replaced() {
+    on_one_thread(async {
+        let options = PortalOptions { sessions_per_initiator_max: 2, ..PortalOptions::default() };
+        let (portal, address) = portal_at(loopback(), options, &LoginGate::opened());
+        let mut first = Hand::log_in(address, NAME, 1).await;
+        let _second = Hand::log_in(address, NAME, 2).await;
+        let refused = Hand::connect(address).await.try_log_in(NAME, 3).await;
+        assert_eq!(refused.status, LoginStatus::OUT_OF_RESOURCES);
+        let mut again = Hand::log_in(address, NAME, 2).await;
+        again.make_ready().await;
+        // Another one's sessions are not counted.
+        let mut other = Hand::connect(address).await;
+        other.send(login(&format!("InitiatorName=iqn.2026-01.test:other\0TargetName={NAME}\0"), 1)).await;
+        assert!(matches!(other.receive().await, Some(TargetPdu::LoginResponse(r)) if r.status == LoginStatus::SUCCESS));
+        assert_eq!(portal.counters().sessions, 3);
+        first.make_ready().await;
+    });
+}
+
+#[test]
+fn memory_is_shared_out_among_sessions() {
+    on_one_thread(async {
+        // Two sessions have one block each: a second command of one waits until the first is answered, and is then served.
+        let options = PortalOptions { memory_bytes: 1024, ..PortalOptions::default() };
+        let (_portal, address) = portal_at(loopback(), options, &LoginGate::opened());
+        let mut first = Hand::log_in(address, NAME, 1).await;
+        let mut second = Hand::log_in(address, NAME, 2).await;
+        first.make_ready().await;
+        second.make_ready().await;
+        let stuck = first.command(&[0x2a, 0, 0, 0, 0, 1, 0, 0, 1], 0, 512).await;
+        let Some(TargetPdu::R2t(r2t)) = first.receive().await else { panic!("an R2T expected") };
+        assert_eq!(r2t.tag, stuck);
+        let waiting = first.command(&[0x2a, 0, 0, 0, 0, 2, 0, 0, 1], 0, 512).await;
+        second.write_block(3, &[3; 512]).await;
+        // The answer to a command without data overtakes the one that waits for memory: nothing was asked for it yet.
+        first.command(&[0; 6], 0, 0).await;
+        assert_eq!(first.status().await.status, 0);
+        first.send(data_out(stuck, r2t.transfer_tag)).await;
+        assert_eq!(first.status().await.tag, stuck);
+        let Some(TargetPdu::R2t(r2t)) = first.receive().await else { panic!("an R2T expected") };
+        assert_eq!(r2t.tag, waiting);
+    });
+}
+
+fn data_out(tag: TaskTag, transfer_tag: TransferTag) -> DataOut {
+    DataOut {
+        is_final: true,
+        lun: 0,
+        tag,
+        transfer_tag,
+        exp_stat_sn: StatSn(0),
+        data_sn: 0,
+        buffer_offset: 0,
+        data: bytes::Bytes::from_static(&[1; 512]),
+    }
 }
 
 #[test]

@@ -6,7 +6,8 @@
 //! window, so it is bounded. (2) A command that has been delivered sits in `commands` until it is answered or
 //! abandoned, and MaxCmdSN only moves when one leaves, so that map is bounded too. (3) Memory: the bytes of commands
 //! under way are counted; beyond the budget a command waits, first come first served, before its data is asked for or
-//! its execution is ordered.
+//! its execution is ordered. What came unasked, or ahead of its turn, has a budget of the same size: beyond it a command is answered
+//! with TASK SET FULL, and an initiator that leaves out a CmdSN and goes on sending is given up.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -102,6 +103,11 @@ impl FullFeature {
         }
     }
 
+    /// From now on commands under way may hold so many bytes of data.
+    pub(crate) fn limit_memory(&mut self, bytes: u64) {
+        self.limits.memory_bytes = bytes;
+    }
+
     /// Takes one frame as it came; delivers it, holds it or drops it by its CmdSN.
     pub(crate) fn take(&mut self, frame: Frame, wire: &mut Wire, events: &mut VecDeque<Event>) -> Handled {
         if self.logout.is_some() {
@@ -119,12 +125,23 @@ impl FullFeature {
             return Ok(());
         }
         if cmd_sn != wire.expected() {
+            self.make_sure_to_hold(frame.data.len())?;
             // BOUND: one entry per number of the window.
             self.held.entry(cmd_sn.0).or_insert_with(|| vec![frame]);
             return Ok(());
         }
         wire.take_command();
         self.deliver(frame, wire, events)
+    }
+
+    /// Whether so many more bytes may be kept ahead of their turn. One connection brings what is sent in order, so none of a sound
+    /// initiator's are.
+    fn make_sure_to_hold(&self, more: usize) -> Handled {
+        let held: usize = self.held.values().flatten().map(|frame| frame.data.len()).sum();
+        if (held + more) as u64 <= self.limits.memory_bytes {
+            return Ok(());
+        }
+        Err(End::Protocol("more data ahead of its turn than there is memory for"))
     }
 
     /// Whether PDUs that came early can be delivered now.
@@ -136,6 +153,9 @@ impl FullFeature {
 
     fn take_unnumbered(&mut self, frame: Frame, wire: &mut Wire, events: &mut VecDeque<Event>) -> Handled {
         let tag = frame.bhs.u32(16);
+        if !self.held.is_empty() {
+            self.make_sure_to_hold(frame.data.len())?;
+        }
         let of_held = |frames: &&mut Vec<Frame>| frames.first().is_some_and(|first| first.bhs.u32(16) == tag);
         let limit = self.agreed.first_burst as usize / 512 + 1;
         match self.held.values_mut().find(of_held) {
@@ -237,7 +257,30 @@ impl FullFeature {
             self.fail(tag, wire);
             return Begun::Refused;
         }
-        self.advance(tag, wire).map_or(Begun::Later, Begun::Execute)
+        match self.advance(tag, wire) {
+            Some(data) => Begun::Execute(data),
+            None if self.holds_too_much_unasked(tag) => {
+                self.refuse_for_now(tag, wire);
+                Begun::Refused
+            }
+            None => Begun::Later,
+        }
+    }
+
+    /// Whether this command brought data unasked, cannot be executed yet, and there is too much of that already.
+    fn holds_too_much_unasked(&self, tag: TaskTag) -> bool {
+        let unasked = |command: &Command| {
+            if command.charged == 0 { u64::from(command.transfer.may_hold(&self.agreed)) } else { 0 }
+        };
+        let own = self.commands.get(&tag).map_or(0, unasked);
+        own != 0 && self.commands.values().map(unasked).sum::<u64>() > self.limits.memory_bytes.max(own)
+    }
+
+    /// There is no room for this command now, and there are others of this nexus: the initiator sends it again later (SAM-5 r21 §5.3.1).
+    fn refuse_for_now(&mut self, tag: TaskTag, wire: &mut Wire) {
+        if let Some(command) = self.remove(tag, wire) {
+            reply::send(tag, &command, Reply::task_set_full(), &self.agreed, wire);
+        }
     }
 
     /// Moves a command on as far as it goes; the data-out if it can be executed now.

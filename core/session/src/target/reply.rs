@@ -16,6 +16,7 @@ use super::wire::Wire;
 /// SAM-5 status codes that are used here.
 const GOOD: u8 = 0x00;
 const CHECK_CONDITION: u8 = 0x02;
+const TASK_SET_FULL: u8 = 0x28;
 
 /// What became of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +36,11 @@ impl Reply {
     #[must_use]
     pub fn good() -> Self {
         Self { status: GOOD, sense: Bytes::new(), data_in: Bytes::new(), data_out_wanted: 0 }
+    }
+
+    /// TASK SET FULL.
+    pub(crate) fn task_set_full() -> Self {
+        Self { status: TASK_SET_FULL, ..Self::good() }
     }
 }
 

@@ -519,6 +519,118 @@ fn commands_wait_for_memory_and_go_on_when_others_are_done() {
     assert_eq!(bench.shown(), "data 3 0 bytes");
 }
 
+/// SAM-5 r21 §5.3.1: what there is no room for is sent again by the initiator.
+#[test]
+fn data_that_came_unasked_and_cannot_be_used_yet_is_bounded() {
+    let limits = Limits { memory_bytes: 4096, ..Limits::default() };
+    let mut bench = Bench::logged_in(Setup { limits, ..Setup::default() }, "");
+    bench.wanted = 4096;
+    for tag in 1..=3 {
+        bench.command(tag, Direction::Write, 4096, &[7; 4096]);
+    }
+    let shown = bench.shown();
+    let lines: Vec<&str> = shown.lines().collect();
+    assert!(lines.iter().any(|line| line.starts_with("command 1 lun=0 -> Execute")), "{shown}");
+    assert!(lines.contains(&"command 2 lun=0 -> Later") && lines.contains(&"command 3 lun=0 -> Refused"), "{shown}");
+    assert!(shown.contains("response 3 status=28"), "{shown}");
+    // An answer counts until it is sent.
+    bench.machine.complete(TaskTag(1), Reply::good());
+    assert!(bench.shown().starts_with("response 1"));
+    assert_eq!(bench.shown(), "data 2 4096 bytes");
+    bench.machine.complete(TaskTag(2), Reply::good());
+    bench.shown();
+    bench.command(4, Direction::Write, 4096, &[7; 4096]);
+    assert!(bench.shown().contains("command 4 lun=0 -> Execute"));
+}
+
+#[test]
+fn first_burst_that_is_not_sent_counts_as_what_it_may_become() {
+    let limits = Limits { memory_bytes: 8192, ..Limits::default() };
+    let mut bench = Bench::logged_in(Setup { limits, ..Setup::default() }, "InitialR2T=No\0FirstBurstLength=4096\0");
+    bench.wanted = 4096;
+    for tag in 1..=3 {
+        let open = ScsiCommand { is_final: false, ..bench.next_command(tag, Direction::Write, 4096, &[]) };
+        bench.send(open);
+    }
+    let shown = bench.shown();
+    assert!(shown.contains("command 2 lun=0 -> Later") && shown.contains("command 3 lun=0 -> Refused"), "{shown}");
+    // What the initiator sends of the refused one all the same is ignored.
+    bench.data_out(3, TransferTag::RESERVED, 0, 0, 4096, true);
+    bench.data_out(1, TransferTag::RESERVED, 0, 0, 4096, true);
+    assert_eq!(bench.shown(), "data 1 4096 bytes");
+}
+
+#[test]
+fn data_kept_ahead_of_its_turn_is_bounded() {
+    let limits = Limits { memory_bytes: 8192, ..Limits::default() };
+    let mut bench = Bench::logged_in(Setup { limits, ..Setup::default() }, "");
+    let _never_sent = bench.next_command(1, Direction::None, 0, &[]);
+    for tag in 2..=3 {
+        bench.command(tag, Direction::Write, 4096, &[7; 4096]);
+        assert_eq!(bench.machine.end(), None);
+    }
+    bench.command(4, Direction::Write, 4096, &[7; 4096]);
+    assert_eq!(bench.machine.end(), Some(&End::Protocol("more data ahead of its turn than there is memory for")));
+}
+
+#[test]
+fn less_memory_holds_back_what_comes_and_not_what_is_under_way() {
+    let mut bench = Bench::logged_in(Setup::default(), "");
+    bench.command(1, Direction::Read, 1 << 20, &[]);
+    bench.machine.limit_memory(1 << 20);
+    bench.command(2, Direction::Read, 4096, &[]);
+    assert_eq!(bench.shown(), "command 1 lun=0 -> Execute(b\"\")\ncommand 2 lun=0 -> Later");
+    bench.machine.complete(TaskTag(1), Reply::good());
+    assert!(bench.shown().ends_with("data 2 0 bytes"));
+}
+
+#[test]
+fn discovery_that_never_ends_is_ended() {
+    let mut bench = Bench::new(Setup::default());
+    bench.send(login(Stage::Operational, Some(Stage::FullFeature), DISCOVERY));
+    bench.machine.admit(Micros(0), Tsih(1));
+    bench.shown();
+    // BOUND: a minute, ten seconds at a time.
+    while bench.machine.end().is_none() {
+        bench.now = bench.now.plus(Micros::from_seconds(10));
+        bench.machine.handle_deadline(bench.now);
+        if bench.machine.end().is_none() {
+            bench.send(nop(TaskTag(3), TransferTag::RESERVED, b""));
+            bench.shown();
+        }
+    }
+    assert_eq!(bench.machine.end(), Some(&End::DiscoveryOverdue));
+    assert_eq!(bench.now, Limits::default().discovery);
+}
+
+#[test]
+fn discovery_shows_only_what_the_initiator_may_use() {
+    use crate::target::access::{ALGORITHMS, AccessList, Grant, Scope};
+    let scope = Scope::Only(vec!["iqn.2026-01.test:one".to_owned()]);
+    let grant = ("iqn.2026-01.test:client".to_owned(), Grant { scope, credentials: None });
+    let access = Arc::new(Access::Listed(AccessList::new([grant], ALGORITHMS.to_vec())));
+    let mut bench = Bench::new(Setup { access, ..Setup::default() });
+    bench.send(login(Stage::Operational, Some(Stage::FullFeature), DISCOVERY));
+    bench.machine.admit(Micros(0), Tsih(1));
+    bench.shown();
+    bench.send(TextRequest {
+        immediate: true,
+        is_final: true,
+        more_text: false,
+        lun: 0,
+        tag: TaskTag(5),
+        transfer_tag: TransferTag::RESERVED,
+        cmd_sn: CmdSn(1),
+        exp_stat_sn: StatSn(0),
+        text: Bytes::from_static(b"SendTargets=All\0"),
+    });
+    assert_eq!(bench.machine.poll_event(), Some(Event::TargetsAsked(TargetsWanted::All)));
+    let entry = |name: &str| TargetEntry { name: name.to_owned(), portals: vec![("127.0.0.1:3260".to_owned(), 1)] };
+    bench.machine.targets(vec![entry("iqn.2026-01.test:one"), entry("iqn.2026-01.test:two")]);
+    let shown = bench.shown();
+    assert!(shown.contains("test:one") && !shown.contains("test:two"), "{shown}");
+}
+
 #[test]
 fn immediate_commands_are_bounded_and_do_not_use_the_window() {
     let limits = Limits { immediate_commands: 1, ..Limits::default() };

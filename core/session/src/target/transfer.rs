@@ -219,6 +219,14 @@ impl Transfer {
         }
     }
 
+    /// Most bytes that this end holds without having asked for them: those that came, or a first burst while more may come.
+    pub(crate) fn may_hold(&self, agreed: &Parameters) -> u32 {
+        match self.unsolicited {
+            Unsolicited::Open { .. } => self.wanted.min(agreed.first_burst),
+            Unsolicited::Ended => self.received,
+        }
+    }
+
     /// Bytes of memory that the rest of this transfer will take.
     pub(crate) fn wanted(&self) -> u32 {
         self.wanted
