@@ -191,9 +191,9 @@ impl World for SimWorld {
         IscsiLun::open_over(self.uplink(), url, nexus, options)
     }
 
-    fn bind_portal(&self, address: SocketAddr) -> Result<Portal, PortalError> {
+    fn bind_portal(&self, address: SocketAddr, options: PortalOptions) -> Result<Portal, PortalError> {
         let listener = self.stage.net.listen(address, self.host(), &self.process);
-        Ok(Portal::on(listener, PortalOptions::default()))
+        Ok(Portal::on(listener, options))
     }
 
     fn operators(&self, _: &Config, _: NodeName, _: &Rc<Recorder>) -> anyhow::Result<mpsc::Receiver<AdminRequest>> {

@@ -7,6 +7,7 @@
 //! The annotated example is `docs/pair.example.toml`; a test reads it.
 
 mod build;
+mod clients;
 mod mistake;
 mod read;
 #[cfg(test)]
@@ -16,12 +17,15 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use understudy_disk::session::Place;
 use understudy_disk::url::LunUrl;
+use understudy_portal::access::Access;
 
 pub use build::fold_name;
+pub use clients::ClientLimits;
 pub use mistake::{ConfigError, Look, Mistake};
 
 /// Which of the two nodes of a pair.
@@ -247,6 +251,10 @@ pub struct Config {
     pub giveback: AutomaticGiveback,
     /// What the files of a node's event log may hold together, in bytes.
     pub event_log_bytes: u64,
+    /// How much of a node its clients may take.
+    pub limits: ClientLimits,
+    /// Which clients are let in.
+    pub access: Arc<Access>,
     /// Both nodes, in the order of [`NodeName::index`].
     pub nodes: [NodeSettings; 2],
     /// One or three lock disks, in the order in which they are contested.
@@ -266,7 +274,17 @@ impl Config {
         let text = std::fs::read_to_string(file)
             .map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })?;
         let absolute = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
-        Self::parse(&absolute, &text)
+        let config = Self::parse(&absolute, &text)?;
+        if config.has_secrets() { config.checked_for_readers() } else { Ok(config) }
+    }
+
+    /// A file with secrets that everyone on the machine can read or change keeps none.
+    fn checked_for_readers(self) -> Result<Self, ConfigError> {
+        use std::os::unix::fs::PermissionsExt as _;
+        let unreadable = |source| ConfigError::Unreadable { file: self.file.clone(), source };
+        let mode = std::fs::metadata(&self.file).map_err(unreadable)?.permissions().mode() & 0o777;
+        // The owner's group may be one of administrators.
+        if mode & 0o007 != 0 { Err(ConfigError::Exposed { file: self.file, mode }) } else { Ok(self) }
     }
 
     /// Checks `text` as the content of `file`; relative paths are taken from the folder of `file`.

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::{Range, RangeInclusive};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use toml::de::DeTable;
 
+use super::clients;
 use super::mistake::{ConfigError, Mistake};
 use super::read::{At, Mistakes, Table, nearest};
 use super::{
@@ -25,14 +27,16 @@ const POOLS: usize = 60;
 const EVENT_LOG_MIB: RangeInclusive<u64> = 4..=1024;
 
 /// Unit of the numbers in `[timing]`.
-const MS: &str = "a whole number of milliseconds";
+pub(super) const MS: &str = "a whole number of milliseconds";
 
 /// Longest iSCSI name, RFC 7143 §4.2.7.1.
 const ISCSI_NAME_BYTES: usize = 223;
 
 pub(super) fn build(file: &Path, text: &str) -> Result<Config, ConfigError> {
-    let mistaken =
-        |mistakes: Vec<Mistake>| ConfigError::Mistaken { file: file.to_owned(), text: text.to_owned(), mistakes };
+    let mistaken = |mistakes: Vec<Mistake>| {
+        let text = clients::without_secrets(text);
+        ConfigError::Mistaken { file: file.to_owned(), text, mistakes }
+    };
     let (document, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         return Err(mistaken(errors.iter().map(|error| syntax(error, text.len())).collect()));
@@ -62,6 +66,10 @@ fn read_all(file: &Path, root: &Table<'_>, mistakes: &Mistakes) -> Option<Config
     let timing = timing(&root.optional_table("timing", "[timing]"), mistakes);
     let giveback = giveback(&root.optional_table("giveback", "[giveback]"), mistakes);
     let event_log_bytes = event_log(&root.optional_table("event_log", "[event_log]"));
+    let limits = clients::limits(&root.optional_table("limits", "[limits]"));
+    let algorithms = clients::algorithms(&root.optional_table("access", "[access]"), mistakes);
+    let pair_name = pair.as_ref().map_or("", |pair| &pair.name);
+    let initiators = clients::initiators(&root.tables("initiator", "[[initiator]]"), pair_name, mistakes);
     let folder = file.parent().unwrap_or(Path::new("."));
     let nodes = nodes(&root.table("node", "[node]"), folder, mistakes);
     let lock_disks = disks(&root.tables("lock_disk", "[[lock_disk]]"), mistakes);
@@ -78,6 +86,7 @@ fn read_all(file: &Path, root: &Table<'_>, mistakes: &Mistakes) -> Option<Config
         let label = format!("this has {}", pools.len());
         mistakes.note(root.span(), format!("a pair has at most {POOLS} pools"), label);
     }
+    let nodes = nodes?;
     Some(Config {
         file: file.to_owned(),
         pair: pair?,
@@ -85,7 +94,9 @@ fn read_all(file: &Path, root: &Table<'_>, mistakes: &Mistakes) -> Option<Config
         timing,
         giveback,
         event_log_bytes,
-        nodes: nodes?,
+        limits,
+        access: Arc::new(clients::access(initiators, algorithms, &nodes)),
+        nodes,
         lock_disks: lock_disks.into_iter().map(ReadDisk::finish).collect::<Option<_>>()?,
         disks: disks.into_iter().map(ReadDisk::finish).collect::<Option<_>>()?,
         pools,
@@ -128,7 +139,7 @@ pub fn fold_name(name: &str) -> u16 {
     ((hash ^ (hash >> 16)) as u16).max(1)
 }
 
-fn node_name(text: &At<&str>, key: &str, mistakes: &Mistakes) -> Option<NodeName> {
+pub(super) fn node_name(text: &At<&str>, key: &str, mistakes: &Mistakes) -> Option<NodeName> {
     let name = text.value.parse().ok();
     if name.is_none() {
         mistakes.note(&text.span, format!("`{key}` names no node"), "expected \"a\" or \"b\"");
@@ -216,25 +227,25 @@ fn event_log(table: &Table<'_>) -> u64 {
 
 /// What came of a claim.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Claim {
+pub(super) enum Claim {
     Granted,
     /// Reported as a mistake.
     Taken,
 }
 
 /// Values of which no two may be equal, with the words for each place.
-struct Distinct<'m> {
+pub(super) struct Distinct<'m> {
     seen: BTreeMap<String, String>,
     mistakes: &'m Mistakes,
 }
 
 impl<'m> Distinct<'m> {
-    fn new(mistakes: &'m Mistakes) -> Self {
+    pub(super) fn new(mistakes: &'m Mistakes) -> Self {
         Self { seen: BTreeMap::new(), mistakes }
     }
 
     /// Notes a mistake if `value` was claimed before; `owner` says by whom, `what` what the value is.
-    fn claim(&mut self, value: String, span: &Range<usize>, owner: &str, what: &str) -> Claim {
+    pub(super) fn claim(&mut self, value: String, span: &Range<usize>, owner: &str, what: &str) -> Claim {
         if let Some(before) = self.seen.get(&value) {
             let message = format!("{what} {value} is used twice");
             self.mistakes.note(span, message, format!("already used by {before}"));
@@ -330,7 +341,7 @@ fn address(text: &At<&str>, mistakes: &Mistakes) -> Option<SocketAddr> {
     Some(address)
 }
 
-fn iscsi_name(text: &At<&str>, mistakes: &Mistakes) -> Option<String> {
+pub(super) fn iscsi_name(text: &At<&str>, mistakes: &Mistakes) -> Option<String> {
     if let Err(expected) = check_iscsi_name(text.value) {
         mistakes.note(&text.span, "this is no iSCSI name", expected);
         return None;

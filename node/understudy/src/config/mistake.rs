@@ -44,12 +44,20 @@ pub enum ConfigError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The file has secrets in it and everyone may read or change it.
+    #[error("{} has secrets in it and mode {mode:04o}: everyone on this machine can read or change it", file.display())]
+    Exposed {
+        /// The file.
+        file: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
     /// The file was read and is wrong.
     #[error("{} in {}", Count(mistakes.len()), file.display())]
     Mistaken {
         /// The file.
         file: PathBuf,
-        /// Its content.
+        /// Its content, without secrets.
         text: String,
         /// All mistakes, in the order of the file.
         mistakes: Vec<Mistake>,
@@ -72,6 +80,12 @@ impl ConfigError {
         match self {
             Self::Unreadable { .. } => {
                 format!("{self}\n  give the file with --pair FILE; docs/pair.example.toml is an annotated example\n")
+            }
+            Self::Exposed { file, .. } => {
+                format!(
+                    "{self}\n  chmod 600 {}, on both nodes; then consider the secrets known and change them\n",
+                    file.display()
+                )
             }
             Self::Mistaken { file, text, mistakes } => {
                 let shown = file.file_name().map_or_else(|| file.display().to_string(), |n| n.display().to_string());

@@ -196,6 +196,11 @@ impl<'d> Table<'d> {
         self.as_texts(key, value, expected)
     }
 
+    /// A list of strings that may be absent.
+    pub fn optional_texts(&self, key: &'static str, expected: &str) -> Option<Vec<At<&'d str>>> {
+        self.look(key).map(|value| self.as_texts(key, value, expected))
+    }
+
     fn as_texts(&self, key: &str, value: &'d Spanned<DeValue<'d>>, expected: &str) -> Vec<At<&'d str>> {
         let Some(items) = value.get_ref().as_array() else {
             self.wrong_type(key, value, expected);

@@ -71,12 +71,22 @@ fn the_annotated_example_is_a_good_file() {
     assert_eq!(config.pools[1].mirrors, [[2, 3]]);
 }
 
+/// The example with keys that are commented out written out: those of its sections, or of the entry that is commented out as a whole.
+fn spelled_out(entries: bool) -> String {
+    let mut in_entry = false;
+    let mut spelled = String::new();
+    for line in EXAMPLE.lines() {
+        in_entry = line.starts_with("#[[") || in_entry && !line.is_empty();
+        let is_key = line.starts_with('#') && (line.contains(" = ") || line.starts_with("#[["));
+        spelled += if is_key && in_entry == entries { &line[1..] } else { line };
+        spelled += "\n";
+    }
+    spelled
+}
+
 #[test]
 fn every_default_shown_in_the_example_is_the_real_one() {
-    let spelled: String = EXAMPLE
-        .lines()
-        .map(|line| if line.starts_with('#') && line.contains(" = ") { &line[1..] } else { line })
-        .fold(String::new(), |all, line| all + line + "\n");
+    let spelled = spelled_out(false);
     let mut spelled = read(&spelled).unwrap_or_else(|report| panic!("{report}"));
     let config = read(EXAMPLE).unwrap_or_else(|report| panic!("{report}"));
     spelled.file.clone_from(&config.file);
@@ -115,6 +125,85 @@ fn numbers_derived_from_names_never_change() {
     assert_eq!([fold_name("fast"), fold_name("bulk"), fold_name("office")], [59, 34068, 4287]);
     assert_eq!(read(GOOD).expect("good").pair.id, 4287);
 }
+
+#[test]
+fn the_initiator_shown_in_the_example_is_a_good_one() {
+    let config = read(&spelled_out(true)).unwrap_or_else(|report| panic!("{report}"));
+    assert!(config.has_secrets());
+    let shown = format!("{config:?}");
+    assert!(shown.contains("redhat:web1") && shown.contains("office:a") && shown.contains("\"web1\""), "{shown}");
+    assert!(!shown.contains("9f3c54d0b7a8e621") && !shown.contains("27d1e60b93f8a4c5"));
+}
+
+/// An entry to be appended to the good file.
+const INITIATOR: &str = "\n[[initiator]]\nname = \"iqn.2026-01.com.example:web\"\nnodes = [\"b\"]\nuser = \"web\"\nsecret = \"open sesame, please\"\nown_secret = \"sesame is open, do enter\"\n";
+
+#[test]
+fn initiators_are_let_in_to_the_targets_of_the_nodes_they_are_given() {
+    use understudy_portal::access::{ALGORITHMS, Access, AccessList, Credentials, Grant, Identity, Scope};
+    use understudy_portal::secret::Secret;
+    assert_eq!(*read(GOOD).expect("good").access, Access::Everyone);
+    let identity =
+        |user: &str, secret: &[u8]| Identity { user: user.to_owned(), secret: Secret::new(secret).expect("long") };
+    let credentials = Credentials {
+        initiator: identity("web", b"open sesame, please"),
+        target: Some(identity("office", b"sesame is open, do enter")),
+    };
+    let scope = Scope::Only(vec!["iqn.2026-01.com.example:b".to_owned()]);
+    let web = ("iqn.2026-01.com.example:web".to_owned(), Grant { scope, credentials: Some(credentials) });
+    let plain = "\n[[initiator]]\nname = \"iqn.2026-01.com.example:old\"\n";
+    let old = ("iqn.2026-01.com.example:old".to_owned(), Grant { scope: Scope::EveryTarget, credentials: None });
+    let config = read(&format!("{GOOD}{INITIATOR}{plain}")).unwrap_or_else(|report| panic!("{report}"));
+    let expected = AccessList::new([web, old], ALGORITHMS.to_vec());
+    assert_eq!(config.portal_options().access, std::sync::Arc::new(Access::Listed(expected)));
+}
+
+#[test]
+fn a_name_alone_is_no_secret_and_user_names_have_defaults() {
+    let plain = "\n[[initiator]]\nname = \"iqn.2026-01.com.example:old\"\n";
+    assert!(!read(&format!("{GOOD}{plain}")).expect("good").has_secrets());
+    let config = read(&format!("{GOOD}{plain}secret = \"open sesame, please\"\n")).expect("good");
+    let shown = format!("{:?}", config.access);
+    assert!(config.has_secrets() && shown.contains("user: \"iqn.2026-01.com.example:old\""), "{shown}");
+}
+
+#[test]
+fn limits_reach_the_portals() {
+    let limits = "[limits]\nconnections = 9\nlogins = 8\nsessions_per_initiator = 7\ncommands = 6\nmemory_mib = 50\nlogin_ms = 4000\nping_ms = 3000\n";
+    let options = read(&format!("{limits}{GOOD}")).unwrap_or_else(|report| panic!("{report}")).portal_options();
+    assert_eq!((options.connections_max, options.logins_max, options.sessions_per_initiator_max), (9, 8, 7));
+    assert_eq!((options.limits.window, options.memory_bytes), (6, 50 << 20));
+    let limits = &options.limits;
+    assert_eq!([limits.login.0, limits.ping_after.0, limits.ping_timeout.0], [4_000_000, 3_000_000, 3_000_000]);
+}
+
+/// One change each of the good file with an initiator.
+const ACCESS_MISTAKES: &[(&str, &str, &str)] = &[
+    ("initiator without a name", "name = \"iqn.2026-01.com.example:web\"\n", ""),
+    ("initiator that has no iSCSI name", "name = \"iqn.2026-01.com.example:web\"", "name = \"web\""),
+    ("secret that is too short", "open sesame, please", "sesame"),
+    ("unknown key that may hold a secret", "secret = \"open", "secert = \"open"),
+    ("secret that is no text", "\"open sesame, please\"", "123456789012345678"),
+    ("one secret for both directions", "sesame is open, do enter", "open sesame, please"),
+    ("user without a secret", "secret = \"open sesame, please\"\nown_secret = \"sesame is open, do enter\"\n", ""),
+    ("own secret without a secret", "secret = \"open sesame, please\"\n", ""),
+    ("unknown node of an initiator", "nodes = [\"b\"]", "nodes = [\"c\"]"),
+    ("initiator that may use nothing", "nodes = [\"b\"]", "nodes = []"),
+    ("quote that is not closed in a secret", "do enter\"", "do enter"),
+    ("no such algorithm", "\n[[initiator]]", "\n[access]\nalgorithms = [\"sha256\"]\n[[initiator]]"),
+    ("no algorithm", "\n[[initiator]]", "\n[access]\nalgorithms = []\n[[initiator]]"),
+    ("limit out of range", "\n[[initiator]]", "\n[limits]\nconnections = 0\n[[initiator]]"),
+    (
+        "one secret for two initiators",
+        "\n[[initiator]]",
+        "\n[[initiator]]\nname = \"iqn.2026-01.com.example:two\"\nsecret = \"open sesame, please\"\n[[initiator]]",
+    ),
+    (
+        "initiator named twice",
+        "\n[[initiator]]",
+        "\n[[initiator]]\nname = \"iqn.2026-01.com.example:web\"\n[[initiator]]",
+    ),
+];
 
 /// One change of the good file each, and in `mistakes.golden.txt` what is then reported.
 const MISTAKES: &[(&str, &str, &str)] = &[
@@ -172,6 +261,12 @@ fn every_mistake_is_reported_as_in_the_golden_file() {
     for (title, from, to) in MISTAKES {
         all += &format!("==== {title}\n{}\n", report(from, to));
     }
+    for (title, from, to) in ACCESS_MISTAKES {
+        assert!(INITIATOR.contains(from), "the entry has `{from}`");
+        let report = read(&(GOOD.to_owned() + &INITIATOR.replacen(from, to, 1))).expect_err("a mistake");
+        assert!(!report.contains("sesame"), "a secret is shown: {report}");
+        all += &format!("==== {title}\n{report}\n");
+    }
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config/mistakes.golden.txt");
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(&golden, &all).expect("the golden file can be written");
@@ -188,6 +283,34 @@ fn socket_path_longer_than_the_system_allows_is_reported() {
     let long = "x".repeat(120);
     let report = report("state = \"b\"", &format!("state = \"{long}\""));
     assert!(report.contains("too long") && report.contains("give a shorter path as `admin`"), "{report}");
+}
+
+#[test]
+fn file_with_secrets_that_everyone_may_read_is_refused() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("pair.toml");
+    for (text, mode, refused) in [
+        (format!("{GOOD}{INITIATOR}"), 0o644, true),
+        (format!("{GOOD}{INITIATOR}"), 0o602, true),
+        (format!("{GOOD}{INITIATOR}"), 0o640, false),
+        (format!("{GOOD}{INITIATOR}"), 0o600, false),
+        (GOOD.to_owned(), 0o644, false),
+    ] {
+        std::fs::write(&file, text).expect("it can be written");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).expect("its mode can be set");
+        match Config::load(&file) {
+            Ok(_) => assert!(!refused, "{mode:o}"),
+            Err(error) => {
+                let text = error.render(Look::Plain);
+                assert!(
+                    refused && text.contains("chmod 600") && text.contains(&format!("{mode:04o}")),
+                    "{mode:o}: {text}"
+                );
+                assert!(!text.contains("sesame"));
+            }
+        }
+    }
 }
 
 #[test]

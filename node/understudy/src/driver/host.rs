@@ -97,8 +97,8 @@ impl World for Host {
         IscsiLun::open(url, nexus, options)
     }
 
-    fn bind_portal(&self, address: SocketAddr) -> Result<Portal, PortalError> {
-        Portal::bind(address, PortalOptions::default())
+    fn bind_portal(&self, address: SocketAddr, options: PortalOptions) -> Result<Portal, PortalError> {
+        Portal::bind(address, options)
     }
 
     fn operators(

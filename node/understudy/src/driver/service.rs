@@ -203,7 +203,7 @@ impl Service {
     /// Binds a portal, again and again while another process has the address without sharing it.
     async fn bind_until_free(&self, address: std::net::SocketAddr) -> Portal {
         loop {
-            match self.world.bind_portal(address) {
+            match self.world.bind_portal(address, self.config.portal_options()) {
                 Ok(portal) => return portal,
                 Err(error) => {
                     tracing::error!("portal {address}: {error}; trying again");

@@ -18,7 +18,7 @@ use understudy_failover::effect::Effects;
 use understudy_failover::input::Input;
 use understudy_failover::machine::Machine;
 use understudy_failover::words::{Incarnation, Micros};
-use understudy_portal::{Portal, PortalError};
+use understudy_portal::{Portal, PortalError, PortalOptions};
 
 use crate::admin::AdminRequest;
 use crate::config::{Config, NodeName};
@@ -97,7 +97,7 @@ pub trait World {
     ///
     /// # Errors
     /// Another process has the address and does not share it.
-    fn bind_portal(&self, address: SocketAddr) -> Result<Portal, PortalError>;
+    fn bind_portal(&self, address: SocketAddr, options: PortalOptions) -> Result<Portal, PortalError>;
 
     /// Where operators' requests come in. Called inside a `LocalSet`.
     ///
