@@ -31,7 +31,7 @@ pub fn run(bytes: &[u8]) {
     }
 }
 
-/// The annotated example, and a short file with mistakes.
+/// The annotated example, the same with an initiator, and a short file with mistakes.
 #[must_use]
 pub fn seeds() -> Vec<Vec<u8>> {
     let example = include_str!("../../../docs/pair.example.toml");
@@ -39,5 +39,6 @@ pub fn seeds() -> Vec<Vec<u8>> {
     // Without its comments the example is short enough to be changed everywhere.
     let code: String =
         example.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).map(|line| format!("{line}\n")).collect();
-    vec![code.into_bytes(), mistaken.as_bytes().to_vec()]
+    let initiator = format!("{code}[[initiator]]\nname = \"iqn.2026-01.test:c\"\nnodes = [\"a\"]\nuser = \"u\"\nsecret = \"9f3c54d0b7a8e621\"\nown_secret = \"27d1e60b93f8a4c5\"\n");
+    vec![code.into_bytes(), mistaken.as_bytes().to_vec(), initiator.into_bytes()]
 }

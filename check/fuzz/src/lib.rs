@@ -41,6 +41,7 @@ targets! {
     pdu: "iSCSI frames and the PDUs of both directions";
     text: "iSCSI text keys";
     target_session: "the target's half of a session, login and full feature phase";
+    chap: "logins that have to be proved";
     initiator_session: "the initiator's half of a session, login and full feature phase";
     conversation: "both halves of a session with each other";
     cdb: "command descriptor blocks";

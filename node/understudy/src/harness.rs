@@ -52,7 +52,7 @@ pub struct Plan {
     pub volumes: usize,
     /// Size of a volume.
     pub volume_bytes: u64,
-    /// Lines for `[timing]` and `[giveback]`, as TOML.
+    /// Sections of the pair's file beside those that are laid out here, as TOML.
     pub more: String,
     /// Where the disks come from.
     pub shelf: ShelfKind,
@@ -122,7 +122,7 @@ impl Pair {
         let hosts = plan.site.hosts()?;
         let text = pair_file(&plan, &hosts)?;
         let file = plan.folder.join("pair.toml");
-        std::fs::write(&file, &text).with_context(|| format!("cannot write {}", file.display()))?;
+        write_for_owner(&file, &text).with_context(|| format!("cannot write {}", file.display()))?;
         let config = Config::load(&file).map_err(|error| anyhow::anyhow!(error.render(crate::config::Look::Plain)))?;
         Ok(Self { plan, program, config, hosts, shelf: None, nodes: [None, None] })
     }
@@ -389,6 +389,14 @@ impl Drop for Pair {
 #[must_use]
 pub fn volume_name(home: NodeName, index: usize) -> String {
     format!("vol-{home}{index}")
+}
+
+/// Writes a new file that nobody else may read: there may be secrets in it.
+fn write_for_owner(file: &Path, text: &str) -> std::io::Result<()> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600).open(file)?.write_all(text.as_bytes())
 }
 
 fn pair_file(plan: &Plan, hosts: &Hosts) -> anyhow::Result<String> {

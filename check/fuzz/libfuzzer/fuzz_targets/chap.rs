@@ -1,0 +1,3 @@
+//! libFuzzer on `chap`.
+#![no_main]
+understudy_fuzz::program!(chap);
