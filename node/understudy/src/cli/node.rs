@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
-use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+use rustix::process::{Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit};
 use tracing_subscriber::EnvFilter;
 
 use super::{Failure, InitArgs, NodeArgs};
+use crate::config::{Config, NodeName};
 use crate::timeline::Style;
 
 /// Makes this process end when `parent`, which must have started it, ends.
@@ -39,7 +40,30 @@ pub(super) fn on_runtime<T>(work: impl Future<Output = T>) -> Result<T, Failure>
 pub(super) fn run(args: &NodeArgs) -> Result<ExitCode, Failure> {
     let config = args.file.load()?;
     start_log();
+    allow_open_files(&config, args.node);
     Ok(on_runtime(crate::driver::run(config, args.node))??)
+}
+
+/// Files a node has open beside its clients' connections: disks, the interconnect, the admin socket, logs; several times what it has.
+const OTHER_FILES: u64 = 256;
+
+/// Lets this process have as many files open as the system allows, and says so if that is not enough for the clients it may have: a
+/// node that could not reach its own disks any more for all its clients would be worse than one that turns clients away.
+fn allow_open_files(config: &Config, node: NodeName) {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, "cannot raise the number of files that may be open");
+    }
+    // After a takeover it has the portals of both.
+    let portals = NodeName::BOTH.iter().map(|name| config.node(*name).portals.len()).sum::<usize>() as u64;
+    let needed = portals * config.limits.connections as u64 + OTHER_FILES;
+    let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    if allowed < needed {
+        tracing::warn!(
+            "node {node} may have {allowed} files open and its clients {needed}: lower `connections` in [limits], or raise the limit (ulimit \
+             -n, LimitNOFILE of systemd)"
+        );
+    }
 }
 
 pub(super) fn pair_init(args: &InitArgs) -> Result<ExitCode, Failure> {
