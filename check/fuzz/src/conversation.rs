@@ -4,9 +4,10 @@
 //! mixture of parameters, sizes, orders and delays that there is.
 //!
 //! Properties: nothing is lost, refused or mixed up. Every write arrives byte for byte, every read comes back byte for
-//! byte, every command and function is answered, and the session ends in order.
+//! byte, every command and function is answered (with TASK SET FULL only where more data came unasked than there is memory
+//! for), and the session ends in order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Buf, Bytes, BytesMut};
 use understudy_iscsi::codes::{TaskAttribute, TaskFunction, TaskFunctionResponse};
@@ -39,6 +40,8 @@ struct Talk<'a> {
     /// Commands at the target: what they are and their data-out, if it is there.
     arrived: BTreeMap<TaskTag, (u32, Option<Bytes>)>,
     expected: BTreeMap<u32, Expected>,
+    /// Commands that were told to come again, because there was too much data already: nothing of them may be left.
+    told_to_come_again: BTreeSet<u32>,
     next_ticket: u32,
     logged_out: bool,
 }
@@ -48,6 +51,9 @@ fn content(ticket: u32, length: usize) -> Bytes {
     let pattern: [u8; 251] = std::array::from_fn(|at| (ticket as usize * 31 + at * 7) as u8);
     pattern.repeat(length / pattern.len() + 1)[..length].to_vec().into()
 }
+
+/// SAM-5 r21 §5.3.1.
+const TASK_SET_FULL: u8 = 0x28;
 
 const WRITES: [usize; 8] = [512, 1, 4096, 513, 8192, 3000, 20_000, 40_000];
 
@@ -87,6 +93,7 @@ impl<'a> Talk<'a> {
             to_initiator: BytesMut::new(),
             arrived: BTreeMap::new(),
             expected: BTreeMap::new(),
+            told_to_come_again: BTreeSet::new(),
             next_ticket: 0,
             logged_out: false,
         }
@@ -174,12 +181,14 @@ impl<'a> Talk<'a> {
                 target::Event::Command(command) => {
                     let ticket = u32::from_le_bytes(command.cdb[1..5].try_into().expect("four bytes"));
                     let wanted = if command.cdb[0] == 1 { command.data_out_offered } else { 0 };
-                    let data = match self.target.begun(command.tag, wanted) {
-                        Begun::Execute(data) => Some(data),
-                        Begun::Later => None,
-                        Begun::Refused => panic!("a sound command was refused"),
-                    };
-                    self.arrived.insert(command.tag, (ticket, data));
+                    match self.target.begun(command.tag, wanted) {
+                        Begun::Execute(data) => drop(self.arrived.insert(command.tag, (ticket, Some(data)))),
+                        Begun::Later => drop(self.arrived.insert(command.tag, (ticket, None))),
+                        Begun::Refused => {
+                            assert!(wanted > 0, "only data that came unasked is too much");
+                            self.told_to_come_again.insert(ticket);
+                        }
+                    }
                 }
                 target::Event::DataArrived { tag, data } => {
                     self.arrived.get_mut(&tag).expect("a command that waits").1 = Some(data);
@@ -220,7 +229,8 @@ impl<'a> Talk<'a> {
         while let Some(event) = self.initiator.poll_event() {
             match event {
                 initiator::Event::Completed { ticket, completion } => {
-                    assert_eq!((completion.status, completion.sense.len()), (0, 0));
+                    let status = if self.told_to_come_again.remove(&ticket) { TASK_SET_FULL } else { 0 };
+                    assert_eq!((completion.status, completion.sense.len()), (status, 0));
                     match self.expected.remove(&ticket) {
                         Some(Expected::Read(length)) => assert_eq!(completion.data_in, content(ticket, length)),
                         Some(Expected::Write | Expected::Nothing) => assert!(completion.data_in.is_empty()),

@@ -374,6 +374,12 @@ impl TargetConnection {
         });
     }
 
+    /// Bytes of data that the commands under way may hold: what counts against [`Limits::memory_bytes`].
+    #[must_use]
+    pub fn memory_used(&self) -> u64 {
+        if let Phase::FullFeature(full) = &self.phase { full.memory_used() } else { 0 }
+    }
+
     /// From now on the commands under way may hold so many bytes of data; what they hold already is not taken back.
     pub fn limit_memory(&mut self, bytes: u64) {
         if let Phase::FullFeature(full) = &mut self.phase {

@@ -178,6 +178,7 @@ impl<W: Wire> Connection<W> {
         }
         moved |= self.take_events(context)?;
         moved |= self.poll_running(context)?;
+        self.enrolled.uses_memory(self.machine.memory_used());
         moved |= self.poll_admission(context);
         if let Some(leaving) = &mut self.leaving
             && leaving.as_mut().poll(context).is_ready()

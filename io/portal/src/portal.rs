@@ -50,7 +50,7 @@ pub struct PortalOptions {
     pub logins_max: usize,
     /// Most sessions of one initiator (one name, different ISIDs) with one target; one more is refused with "out of resources".
     pub sessions_per_initiator_max: usize,
-    /// Bytes of data that the commands under way of all sessions may hold, shared out evenly among the sessions.
+    /// Bytes of data that the commands under way of all sessions may hold; once they do, each session has an even share of them.
     pub memory_bytes: u64,
     /// How long an initiator that was asked to log out may take.
     pub logout_within: Duration,
@@ -72,7 +72,7 @@ impl Default for PortalOptions {
             logins_max: 1024,
             // Twice what the most generous initiators open over all their paths.
             sessions_per_initiator_max: 64,
-            // 32 sessions can each have what one may hold at most; a thousand have a MiB each.
+            // 32 sessions can each have what one may hold at most; if a thousand want more than this, they have a MiB each.
             memory_bytes: 1 << 30,
             logout_within: Duration::from_secs(10),
         }

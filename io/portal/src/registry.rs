@@ -67,6 +67,8 @@ pub(crate) struct Registry {
     sessions: RefCell<BTreeMap<NexusKey, (Tsih, Rc<Control>)>>,
     logins: RefCell<BTreeMap<NexusKey, Rc<Control>>>,
     held_logins: Cell<usize>,
+    /// Bytes of data of commands under way, of all connections.
+    memory_used: Cell<u64>,
     next_connection: Cell<u64>,
     next_tsih: Cell<u16>,
     /// When something was last said about too many of something, and how often it was not said since.
@@ -107,9 +109,18 @@ pub(crate) struct Enrolled {
     registry: Rc<Registry>,
     id: u64,
     pub(crate) control: Rc<Control>,
+    /// Bytes of data of its commands, as last told.
+    memory_used: Cell<u64>,
 }
 
 impl Enrolled {
+    /// Its commands hold so many bytes of data now.
+    pub(crate) fn uses_memory(&self, bytes: u64) {
+        let before = self.memory_used.replace(bytes);
+        let total = &self.registry.memory_used;
+        total.set(total.get() - before + bytes);
+    }
+
     /// Its login is over, or waits for us: it is in nobody's way any more.
     pub(crate) fn negotiated(&self) {
         self.registry.negotiating.borrow_mut().remove(&self.id);
@@ -119,6 +130,7 @@ impl Enrolled {
 impl Drop for Enrolled {
     fn drop(&mut self) {
         self.negotiated();
+        self.uses_memory(0);
         self.registry.connections.borrow_mut().remove(&self.id);
         self.control.is_over();
     }
@@ -166,6 +178,7 @@ impl Registry {
             sessions: RefCell::default(),
             logins: RefCell::default(),
             held_logins: Cell::new(0),
+            memory_used: Cell::new(0),
             next_connection: Cell::new(0),
             next_tsih: Cell::new(0),
             complained: Cell::new(None),
@@ -185,7 +198,7 @@ impl Registry {
         let control = Rc::new(Control::default());
         self.connections.borrow_mut().insert(id, Rc::clone(&control));
         self.negotiating.borrow_mut().insert(id);
-        Some(Enrolled { registry: Rc::clone(self), id, control })
+        Some(Enrolled { registry: Rc::clone(self), id, control, memory_used: Cell::new(0) })
     }
 
     /// Whether there was one.
@@ -211,10 +224,15 @@ impl Registry {
         }
     }
 
-    /// Bytes of data that the commands under way of one session may hold now.
+    /// Bytes of data that the commands under way of one session may hold now: when all together hold as much as they may, an even
+    /// share each, so that whoever holds more waits for its own and not for others'.
     pub(crate) fn memory_share(&self) -> u64 {
+        let (most, all) = (self.options.limits.memory_bytes, self.options.memory_bytes);
+        if self.memory_used.get() < all {
+            return most;
+        }
         let sessions = self.sessions.borrow().len().max(1) as u64;
-        self.options.limits.memory_bytes.min(self.options.memory_bytes / sessions)
+        most.min(all / sessions)
     }
 
     /// Whether one more session of this nexus's initiator fits.

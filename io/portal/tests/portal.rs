@@ -433,10 +433,10 @@ fn sessions_of_one_initiator_are_bounded_and_one_may_still_be_replaced() {
 }
 
 #[test]
-fn memory_is_shared_out_among_sessions() {
+fn memory_is_shared_out_among_sessions_when_it_is_scarce() {
     on_one_thread(async {
-        // Two sessions have one block each: a second command of one waits until the first is answered, and is then served.
-        let options = PortalOptions { memory_bytes: 1024, ..PortalOptions::default() };
+        // There is memory for one block. A second command of who has it waits until its first is answered; others go on.
+        let options = PortalOptions { memory_bytes: 512, ..PortalOptions::default() };
         let (_portal, address) = portal_at(loopback(), options, &LoginGate::opened());
         let mut first = Hand::log_in(address, NAME, 1).await;
         let mut second = Hand::log_in(address, NAME, 2).await;

@@ -103,6 +103,11 @@ impl FullFeature {
         }
     }
 
+    /// Bytes counted against the memory budget.
+    pub(crate) fn memory_used(&self) -> u64 {
+        self.charged
+    }
+
     /// From now on commands under way may hold so many bytes of data.
     pub(crate) fn limit_memory(&mut self, bytes: u64) {
         self.limits.memory_bytes = bytes;
@@ -293,7 +298,8 @@ impl FullFeature {
         if command.charged == 0 {
             let charge = u64::from(if command.write { command.transfer.wanted() } else { command.expected_bytes });
             let occupied = self.charged + wire.out.len() as u64;
-            if occupied != 0 && occupied + charge > self.limits.memory_bytes {
+            // The limit may have been lowered below what is held: what needs nothing goes on all the same.
+            if charge != 0 && occupied != 0 && occupied + charge > self.limits.memory_bytes {
                 command.stage = CommandStage::Waiting;
                 self.waiting.push_back(tag);
                 return None;
