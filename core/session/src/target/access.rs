@@ -1,6 +1,6 @@
 //! Who may log in, to what, and with which proof.
 //!
-//! Not here: the exchange that proves it ([`super::security`]). The one idea: everything follows from the initiator's name;
+//! Not here: the exchange that proves it, in the security stage of a login. The one idea: everything follows from the initiator's name;
 //! a proof only shows that the name is not borrowed.
 
 use std::collections::BTreeMap;
