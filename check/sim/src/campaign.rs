@@ -29,7 +29,7 @@ pub struct Sums {
     pub runs: usize,
     /// Seeds of those that went wrong.
     pub failed: Vec<u64>,
-    /// Seeds of those that ended with a pool refused because a leg lost for good is still recorded good.
+    /// Seeds of those that ended with a pool refused whose only leg recorded good is gone.
     pub refused: Vec<u64>,
     /// Simulated time, seconds.
     pub simulated_seconds: f64,
@@ -110,7 +110,7 @@ impl fmt::Display for Sums {
             self.speed(),
             self.speed() * 3600.0 / (365.25 * 86_400.0),
         )?;
-        writeln!(f, "{} ended with a pool refused for a leg lost for good {:?}", self.refused.len(), self.refused)?;
+        writeln!(f, "{} ended with a pool refused whose only good leg is gone {:?}", self.refused.len(), self.refused)?;
         write!(
             f,
             "{} faults, {} starts of nodes, {} writes acknowledged, {} of unknown outcome, {} blocks read, {} moments judged, \
@@ -237,7 +237,7 @@ mod tests {
         assert_eq!((sums.home_after_middle, sums.home_after_most), (2.0, 3.0));
         let text = sums.to_string();
         assert!(text.contains("4 runs, 1 failed [4]: 120 s simulated in 60 s, 2.0 simulated hours an hour"), "{text}");
-        assert!(text.contains("1 ended with a pool refused for a leg lost for good [3]"), "{text}");
+        assert!(text.contains("1 ended with a pool refused whose only good leg is gone [3]"), "{text}");
     }
 
     #[test]

@@ -41,16 +41,14 @@ fn is_fair(stage: &Stage, fault: Fault) -> bool {
         Fault::CorruptRecord { shelf, .. } | Fault::MisdirectRecord { shelf, .. } => {
             shelf as u64 == stage.plan.seed % 3
         }
-        // One leg's metadata at a time, for the same reason.
+        // One leg's metadata at a time, for the same reason, and only while the other one is good.
         Fault::UnreadableMetadata { shelf, .. }
         | Fault::CorruptMetadata { shelf, .. }
-        | Fault::MisdirectMetadata { shelf, .. } => is_weak_leg(stage, shelf),
-        // The same leg may be lost, one in all, and only while the other one is good.
+        | Fault::MisdirectMetadata { shelf, .. } => is_weak_leg(stage, shelf) && is_other_good(stage, shelf),
+        // The same leg may be lost, one in all.
         Fault::LoseLeg { shelf } => {
-            let (pool, leg) = place_of(shelf);
-            let other = LegIndex(1 - leg as u8);
-            let good = stage.good_legs(pool).is_some_and(|good: LegSet| good.contains(other));
-            is_weak_leg(stage, shelf) && good && stage.lost.get().is_none_or(|lost| lost == shelf)
+            let lost = stage.lost.get().is_none_or(|lost| lost == shelf);
+            is_weak_leg(stage, shelf) && is_other_good(stage, shelf) && lost
         }
         _always => true,
     }
@@ -59,6 +57,13 @@ fn is_fair(stage: &Stage, fault: Fault) -> bool {
 /// Whether everything on this leg may go bad: what stands on the other one is left alone.
 fn is_weak_leg(stage: &Stage, shelf: usize) -> bool {
     shelf >= LOCK_DISKS && place_of(shelf).1 == (stage.plan.seed % 2) as usize
+}
+
+/// Whether the other leg of the mirror is recorded good.
+fn is_other_good(stage: &Stage, shelf: usize) -> bool {
+    let (pool, leg) = place_of(shelf);
+    let other = LegIndex(1 - leg as u8);
+    stage.good_legs(pool).is_some_and(|good: LegSet| good.contains(other))
 }
 
 /// Pool and leg of a pool disk's shelf.
@@ -122,6 +127,9 @@ async fn carry_out(stage: &Rc<Stage>, fault: Fault) {
             stage.history.borrow_mut().forgotten_shows(place_of(shelf).0);
             stage.shelves[shelf].end(End::PowerLost);
         }
+        Fault::LegAwayInClaim { shelf, power, node, after_ms, back_ms } => {
+            leg_away_in_claim(stage, shelf, power, (node, after_ms, back_ms));
+        }
         Fault::CrowdShelf { shelf, most } => stage.shelves[shelf].allow_tasks(most),
         Fault::RepeatAnswers { node, shelf, one_in } => {
             stage.net.repeat(Host::Shelf(shelf), Host::Node(node), one_in);
@@ -150,8 +158,7 @@ fn lose_power(stage: &Stage, shelf: usize) {
     if shelf >= LOCK_DISKS {
         let (pool, leg) = place_of(shelf);
         stage.history.borrow_mut().leg_forgets(pool, leg);
-        let other = LegIndex(1 - leg as u8);
-        if !stage.good_legs(pool).is_some_and(|good: LegSet| good.contains(other)) {
+        if !is_other_good(stage, shelf) {
             // Nobody has another copy.
             stage.history.borrow_mut().forgotten_shows(pool);
         }
@@ -159,7 +166,30 @@ fn lose_power(stage: &Stage, shelf: usize) {
     stage.shelves[shelf].end(End::PowerLost);
 }
 
+/// The shelf goes, a little later the process, which is started again before the shelf or after it.
+fn leg_away_in_claim(stage: &Rc<Stage>, shelf: usize, power: bool, process: (usize, u64, u64)) {
+    if power {
+        lose_power(stage, shelf)
+    } else {
+        stage.shelves[shelf].end(End::Killed)
+    }
+    let (node, after_ms, back_ms) = process;
+    let stage = Rc::clone(stage);
+    spawn_local(async move {
+        sleep(Duration::from_millis(after_ms)).await;
+        readers(node).into_iter().for_each(|name| stage.nodes[name.index()].kill(End::Killed));
+        sleep(Duration::from_millis(back_ms)).await;
+        readers(node).into_iter().for_each(|name| stage.nodes[name.index()].start());
+    });
+}
+
 fn damage(stage: &Stage, fault: Fault) {
+    if let Fault::UnreadableMetadata { shelf, .. }
+    | Fault::CorruptMetadata { shelf, .. }
+    | Fault::MisdirectMetadata { shelf, .. } = fault
+    {
+        stage.damaged.borrow_mut().insert(shelf);
+    }
     match fault {
         Fault::CorruptRecord { shelf, node } => corrupt_record(stage, shelf, node),
         Fault::MisdirectRecord { shelf, node } => misdirect_record(stage, shelf, node),
@@ -244,7 +274,9 @@ fn take_back(stage: &Rc<Stage>, fault: Fault) {
         Fault::SlowDisk { shelf, .. } | Fault::BadDisk { shelf, .. } => {
             stage.shelves[shelf].medium.set_temper(Temper::GOOD);
         }
-        Fault::KillShelf { shelf } | Fault::PowerShelf { shelf } => start(stage, shelf),
+        Fault::KillShelf { shelf } | Fault::PowerShelf { shelf } | Fault::LegAwayInClaim { shelf, .. } => {
+            start(stage, shelf);
+        }
         Fault::CrowdShelf { shelf, .. } => stage.shelves[shelf].allow_tasks(u32::MAX),
         Fault::RepeatAnswers { node, shelf, .. } => stage.net.repeat(Host::Shelf(shelf), Host::Node(node), 0),
         Fault::StopShelf { shelf } => stage.shelves[shelf].go_on(),

@@ -24,6 +24,9 @@ pub const VOLUMES: [(&str, usize); 3] = [("v0", 0), ("v1", 1), ("v2", 0)];
 /// Names of the pools.
 pub const POOLS: [&str; 2] = ["pa", "pb"];
 
+/// A leg that is away during a claim is away at least so long, milliseconds: longer than the product waits for one.
+const LEG_AWAY_MS: u64 = 6_000;
+
 /// Something goes wrong, or somebody asks for something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fault {
@@ -185,6 +188,19 @@ pub enum Fault {
         /// Which pool disk's shelf.
         shelf: usize,
     },
+    /// A leg's shelf is gone for longer than a leg is waited for, meanwhile a claim is going on, and then it is back with what was on it.
+    LegAwayInClaim {
+        /// Which pool disk's shelf.
+        shelf: usize,
+        /// It loses what was in its cache.
+        power: bool,
+        /// Whose process ends; 2: both.
+        node: usize,
+        /// So long after the shelf.
+        after_ms: u64,
+        /// And is started again so long after that.
+        back_ms: u64,
+    },
     /// The wall clock jumps.
     JumpClock {
         /// By so many seconds.
@@ -294,6 +310,7 @@ impl Plan {
                 _long => chance.between(1_500, 8_000),
             };
             let fault = chance.pick(kinds).draw(&chance);
+            let for_ms = if matches!(fault, Fault::LegAwayInClaim { .. }) { for_ms + LEG_AWAY_MS } else { for_ms };
             faults.push(Planned { at_ms, for_ms, fault });
             at_ms += chance.between(1, every_ms * 2);
         }

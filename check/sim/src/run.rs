@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 use understudy::admin::{Request, SoftVetoes};
 use understudy::config::NodeName;
 use understudy_failover::page::StateWord;
-use understudy_failover::words::NodeId;
+use understudy_failover::words::{NodeId, PoolId};
 
 use crate::client::Client;
 use crate::clock;
@@ -52,7 +52,7 @@ pub struct Outcome {
     pub moments: u64,
     /// From healing to both nodes up and every pool at home and served.
     pub home_after: Option<Duration>,
-    /// It ended with a pool that is refused because a leg that is lost for good is still recorded good.
+    /// It ended with a pool that is rightly refused: the only leg recorded good is gone.
     pub refused: bool,
     /// The last things that happened; only of a run that went wrong.
     pub last_lines: Vec<String>,
@@ -177,7 +177,7 @@ async fn all_home(stage: &Rc<Stage>) -> Option<Duration> {
     if has_failed(stage) {
         return None;
     }
-    if home.is_none() && stage.is_lost_leg_recorded_good() {
+    if home.is_none() && is_rightly_not_home(stage) {
         stage.log(format_args!("refused: {}", describe(stage)));
         stage.refused.set(true);
     } else if home.is_none() {
@@ -233,14 +233,22 @@ fn everything_is_home(stage: &Stage) -> bool {
         let machine = stage.nodes[name.index()].seen.machine.borrow();
         machine.as_ref().is_some_and(|machine| machine.state_word() == StateWord::Up)
     };
-    let serves = |(pool, home, _): (_, NodeName, _)| {
-        let machine = stage.nodes[home.index()].seen.machine.borrow();
-        let owner = machine.as_ref().and_then(|machine| machine.entry(pool).map(|entry| entry.owner));
-        let services = stage.nodes[home.index()].seen.services.borrow();
-        let answers = services.get(&pool) == Some(&understudy_failover::invariants::Service::Answering);
-        owner == Some(NodeId::BOTH[home.index()]) && answers
-    };
-    NodeName::BOTH.into_iter().all(is_up) && stage.pools().all(serves)
+    NodeName::BOTH.into_iter().all(is_up) && stage.pools().all(|(pool, home, _)| is_served_at_home(stage, pool, home))
+}
+
+fn is_served_at_home(stage: &Stage, pool: PoolId, home: NodeName) -> bool {
+    let machine = stage.nodes[home.index()].seen.machine.borrow();
+    let owner = machine.as_ref().and_then(|machine| machine.entry(pool).map(|entry| entry.owner));
+    let services = stage.nodes[home.index()].seen.services.borrow();
+    let answers = services.get(&pool) == Some(&understudy_failover::invariants::Service::Answering);
+    owner == Some(NodeId::BOTH[home.index()]) && answers
+}
+
+/// Whether nothing is missing but pools that are rightly refused.
+fn is_rightly_not_home(stage: &Stage) -> bool {
+    let pools = stage.pools().enumerate();
+    let mut missing = pools.filter(|(_, (pool, home, _))| !is_served_at_home(stage, *pool, *home)).peekable();
+    missing.peek().is_some() && missing.all(|(place, _)| stage.is_rightly_refused(place))
 }
 
 /// What keeps the pair from being home.

@@ -16,7 +16,7 @@ use understudy_failover::key::ReservationKey;
 use understudy_failover::page::Page;
 use understudy_failover::record::{Heartbeat, Record};
 use understudy_failover::survey::{LockDiskView, Survey};
-use understudy_failover::words::{Generation, LegIndex, LegSet, NodeId, PairId, PoolId};
+use understudy_failover::words::{Generation, LegSet, NodeId, PairId, PoolId};
 use understudy_layout::label::PoolAreas;
 use understudy_layout::lock::{LockPlaces, RecordSlot};
 use understudy_layout::{DiskShape, Span};
@@ -60,6 +60,8 @@ pub struct Stage {
     generations: RefCell<BTreeMap<PoolId, Generation>>,
     /// The shelf of a leg that is lost for good.
     pub lost: Cell<Option<usize>>,
+    /// The shelves of legs whose metadata was damaged.
+    pub damaged: RefCell<BTreeSet<usize>>,
     /// The run ended with a pool that is rightly refused.
     pub refused: Cell<bool>,
     /// Moments judged.
@@ -101,6 +103,7 @@ impl Stage {
             reserved: RefCell::default(),
             generations: RefCell::default(),
             lost: Cell::new(None),
+            damaged: RefCell::default(),
             refused: Cell::new(false),
             moments: Cell::new(0),
             is_judged: Cell::new(true),
@@ -288,12 +291,15 @@ impl Stage {
         metadata_blocks(self.pool_shape())
     }
 
-    /// Whether a leg that is lost for good is still recorded good: then its pool is refused until an operator forces it.
+    /// Whether a pool is rightly refused: the only leg recorded good is lost for good or had its metadata damaged. Its sibling was dropped
+    /// about that time, and nobody has another copy.
     #[must_use]
-    pub fn is_lost_leg_recorded_good(&self) -> bool {
-        let Some(lost) = self.lost.get().map(|shelf| shelf - LOCK_DISKS) else { return false };
-        let leg = LegIndex((lost % LEGS) as u8);
-        self.good_legs(lost / LEGS).is_none_or(|good| good.contains(leg))
+    pub fn is_rightly_refused(&self, pool: usize) -> bool {
+        let first = LOCK_DISKS + pool * LEGS;
+        let good = self.good_legs(pool);
+        let is_only_good = |shelf: usize| good == Some(LegSet(1 << (shelf - first)));
+        let is_gone = |shelf: &usize| self.lost.get() == Some(*shelf) || self.damaged.borrow().contains(shelf);
+        (first..first + LEGS).filter(is_gone).any(is_only_good)
     }
 }
 

@@ -60,11 +60,13 @@ pub enum Kind {
     Operators,
     /// Operators make and delete volumes.
     Volumes,
+    /// A leg is gone for long while a claim is going on, and comes back.
+    LegAwayInClaim,
 }
 
 impl Kind {
     /// Every one.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Kill,
         Self::NodePower,
         Self::KillBoth,
@@ -92,6 +94,7 @@ impl Kind {
         Self::CutClient,
         Self::Operators,
         Self::Volumes,
+        Self::LegAwayInClaim,
     ];
 
     /// A fault of this kind.
@@ -129,6 +132,13 @@ impl Kind {
             Self::Operators => Fault::AskGiveback { node, overridden: chance.one_in(2) },
             Self::Volumes if chance.one_in(2) => Fault::MakeVolume { node, number: chance.below(8) },
             Self::Volumes => Fault::DeleteVolume { node, number: chance.below(8) },
+            Self::LegAwayInClaim => Fault::LegAwayInClaim {
+                shelf: LOCK_DISKS + chance.below(2 * LEGS as u64) as usize,
+                power: chance.one_in(2),
+                node: chance.below(3) as usize,
+                after_ms: chance.below(1_500),
+                back_ms: chance.between(10, 12_000),
+            },
         }
     }
 }
