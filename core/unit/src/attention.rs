@@ -38,6 +38,11 @@ impl Attentions {
         self.pending.is_empty()
     }
 
+    /// What is pending, in the order it will be reported.
+    pub(crate) fn pending(&self) -> impl Iterator<Item = Asc> + '_ {
+        self.pending.iter().copied()
+    }
+
     /// Takes the first condition.
     pub fn take(&mut self) -> Option<Asc> {
         if self.pending.is_empty() { None } else { Some(self.pending.remove(0)) }

@@ -17,11 +17,14 @@ use understudy_scsi::reservation::{
 use understudy_scsi::sense::{Asc, Sense, SenseFormat, SenseKey};
 
 use crate::answers::{self, PageContext};
+use crate::change::Change;
 use crate::nexus::{Completion, NexusId};
 use crate::pages::Reach;
 use crate::reservations::{Refusal, Request};
+use crate::state::MOST_BYTES;
 use crate::tasks::TaskId;
-use crate::unit::{Access, Change, LogicalUnit};
+use crate::unit::{Access, LogicalUnit};
+use crate::untold::Untold;
 
 /// Whether a write must be on the medium before its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -380,6 +383,10 @@ impl LogicalUnit {
                     Refusal::Conflict => Completion::status(Status::ReservationConflict),
                     Refusal::Check(sense) => self.check(&sense),
                 })?);
+                let bytes = self.bytes_after(&change, Untold::default()).len();
+                if bytes > MOST_BYTES && bytes > self.kept.len() {
+                    return Err(self.no_room_to_keep(&StateRequest::Reserve(request.clone())));
+                }
             }
             StateRequest::SelectPages(form, save, list) => {
                 let reach = match save {

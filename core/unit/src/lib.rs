@@ -9,12 +9,15 @@
 //! take back. From the commit on no new command of a preempted I_T nexus passes, and the commit names every command
 //! that is still at the medium, so that PREEMPT AND ABORT can wait for exactly those.
 //!
+//! What is pending of these conditions for ports that are not there is kept with them (module `untold`).
+//!
 //! What can fail: the copy cannot be kept (the command fails, nothing changed), the kept bytes cannot be read at the
 //! start (the unit does not open; guessing "no reservations" would let a fenced initiator write).
 #![forbid(unsafe_code)]
 
 mod answers;
 mod attention;
+mod change;
 mod commands;
 mod extents;
 mod nexus;
@@ -24,6 +27,7 @@ mod rules;
 pub mod state;
 mod tasks;
 pub mod unit;
+mod untold;
 
 pub use answers::Identity;
 pub use attention::Attentions;

@@ -1,8 +1,12 @@
-//! What a unit keeps through the end of its process: reservations and saved mode pages, as bytes.
+//! What a unit keeps through the end of its process: reservations, saved mode pages, and whom it still has to tell, as bytes.
 //!
 //! Little-endian, one block: magic "UNDU", format version (u16), zero (u16), then fields, then CRC32C of everything
 //! before it. Bytes that do not fit are an error and never "nothing kept": a unit that forgot its reservations would
 //! let in whom somebody has fenced off.
+//!
+//! Version 1 ends with the mode pages. Version 2 goes on with sections, and is written only where there is one: what has none is
+//! the same bytes as ever, for releases that know version 1 only. A reader refuses a section it does not know
+//! if its number is below 128, and leaves it out from 128 on.
 //!
 //! | field | bytes |
 //! |---|---|
@@ -14,7 +18,12 @@
 //! | number of registrations | 2 |
 //! | each: key, target port, ISID, name length, name | 8 + 2 + 6 + 1 + n |
 //! | number of saved mode pages, each: length, bytes | 1, (2 + n) |
+//! | version 2: number of sections, each: number, length, bytes | 1, (1 + 4 + n) |
 //! | CRC32C | 4 |
+//!
+//! | section | content |
+//! |---|---|
+//! | 128 | ports still to be told, oldest first; each: target port (2), ISID (6), conditions (1), name length (1), name. Conditions: 1 reservations preempted, 2 reservations released, 4 registrations preempted |
 
 use std::collections::BTreeMap;
 
@@ -24,11 +33,31 @@ use understudy_scsi::transport::{InitiatorPort, LONGEST_NAME};
 
 use crate::nexus::Nexus;
 use crate::pages::ModePages;
-use crate::reservations::{Held, Reservations};
+use crate::reservations::{Held, MOST_REGISTRATIONS, Reservations};
+use crate::untold::{Conditions, Untold};
 
 const MAGIC: &[u8; 4] = b"UNDU";
-const VERSION: u16 = 1;
+/// Without sections.
+const VERSION_PLAIN: u16 = 1;
+/// With sections.
+const VERSION_SECTIONS: u16 = 2;
 const NO_HOLDER: u16 = u16::MAX;
+/// The section of ports still to be told.
+const SECTION_UNTOLD: u8 = 128;
+/// From this number on a reader may leave out a section it does not know.
+const FIRST_OPTIONAL: u8 = 128;
+
+/// Most bytes a unit keeps. Every medium can keep so many: a pool's metadata has room for them a volume. 257 registrations
+/// with names of the longest kind (RFC 7143 §4.2.7.1: 223 bytes), more than 900 with customary ones.
+pub const MOST_BYTES: usize = 64 << 10;
+
+/// Everything that is kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Kept {
+    pub(crate) reservations: Reservations,
+    pub(crate) pages: ModePages,
+    pub(crate) untold: Untold,
+}
 
 /// Why kept bytes cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -39,6 +68,9 @@ pub enum StateFault {
     /// Written by a newer release.
     #[error("the kept state of the unit has format version {0}, newer than this program knows")]
     Newer(u16),
+    /// Written by a newer release, with something this program must not leave out.
+    #[error("the kept state of the unit has a section {0}, which this program does not know and must not leave out")]
+    UnknownSection(u8),
     /// The checksum is right and the content makes no sense.
     #[error("the kept state of the unit contradicts itself: {0}")]
     Contradiction(&'static str),
@@ -48,9 +80,34 @@ fn checksum(bytes: &[u8]) -> [u8; 4] {
     (crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32).to_le_bytes()
 }
 
-pub(crate) fn encode(reservations: &Reservations, pages: &ModePages) -> Vec<u8> {
+/// The bytes of this state; at most [`MOST_BYTES`], unless reservations and mode pages alone are more.
+pub(crate) fn encode(reservations: &Reservations, pages: &ModePages, mut untold: Untold) -> Vec<u8> {
+    let plain = encode_plain(reservations, pages);
+    // BOUND: each round forgets a port.
+    while !untold.is_empty() {
+        let mut out = plain.clone();
+        out[4..6].copy_from_slice(&VERSION_SECTIONS.to_le_bytes());
+        out.extend_from_slice(&[1, SECTION_UNTOLD]);
+        let section = encode_untold(&untold);
+        out.extend_from_slice(&(section.len() as u32).to_le_bytes());
+        out.extend_from_slice(&section);
+        if out.len() + 4 <= MOST_BYTES {
+            return sealed(out);
+        }
+        untold.forget_oldest();
+    }
+    sealed(plain)
+}
+
+fn sealed(mut out: Vec<u8>) -> Vec<u8> {
+    let sum = checksum(&out);
+    out.extend_from_slice(&sum);
+    out
+}
+
+fn encode_plain(reservations: &Reservations, pages: &ModePages) -> Vec<u8> {
     let mut out = MAGIC.to_vec();
-    out.extend_from_slice(&VERSION.to_le_bytes());
+    out.extend_from_slice(&VERSION_PLAIN.to_le_bytes());
     out.extend_from_slice(&[0, 0]);
     out.extend_from_slice(&reservations.generation.to_le_bytes());
     out.push(match reservations.persistence {
@@ -74,19 +131,28 @@ pub(crate) fn encode(reservations: &Reservations, pages: &ModePages) -> Vec<u8> 
         out.extend_from_slice(&(page.len() as u16).to_le_bytes());
         out.extend_from_slice(page);
     }
-    let sum = checksum(&out);
-    out.extend_from_slice(&sum);
     out
 }
 
-pub(crate) fn decode(bytes: &[u8]) -> Result<(Reservations, ModePages), StateFault> {
+fn encode_untold(untold: &Untold) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (nexus, conditions) in untold.iter() {
+        out.extend_from_slice(&nexus.target_port.to_le_bytes());
+        out.extend_from_slice(&nexus.initiator.isid);
+        out.extend_from_slice(&[conditions.bits(), nexus.initiator.name.len() as u8]);
+        out.extend_from_slice(nexus.initiator.name.as_bytes());
+    }
+    out
+}
+
+pub(crate) fn decode(bytes: &[u8]) -> Result<Kept, StateFault> {
     let (body, sum) = bytes.split_last_chunk::<4>().ok_or(StateFault::Damaged)?;
     if checksum(body) != *sum || !body.starts_with(MAGIC) {
         return Err(StateFault::Damaged);
     }
     let mut fields = Fields { rest: &body[4..] };
     let version = fields.u16()?;
-    if version != VERSION {
+    if !matches!(version, VERSION_PLAIN | VERSION_SECTIONS) {
         return Err(StateFault::Newer(version));
     }
     fields.u16()?;
@@ -98,10 +164,35 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<(Reservations, ModePages), StateFau
         pages.push(fields.take(length)?.to_vec());
     }
     let pages = ModePages::restore(pages).ok_or(StateFault::Contradiction("mode pages"))?;
+    let untold = if version == VERSION_SECTIONS { decode_sections(&mut fields)? } else { Untold::default() };
     if !fields.rest.is_empty() {
         return Err(StateFault::Contradiction("bytes left over"));
     }
-    Ok((reservations, pages))
+    Ok(Kept { reservations, pages, untold })
+}
+
+fn decode_sections(fields: &mut Fields<'_>) -> Result<Untold, StateFault> {
+    let mut untold = Untold::default();
+    for _ in 0..fields.u8()? {
+        let number = fields.u8()?;
+        let length = usize::try_from(fields.u32()?).map_err(|_| StateFault::Damaged)?;
+        let mut section = Fields { rest: fields.take(length)? };
+        match number {
+            SECTION_UNTOLD => {
+                // BOUND: each round takes ten bytes or more.
+                while !section.rest.is_empty() {
+                    let target_port = section.u16()?;
+                    let isid = section.number()?;
+                    let conditions = Conditions::from_bits(section.u8()?);
+                    let name = section.name()?;
+                    untold.add(&Nexus { initiator: InitiatorPort { name, isid }, target_port }, conditions);
+                }
+            }
+            FIRST_OPTIONAL.. => {}
+            unknown => return Err(StateFault::UnknownSection(unknown)),
+        }
+    }
+    Ok(untold)
 }
 
 fn decode_reservations(fields: &mut Fields<'_>) -> Result<Reservations, StateFault> {
@@ -114,22 +205,23 @@ fn decode_reservations(fields: &mut Fields<'_>) -> Result<Reservations, StateFau
     let kind = fields.u8()?;
     let holder = fields.u16()?;
     let count = fields.u16()?;
+    if usize::from(count) > MOST_REGISTRATIONS {
+        return Err(StateFault::Contradiction("more registrations than there can be"));
+    }
     let mut registrations = BTreeMap::new();
     let mut holder_nexus = None;
     for index in 0..count {
         let key = fields.u64()?;
         let target_port = fields.u16()?;
-        let isid = *fields.take(6)?.first_chunk::<6>().ok_or(StateFault::Damaged)?;
-        let length = usize::from(fields.u8()?);
-        let name = str::from_utf8(fields.take(length)?).map_err(|_| StateFault::Contradiction("initiator name"))?;
-        if length > LONGEST_NAME {
-            return Err(StateFault::Contradiction("initiator name"));
-        }
-        let nexus = Nexus { initiator: InitiatorPort { name: name.to_owned(), isid }, target_port };
+        let isid = fields.number()?;
+        let name = fields.name()?;
+        let nexus = Nexus { initiator: InitiatorPort { name, isid }, target_port };
         if index == holder {
             holder_nexus = Some(nexus.clone());
         }
-        registrations.insert(nexus, key);
+        if registrations.insert(nexus, key).is_some() {
+            return Err(StateFault::Contradiction("one port registered twice"));
+        }
     }
     let held = match kind {
         0 => None,
@@ -159,6 +251,16 @@ impl<'a> Fields<'a> {
         self.take(N)?.first_chunk::<N>().copied().ok_or(StateFault::Damaged)
     }
 
+    /// An initiator's name behind its length.
+    fn name(&mut self) -> Result<String, StateFault> {
+        let length = usize::from(self.u8()?);
+        let name = str::from_utf8(self.take(length)?).map_err(|_| StateFault::Contradiction("initiator name"))?;
+        if length > LONGEST_NAME {
+            return Err(StateFault::Contradiction("initiator name"));
+        }
+        Ok(name.to_owned())
+    }
+
     fn u8(&mut self) -> Result<u8, StateFault> {
         Ok(u8::from_le_bytes(self.number()?))
     }
@@ -177,49 +279,5 @@ impl<'a> Fields<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sample() -> Reservations {
-        let nexus = |last| Nexus {
-            initiator: InitiatorPort { name: format!("iqn.host{last}"), isid: [0, 1, 2, 3, 4, last] },
-            target_port: 1,
-        };
-        Reservations {
-            generation: 77,
-            registrations: BTreeMap::from([(nexus(1), 0xa), (nexus(2), 0xb)]),
-            held: Some(Held { kind: ReservationType::ExclusiveAccessRegistrantsOnly, holder: Some(nexus(2)) }),
-            persistence: Persistence::ThroughPowerLoss,
-        }
-    }
-
-    #[test]
-    fn state_is_read_back_as_written() {
-        let bytes = encode(&sample(), &ModePages::default());
-        assert_eq!(decode(&bytes), Ok((sample(), ModePages::default())));
-    }
-
-    #[test]
-    fn any_damaged_byte_and_any_cut_is_noticed() {
-        let bytes = encode(&sample(), &ModePages::default());
-        for at in 0..bytes.len() {
-            let mut damaged = bytes.clone();
-            damaged[at] ^= 0x10;
-            assert_eq!(decode(&damaged), Err(StateFault::Damaged), "byte {at}");
-            assert_eq!(decode(&bytes[..at]), Err(StateFault::Damaged), "cut at {at}");
-        }
-    }
-
-    #[test]
-    fn a_newer_format_and_a_foreign_holder_are_refused() {
-        let mut bytes = encode(&sample(), &ModePages::default());
-        bytes.truncate(bytes.len() - 4);
-        let reseal = |body: &[u8]| [body, &checksum(body)].concat();
-        let mut newer = bytes.clone();
-        newer[4] = 9;
-        assert_eq!(decode(&reseal(&newer)), Err(StateFault::Newer(9)));
-        let mut orphan = bytes.clone();
-        orphan[14] = 40;
-        assert!(matches!(decode(&reseal(&orphan)), Err(StateFault::Contradiction(_))));
-    }
-}
+#[path = "state_tests.rs"]
+mod tests;

@@ -13,7 +13,6 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use understudy_scsi::cdb::{Command, Compare, Pattern};
 use understudy_scsi::inquiry::Provisioning;
-use understudy_scsi::reservation::Persistence;
 use understudy_scsi::sense::{Asc, Sense, SenseFormat, SenseKey};
 use understudy_scsi::{Status, luns};
 
@@ -21,11 +20,13 @@ use crate::answers::{Identity, MOST_TRANSFER_BYTES};
 use crate::attention::Attentions;
 use crate::nexus::{Completion, Geometry, Nexus, NexusId, TaskAttribute};
 use crate::pages::ModePages;
-use crate::reservations::{Planned, Reservations, Standing};
+use crate::reservations::{Reservations, Standing};
 use crate::rules::{Reach, legacy_conflict, passes_attention, reach};
-use crate::state::{self, StateFault};
+use crate::state::{self, Kept, StateFault};
 use crate::tasks::{AbortedBy, Admission, MOST_TASKS_OF_A_NEXUS, TaskCounts, TaskId, TaskSet};
+use crate::untold::{Conditions, Untold};
 
+pub use crate::change::Change;
 pub use crate::commands::{Durability, StateRequest, Work};
 
 /// When registrations are kept.
@@ -87,22 +88,13 @@ pub struct Begun {
     pub data_out_bytes: u32,
 }
 
-/// A change of kept state, planned and not yet in force.
-#[derive(Debug, Clone)]
-pub struct Change {
-    pub(crate) asked_by: NexusId,
-    pub(crate) task: TaskId,
-    pub(crate) reservations: Option<Planned>,
-    pub(crate) pages: Option<ModePages>,
-}
-
 #[derive(Debug)]
 pub(crate) struct NexusState {
     pub(crate) nexus: Nexus,
     pub(crate) attentions: Attentions,
     pub(crate) standing: Standing,
     counts: TaskCounts,
-    attached: bool,
+    pub(crate) attached: bool,
 }
 
 /// Which reset befell the unit.
@@ -126,14 +118,18 @@ pub struct LogicalUnit {
     pub(crate) reservations: Reservations,
     /// The nexus of an SPC-2 RESERVE (6), which keeps everybody else out.
     pub(crate) legacy: Option<NexusId>,
-    nexuses: Vec<NexusState>,
+    pub(crate) nexuses: Vec<NexusState>,
     free: Vec<u32>,
     // BOUND: MOST_REMEMBERED.
     visited: BTreeSet<Nexus>,
-    tasks: TaskSet,
+    /// Ports that are not attached and have to be told of their reservations; always empty where registrations are kept as
+    /// APTPL asks.
+    pub(crate) untold: Untold,
+    pub(crate) tasks: TaskSet,
     /// Tasks one nexus may have.
     most_tasks: u32,
-    kept: Vec<u8>,
+    /// What was kept last.
+    pub(crate) kept: Vec<u8>,
 }
 
 impl LogicalUnit {
@@ -142,11 +138,8 @@ impl LogicalUnit {
     /// # Errors
     /// [`StateFault`] if the kept bytes cannot be used.
     pub fn new(options: UnitOptions, geometry: Geometry, kept: Option<&[u8]>) -> Result<Self, StateFault> {
-        let (reservations, pages) = match kept {
-            None => (Reservations::default(), ModePages::default()),
-            Some(bytes) => state::decode(bytes)?,
-        };
-        let kept = kept.map_or_else(|| state::encode(&reservations, &pages), <[u8]>::to_vec);
+        let Kept { reservations, pages, untold } = kept.map_or(Ok(Kept::default()), state::decode)?;
+        let kept = kept.map_or_else(|| state::encode(&reservations, &pages, Untold::default()), <[u8]>::to_vec);
         Ok(Self {
             options,
             geometry,
@@ -156,6 +149,7 @@ impl LogicalUnit {
             nexuses: Vec::new(),
             free: Vec::new(),
             visited: BTreeSet::new(),
+            untold,
             tasks: TaskSet::default(),
             most_tasks: MOST_TASKS_OF_A_NEXUS,
             kept,
@@ -194,6 +188,7 @@ impl LogicalUnit {
             }
             self.visited.insert(nexus.clone());
         }
+        self.untold.take(&nexus).codes().for_each(|asc| attentions.establish(asc));
         let standing = self.reservations.standing(&nexus);
         let state = NexusState { nexus, attentions, standing, counts: TaskCounts::default(), attached: true };
         if let Some(slot) = self.free.pop() {
@@ -212,6 +207,10 @@ impl LogicalUnit {
             self.legacy = None;
         }
         self.state_mut(id).attached = false;
+        if self.options.keep == Keep::Always {
+            let state = &self.nexuses[id.0 as usize];
+            self.untold.add(&state.nexus, Conditions::of(state.attentions.pending()));
+        }
         self.free_if_over(id);
         aborting
     }
@@ -497,72 +496,6 @@ impl LogicalUnit {
     /// The nexus has read the list of units.
     pub fn luns_reported(&mut self, nexus: NexusId) {
         self.state_mut(nexus).attentions.withdraw(Asc::REPORTED_LUNS_DATA_HAS_CHANGED);
-    }
-
-    /// The bytes to keep before `change` may be committed; `None` if what is kept already says so.
-    #[must_use]
-    pub fn bytes_to_keep(&self, change: &Change) -> Option<Vec<u8>> {
-        let reservations = change.reservations.as_ref().map_or(&self.reservations, |planned| &planned.next);
-        let pages = change.pages.as_ref().unwrap_or(&self.pages);
-        let volatile = self.options.keep == Keep::AsAskedByAptpl && reservations.persistence() == Persistence::Volatile;
-        let bytes =
-            if volatile { state::encode(&Reservations::default(), pages) } else { state::encode(reservations, pages) };
-        (bytes != self.kept).then_some(bytes)
-    }
-
-    /// Puts a change in force; `kept` are the bytes that were kept for it. From here on no new command of a preempted
-    /// nexus passes. Answers the tasks PREEMPT AND ABORT has to wait for: those at the medium. The others
-    /// can never start any more.
-    pub fn commit(&mut self, change: Change, kept: Option<Vec<u8>>) -> Vec<TaskId> {
-        if let Some(kept) = kept {
-            self.kept = kept;
-        }
-        if let Some(pages) = change.pages {
-            let changed = pages != self.pages;
-            self.pages = pages;
-            if changed {
-                self.tell_others(change.asked_by, Asc::MODE_PARAMETERS_CHANGED);
-            }
-        }
-        let Some(planned) = change.reservations else { return Vec::new() };
-        self.reservations = planned.next;
-        debug_assert_eq!(self.reservations.invariant_holder_is_registered(), Ok(()));
-        for state in self.nexuses.iter_mut().filter(|state| state.attached) {
-            state.standing = self.reservations.standing(&state.nexus);
-            for (nexus, asc) in planned.attentions.iter().filter(|(nexus, _)| *nexus == state.nexus) {
-                debug_assert_eq!(*nexus, state.nexus);
-                state.attentions.establish(*asc);
-            }
-        }
-        if planned.aborts.is_empty() {
-            Vec::new()
-        } else {
-            self.abort_preempted(&planned.aborts, change.asked_by, change.task)
-        }
-    }
-
-    /// SPC-4 r37 §5.13.11.2.6: everything of the preempted nexuses except the command that preempts; whoever lost a
-    /// command to another nexus is told, if TAS does not tell it by status.
-    fn abort_preempted(&mut self, preempted: &[Nexus], asked_by: NexusId, own: TaskId) -> Vec<TaskId> {
-        let nexuses = &self.nexuses;
-        let aborting = self.tasks.abort(|task, nexus| {
-            let victim = task != own && preempted.contains(&nexuses[nexus.0 as usize].nexus);
-            victim.then_some(if nexus == asked_by { AbortedBy::Itself } else { AbortedBy::Another })
-        });
-        if !self.pages.reports_task_aborted() {
-            for nexus in aborting.iter().map(|aborting| aborting.nexus).filter(|nexus| *nexus != asked_by) {
-                self.nexuses[nexus.0 as usize].attentions.establish(Asc::COMMANDS_CLEARED_BY_ANOTHER_INITIATOR);
-            }
-        }
-        aborting.into_iter().filter(|aborting| aborting.at_medium).map(|aborting| aborting.task).collect()
-    }
-
-    fn tell_others(&mut self, except: NexusId, asc: Asc) {
-        for (index, state) in self.nexuses.iter_mut().enumerate() {
-            if state.attached && index != except.0 as usize {
-                state.attentions.establish(asc);
-            }
-        }
     }
 
     /// REPORT LUNS parameter data for a target with these units, cut to the allocation length.

@@ -3,7 +3,7 @@
 use understudy_scsi::cdb::{Force, Span};
 use understudy_scsi::encode;
 use understudy_scsi::operations::opcode;
-use understudy_scsi::reservation::{InAction, KeyList, OutAction, OutList, ReservationType};
+use understudy_scsi::reservation::{InAction, KeyList, OutAction, OutList, Persistence, ReservationType};
 use understudy_scsi::transport::InitiatorPort;
 
 use super::*;

@@ -109,6 +109,7 @@ impl Asc {
     pub const REPORTED_LUNS_DATA_HAS_CHANGED: Self = Self(0x3f0e);
     pub const INTERNAL_TARGET_FAILURE: Self = Self(0x4400);
     pub const OVERLAPPED_COMMANDS_ATTEMPTED: Self = Self(0x4e00);
+    pub const INSUFFICIENT_RESOURCES: Self = Self(0x5503);
     pub const INSUFFICIENT_REGISTRATION_RESOURCES: Self = Self(0x5504);
 
     /// ADDITIONAL SENSE CODE.
