@@ -26,6 +26,7 @@ pub use medium::Medium;
 pub use target::{LunTaken, NexusHandle, NexusName, Target, TaskManagement, TaskManagementResponse};
 pub use task::{Outcome, Task};
 pub use understudy_scsi::inquiry::Provisioning;
+pub use understudy_unit::state::MOST_BYTES as MOST_STATE_BYTES;
 pub use understudy_unit::unit::{Access, Keep, UnitOptions};
 pub use understudy_unit::{Completion, Identity as UnitIdentity, TaskAttribute};
 pub use unit::{Gate, OpenError, UnitOnMedium};

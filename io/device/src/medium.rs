@@ -61,5 +61,8 @@ pub trait Medium {
     /// Forgets or zeroes `blocks` blocks at `lba`; afterwards they read as zeroes.
     fn zero(&self, lba: u64, blocks: u64) -> LocalBoxFuture<'_, Result<(), MediumError>>;
     /// Keeps the logical unit's own state (reservations, mode pages) durably with the medium, before the answer.
+    ///
+    /// An error is a promise, too: what was to be kept is nowhere, and whoever opens the medium next finds what was kept before.
+    /// As long as that is not certain there is no answer. [`MediumError::NoSpace`] says that fewer bytes may find room.
     fn keep_state(&self, state: Vec<u8>) -> LocalBoxFuture<'_, Result<(), MediumError>>;
 }

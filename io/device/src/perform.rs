@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use understudy_scsi::cdb::{Compare, Pattern, Span};
 use understudy_scsi::sense::{Asc, SenseKey};
-use understudy_unit::unit::{Durability as UnitDurability, LogicalUnit, StateRequest, Work};
+use understudy_unit::unit::{Change, Durability as UnitDurability, LogicalUnit, StateRequest, Work};
 use understudy_unit::{Completion, NexusId};
 
 use crate::compare::{first_difference, first_difference_from_repeated};
@@ -193,13 +193,36 @@ impl Listed {
             Ok(change) => change,
             Err(refused) => return Ok(refused),
         };
-        let kept = self.unit.core.borrow().bytes_to_keep(&change);
-        if let Some(bytes) = &kept {
-            self.unit.medium.keep_state(bytes.clone()).await?;
-        }
+        let kept = match self.keep(&change).await {
+            Ok(kept) => kept,
+            Err(MediumError::Fenced) => return Err(MediumError::Fenced),
+            Err(MediumError::NoSpace) => return Ok(self.unit.core.borrow().no_room_to_keep(request)),
+            Err(MediumError::Read { .. } | MediumError::Write { .. }) => return Ok(self.unit.core.borrow().not_kept()),
+        };
         let aborting = self.unit.core.borrow_mut().commit(change, kept);
         self.unit.look_again();
         self.unit.off_medium(&aborting).await;
         Ok(Completion::good())
+    }
+
+    /// Keeps what a change asks for, in as many bytes as there is room for; answers what was kept.
+    async fn keep(&self, change: &Change) -> Result<Option<Vec<u8>>, MediumError> {
+        let all = self.unit.core.borrow().bytes_to_keep(change);
+        let Some(all) = all else { return Ok(None) };
+        match self.unit.medium.keep_state(all.clone()).await {
+            Ok(()) => return Ok(Some(all)),
+            Err(MediumError::NoSpace) => (),
+            Err(error) => return Err(error),
+        }
+        let fewest = self.unit.core.borrow().fewest_bytes_to_keep(change);
+        match fewest {
+            Some(fewest) if fewest.len() < all.len() => {
+                self.unit.medium.keep_state(fewest.clone()).await?;
+                Ok(Some(fewest))
+            }
+            // Kept is what is kept already, without the ports still to be told.
+            None => Ok(None),
+            Some(_) => Err(MediumError::NoSpace),
+        }
     }
 }

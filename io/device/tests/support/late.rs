@@ -28,6 +28,8 @@ pub struct LateMedium {
     /// First byte of every write in the order they landed.
     pub landed: RefCell<Vec<u8>>,
     pub failing: Cell<Option<MediumError>>,
+    /// How the next attempts to keep state fail.
+    pub failing_keeps: RefCell<VecDeque<MediumError>>,
 }
 
 impl LateMedium {
@@ -39,6 +41,7 @@ impl LateMedium {
             waiting: RefCell::default(),
             landed: RefCell::default(),
             failing: Cell::new(None),
+            failing_keeps: RefCell::default(),
         })
     }
 
@@ -115,6 +118,9 @@ impl Medium for LateMedium {
     fn keep_state(&self, state: Vec<u8>) -> LocalBoxFuture<'_, Result<(), MediumError>> {
         Box::pin(async move {
             self.my_turn(self.late_keeping.get()).await;
+            if let Some(error) = self.failing_keeps.borrow_mut().pop_front() {
+                return Err(error);
+            }
             self.inner.keep_state(state).await
         })
     }
@@ -138,7 +144,11 @@ pub fn options() -> UnitOptions {
 }
 
 pub fn target(medium: &Rc<LateMedium>) -> Rc<Target> {
-    let unit = UnitOnMedium::new(options(), Rc::clone(medium) as Rc<dyn Medium>, medium.kept().as_deref()).unwrap();
+    target_with(options(), medium)
+}
+
+pub fn target_with(options: UnitOptions, medium: &Rc<LateMedium>) -> Rc<Target> {
+    let unit = UnitOnMedium::new(options, Rc::clone(medium) as Rc<dyn Medium>, medium.kept().as_deref()).unwrap();
     let target = Target::new("iqn.2026-01.test:target");
     target.add(0, unit).unwrap();
     target
