@@ -414,7 +414,7 @@ impl Leg {
     where
         F: Future<Output = Result<(), DiskError>> + 'a,
     {
-        let mut unknown = UnknownOutcome { switch: &self.switch, counted: false };
+        let mut unknown = UnknownOutcome::new(&self.switch);
         let mut busy_since = None;
         // BOUND: each round ends with an answer of the disk; a leg that stays away is dropped, or waited for by rule.
         loop {
@@ -450,13 +450,19 @@ impl Leg {
 }
 
 /// Counts a write among those of unknown outcome until it has one.
-struct UnknownOutcome<'a> {
+pub struct UnknownOutcome<'a> {
     switch: &'a Switch,
     counted: bool,
 }
 
-impl UnknownOutcome<'_> {
-    fn count(&mut self) {
+impl<'a> UnknownOutcome<'a> {
+    /// Of which the outcome is not unknown yet.
+    pub fn new(switch: &'a Switch) -> Self {
+        Self { switch, counted: false }
+    }
+
+    /// It is from now on.
+    pub fn count(&mut self) {
         if !self.counted {
             self.counted = true;
             self.switch.unknown_writes.set(self.switch.unknown_writes.get() + 1);

@@ -18,6 +18,7 @@
 //!   the fence was proved anew; no other path ever carries it.
 //! - A leg that is back is waited for before it is recorded good, and read only after (module `take_back`).
 //! - A leg is left out only after `Overseer::drop_leg` said that this is recorded; the last good leg is never left out.
+//! - A metadata version that could not be written everywhere is nowhere when its change is refused (module `commit`).
 //! - After [`Pool::stop`] nothing is acknowledged and nothing new is sent to a disk.
 //!
 //! What can fail: links, disks, power, the fence. What cannot be decided here is waited for: a client's command is
@@ -28,6 +29,7 @@
 //!
 //! Everything runs on one thread: `Rc`, `Cell`, futures that are not `Send`, tasks by `spawn_local`.
 
+mod commit;
 pub mod initialise;
 pub mod inventory;
 mod leg;

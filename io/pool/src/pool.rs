@@ -6,11 +6,10 @@
 //! A pool object serves one ownership. After [`Pool::stop`] it is of no more use; the next ownership loads another.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use thiserror::Error;
@@ -22,6 +21,7 @@ use understudy_layout::label::{PoolAreas, Role};
 use understudy_layout::metadata::{Metadata, MetadataError, Volume};
 use understudy_layout::{MetadataVersion, Uuid};
 
+use crate::commit::Asked;
 use crate::inventory::PoolDisk;
 use crate::leg::{Leg, LegParts, Standing, supervise};
 use crate::mirror::{Mirror, MirrorFault, MirrorParts, REGION_BYTES};
@@ -207,13 +207,15 @@ impl From<&Volume> for VolumeSummary {
 
 /// A pool on this node.
 pub struct Pool {
-    me: Weak<Self>,
+    pub(crate) me: Weak<Self>,
     pub(crate) switch: Rc<Switch>,
     pub(crate) mirrors: Rc<[Rc<Mirror>]>,
-    metadata: Rc<RefCell<Rc<Metadata>>>,
+    pub(crate) metadata: Rc<RefCell<Rc<Metadata>>>,
     volumes: RefCell<BTreeMap<Uuid, Rc<VolumeMedium>>>,
     /// One metadata write at a time: version N+1 begins when N stands everywhere.
     pub(crate) store: Mutex<()>,
+    /// Changes that wait for their turn, in the order they were asked for. BOUND: one of each volume, and one that makes or deletes one.
+    pub(crate) asked: RefCell<VecDeque<Asked>>,
     /// One volume made or deleted at a time, so that its chunks stay free until it is there.
     pub(crate) provisioning: Mutex<()>,
     pub(crate) slot_bytes: u32,
@@ -301,6 +303,7 @@ impl Pool {
             metadata,
             volumes: RefCell::default(),
             store: Mutex::new(()),
+            asked: RefCell::default(),
             provisioning: Mutex::new(()),
             slot_bytes,
             in_sync: Cell::new(expected.in_sync),
@@ -373,7 +376,7 @@ impl Pool {
             spawn_local(finish(receiver, Rc::clone(&self.switch)));
         }
         if self.in_sync.get() == InSync::No || !self.uniform.get() {
-            self.commit(move |metadata| Ok(metadata.with_generation(generation))).await?;
+            self.rewrite(generation).await?;
         }
         if self.in_sync.get() == InSync::No {
             // What the owner before left in the disks' caches. Who it was knows which regions those are, and nobody else: one disk that
@@ -520,7 +523,7 @@ impl Pool {
         medium.clear().await?;
         self.flush().await?;
         // States may have been kept meanwhile; free chunks cannot have changed, so the map comes out the same.
-        let metadata = self.commit(move |metadata| metadata.with_volume(new)).await?;
+        let metadata = self.commit(move |metadata| metadata.with_volume(new.clone())).await?;
         let volume = &metadata.volumes[&uuid];
         assert!(medium.fits(volume), "chunks planned for a volume were given away meanwhile");
         self.adopt_volumes();
@@ -546,24 +549,6 @@ impl Pool {
         }
         self.adopt_volumes();
         Ok(())
-    }
-
-    /// Writes the metadata that `change` makes of the present one. Once begun it is carried through.
-    pub(crate) async fn commit(
-        &self,
-        change: impl FnOnce(&Metadata) -> Result<Metadata, AllocateError> + 'static,
-    ) -> Result<Rc<Metadata>, VolumeError> {
-        let me = self.me.upgrade().ok_or(VolumeError::Fenced)?;
-        detached(async move {
-            let _turn = me.store.lock().await;
-            let next = change(&me.metadata())?;
-            let image = Bytes::from(next.encode(me.slot_bytes)?);
-            store::write(&me.mirrors, next.slot(), &image).await?;
-            let next = Rc::new(next);
-            *me.metadata.borrow_mut() = Rc::clone(&next);
-            Ok(next)
-        })
-        .await
     }
 
     fn medium_of(&self, volume: &Volume) -> VolumeMedium {

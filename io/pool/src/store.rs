@@ -145,6 +145,35 @@ pub async fn renew(leg: &Leg, metadata: &Metadata, image: &Bytes) -> LegOutcome 
     }
 }
 
+/// Whether a version that failed is gone from a leg.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Withdrawn {
+    /// The leg does not show it, or does not count any more.
+    Gone,
+    /// Perhaps not: the leg can be neither written nor read.
+    PerhapsThere,
+    /// The pool was stopped; nothing was found out.
+    Stopped,
+}
+
+/// Takes a version that could not be written everywhere from a leg that may have it: without its header page it is none.
+pub async fn withdraw(leg: &Leg, failed: &Metadata) -> Withdrawn {
+    let at = leg.areas.slot_offset(failed.slot());
+    let blank = Bytes::from_static(&[0; PAGE_BYTES]);
+    match leg.write(at, blank, Durability::ForceUnitAccess).await {
+        LegOutcome::Done | LegOutcome::Dropped => Withdrawn::Gone,
+        LegOutcome::Stopped => Withdrawn::Stopped,
+        // A disk that takes no write may not have taken the one before either.
+        LegOutcome::Refused => match leg.read_raw(at, PAGE_BYTES as u64).await {
+            Ok(page) => match Header::decode(&page) {
+                Ok(header) if header.pool == failed.pool && header.version == failed.version => Withdrawn::PerhapsThere,
+                Ok(_) | Err(_) => Withdrawn::Gone,
+            },
+            Err(_) => Withdrawn::PerhapsThere,
+        },
+    }
+}
+
 async fn write_leg(leg: &Leg, slot: u8, image: &Bytes) -> LegOutcome {
     let from = leg.areas.slot_offset(slot);
     let pieces = (0..image.len()).step_by(TRANSFER_BYTES).map(|at| {

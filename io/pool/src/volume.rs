@@ -15,7 +15,7 @@ use understudy_device::medium::{Durability, Geometry, Medium, MediumError};
 use understudy_disk::disk;
 use understudy_layout::Uuid;
 use understudy_layout::allocate::locate;
-use understudy_layout::metadata::{Run, Volume};
+use understudy_layout::metadata::{Run, STATE_MAX_BYTES, Volume};
 
 use crate::mirror::{Mirror, MirrorFault, REGION_BYTES};
 use crate::pool::{Pool, VolumeError};
@@ -26,6 +26,9 @@ static ZEROES: [u8; REGION_BYTES as usize] = [0; REGION_BYTES as usize];
 
 /// Regions zeroed at once by one command.
 const ZEROED_AT_ONCE: usize = 4;
+
+// A unit never has more to keep than a volume's metadata has room for.
+const _: () = assert!(understudy_device::MOST_STATE_BYTES <= STATE_MAX_BYTES);
 
 /// A volume of a pool. Commands wait while the pool is warm, and end with [`MediumError::Fenced`] once it stopped.
 pub struct VolumeMedium {
@@ -224,7 +227,7 @@ impl VolumeMedium {
     async fn keep(&self, state: Vec<u8>) -> Result<(), MediumError> {
         let Some(pool) = self.pool.upgrade() else { return Err(MediumError::Fenced) };
         let uuid = self.uuid;
-        match pool.commit(move |metadata| metadata.with_state(uuid, state)).await {
+        match pool.commit(move |metadata| metadata.with_state(uuid, state.clone())).await {
             Ok(_) => Ok(()),
             Err(VolumeError::Fenced) => Err(MediumError::Fenced),
             Err(VolumeError::Refused) => Err(MediumError::Write { lba: 0 }),
