@@ -68,6 +68,15 @@ impl LogicalUnit {
         untold
     }
 
+    /// Whether these bytes are what was kept last, here or before; none are those of a unit that never kept anything.
+    #[must_use]
+    pub fn has_kept(&self, bytes: &[u8]) -> bool {
+        match bytes {
+            [] => self.kept == state::encode(&Reservations::default(), &ModePages::default(), Untold::default()),
+            bytes => self.kept == bytes,
+        }
+    }
+
     /// The answer to a change that finds no room on its medium.
     #[must_use]
     pub fn no_room_to_keep(&self, request: &StateRequest) -> Completion {

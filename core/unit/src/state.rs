@@ -188,7 +188,8 @@ fn decode_sections(fields: &mut Fields<'_>) -> Result<Untold, StateFault> {
                     untold.add(&Nexus { initiator: InitiatorPort { name, isid }, target_port }, conditions);
                 }
             }
-            FIRST_OPTIONAL.. => {}
+            // What a later release added may be left out.
+            optional if optional >= FIRST_OPTIONAL => {}
             unknown => return Err(StateFault::UnknownSection(unknown)),
         }
     }

@@ -3,7 +3,7 @@
 //! A unit attention belongs to an I_T nexus that is there. A port that is logged out while its registration is preempted,
 //! or whose node dies before it was told, would only find out by a RESERVATION CONFLICT, or, after a RELEASE, never. So what is
 //! pending of these conditions is kept with the volume, by port, and reported when the port is back, behind the power-on or
-//! nexus-loss condition it finds then (SAM-5 r21 §5.14 lets those clear the others and does not ask for it).
+//! nexus-loss condition it finds then.
 //!
 //! **At least once.** What was reported is taken off the kept bytes with the next change, not at once: a write for each report
 //! would buy nothing. After the death of a node in between a port is told again, of something that is still true.

@@ -302,6 +302,7 @@ impl Service {
             None => self.load_from_disks(id, recorded).await?,
         };
         opened.generation.set(recorded.generation);
+        self.remove_stale_units(id, &opened);
         for volume in opened.pool.volumes() {
             if !opened.units.borrow().contains_key(&volume.uuid) {
                 self.add_unit(id, &opened, &volume);
@@ -329,6 +330,24 @@ impl Service {
             gate.iter().for_each(LoginGate::open);
         }
         loaded
+    }
+
+    /// A pool that is opened for a second claim was perhaps served by the partner since the first: units that do not know what is kept
+    /// now, or whose volume is gone, were never let through and are made anew.
+    fn remove_stale_units(&self, id: PoolId, opened: &OpenPool) {
+        let stale = |uuid: &Uuid, unit: &UnitOnMedium| {
+            opened.pool.medium(*uuid).is_none_or(|medium| !unit.look(|unit| unit.has_kept(&medium.kept_state())))
+        };
+        opened.units.borrow_mut().retain(|uuid, (lun, unit)| {
+            let stays = !stale(uuid, unit);
+            if !stays {
+                unit.fence();
+                if let Some(place) = self.identity_of(id) {
+                    place.target.remove(*lun);
+                }
+            }
+            stays
+        });
     }
 
     /// Puts a volume behind the target of its pool's home, held.
@@ -554,3 +573,7 @@ fn expected(pool: Uuid, recorded: &Recorded) -> Expected {
         },
     }
 }
+
+#[cfg(test)]
+#[path = "service_tests.rs"]
+mod tests;

@@ -1,0 +1,248 @@
+//! Tests of opening pools on disks in memory, with a partner that serves them in between.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use bytes::Bytes;
+use futures_util::stream::LocalBoxStream;
+use tokio::sync::mpsc;
+use understudy_device::{Medium, NexusHandle, NexusName, Outcome, TaskAttribute};
+use understudy_disk::disk::{Disk, Link};
+use understudy_disk::session::{Nexus, Options};
+use understudy_disk::url::LunUrl;
+use understudy_fabric::PAGE_BYTES;
+use understudy_failover::machine::Machine;
+use understudy_failover::words::{Incarnation, PairId};
+use understudy_pool::testing::MemoryDisk;
+use understudy_pool::{Existing, LegPlace, PoolPlan, VolumeMedium, initialise_pool};
+use understudy_portal::PortalError;
+use understudy_scsi::encode;
+use understudy_scsi::reservation::{OutAction, OutList};
+
+use super::*;
+use crate::admin::AdminRequest;
+use crate::driver::lane::Lane;
+use crate::driver::locks::LockDisks;
+use crate::driver::overseer::OverseerParts;
+use crate::driver::world::{Interconnect, OwnPage, Witness};
+use crate::timeline::Recorder;
+
+const PAIR: &str = r#"[pair]
+name = "office"
+
+[node.a]
+interconnect = "127.0.0.1:7100"
+portals = ["127.0.0.1:3260"]
+target = "iqn.2026-01.com.example:a"
+state = "a"
+
+[node.b]
+interconnect = "127.0.0.1:7200"
+portals = ["127.0.0.1:3261"]
+target = "iqn.2026-01.com.example:b"
+state = "b"
+
+[[lock_disk]]
+name = "l0"
+url = "iscsi://127.0.0.1:3300/iqn.2026-01.com.example:shelf/0"
+
+[[disk]]
+name = "d0"
+url = "iscsi://127.0.0.1:3300/iqn.2026-01.com.example:shelf/1"
+
+[[disk]]
+name = "d1"
+url = "iscsi://127.0.0.1:3300/iqn.2026-01.com.example:shelf/2"
+
+[[pool]]
+name = "fast"
+home = "a"
+mirrors = [["d0", "d1"]]
+"#;
+
+/// A service without portals asks nothing of its world.
+struct Nowhere;
+
+impl World for Nowhere {
+    fn incarnation(&self) -> anyhow::Result<Incarnation> {
+        anyhow::bail!("nowhere")
+    }
+
+    fn interconnect(&self, _: &Config, _: NodeName) -> anyhow::Result<Interconnect> {
+        anyhow::bail!("nowhere")
+    }
+
+    fn recorder(&self, _: &Config, _: NodeName, _: Incarnation) -> anyhow::Result<Recorder> {
+        anyhow::bail!("nowhere")
+    }
+
+    fn witness(&self, _: &Config, _: NodeName, _: &Machine) -> anyhow::Result<Box<dyn Witness>> {
+        anyhow::bail!("nowhere")
+    }
+
+    fn open_disk(&self, _: &LunUrl, _: Nexus, _: Options) -> Rc<dyn Disk> {
+        unreachable!("the test gives the disks")
+    }
+
+    fn bind_portal(&self, _: SocketAddr) -> Result<Portal, PortalError> {
+        unreachable!("no portal is opened")
+    }
+
+    fn operators(&self, _: &Config, _: NodeName, _: &Rc<Recorder>) -> anyhow::Result<mpsc::Receiver<AdminRequest>> {
+        anyhow::bail!("nowhere")
+    }
+
+    fn halts(&self) -> anyhow::Result<LocalBoxStream<'static, ()>> {
+        anyhow::bail!("nowhere")
+    }
+
+    fn wall_micros(&self) -> u64 {
+        0
+    }
+}
+
+struct Unread;
+
+impl OwnPage for Unread {
+    fn publish(&self, _: &[u8; PAGE_BYTES]) {}
+}
+
+/// A pool on two disks, and whom its overseers tell.
+struct Bench {
+    config: Rc<Config>,
+    id: PoolId,
+    uuid: Uuid,
+    disks: Vec<Rc<MemoryDisk>>,
+    facts: mpsc::UnboundedSender<understudy_failover::input::Input>,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let config = Config::parse(Path::new("/pair.toml"), PAIR).expect("a good file");
+        let layout = config.pools.first().expect("one pool");
+        let disks: Vec<_> = ["d0", "d1"].iter().map(|name| MemoryDisk::new(name, 512, 16 << 20)).collect();
+        let plan = PoolPlan {
+            number: layout.id,
+            pair: 1,
+            home: 0,
+            name: layout.name.clone(),
+            chunk_bytes: 1 << 20,
+            mirrors: vec![disks.iter().map(|disk| Rc::clone(disk) as Rc<dyn Disk>).collect()],
+        };
+        let uuid = initialise_pool(plan, Existing::Refuse).await.expect("blank disks").pool;
+        let id = crate::driver::shelves::pool_id(layout.id);
+        Self { config: Rc::new(config), id, uuid, disks, facts: mpsc::unbounded_channel().0 }
+    }
+
+    fn pool_disks(&self) -> Rc<PoolDisks> {
+        let all = self.disks.iter().map(|disk| Rc::clone(disk) as Rc<dyn Disk>).collect();
+        Rc::new(PoolDisks::new(&self.config, all))
+    }
+
+    fn overseer(&self) -> Rc<PoolOverseer> {
+        Rc::new(PoolOverseer::new(OverseerParts {
+            pool: self.id,
+            name: "fast".into(),
+            disks: Vec::new(),
+            disk_names: BTreeMap::new(),
+            lane: Lane::start(),
+            facts: self.facts.clone(),
+            recorder: Rc::new(Recorder::in_memory(NodeName::A, 1, 1, || 0)),
+            locks: Rc::new(LockDisks::new(Vec::new(), PairId(1), NodeId::A, Incarnation(1), Duration::from_secs(1))),
+        }))
+    }
+
+    fn service(&self) -> Service {
+        let publisher = Publisher::new(Box::new(Unread), PairId(1), NodeId::A, Incarnation(1));
+        let overseers = [(self.id, self.overseer())].into();
+        Service::new(Rc::new(Nowhere), Rc::clone(&self.config), self.pool_disks(), Rc::new(publisher), overseers)
+    }
+
+    fn recorded(version: MetadataVersion) -> Recorded {
+        let legs_are = LegsAre::PerhapsDifferent;
+        Recorded { generation: Generation(4), metadata_version: version, legs_are, legs: vec![LegSet(0b11)] }
+    }
+
+    /// The pool as the partner serves it.
+    async fn partner(&self) -> Rc<Pool> {
+        let disks = self.disks.iter().map(|disk| Rc::clone(disk) as Rc<dyn Disk>).collect();
+        let found = discover(disks, 2, |_| {}).await.pool_disks(self.uuid);
+        let expected = expected(self.uuid, &Self::recorded(MetadataVersion(0)));
+        let pool = Pool::load(found, expected, self.overseer(), PoolOptions::default()).await.expect("loads");
+        let fenced = self.disks.iter().enumerate().map(|(leg, disk)| {
+            let Link::Connected { epoch } = disk.link() else { panic!("the disk is there") };
+            FencedLeg { place: LegPlace { mirror: 0, leg: u8::from(leg == 1) }, epoch }
+        });
+        pool.start(3, &fenced.collect::<Vec<_>>()).await.expect("starts");
+        pool
+    }
+}
+
+/// A host at the partner's unit on this volume, with its power-on unit attention taken.
+async fn host(volume: Rc<VolumeMedium>) -> NexusHandle {
+    let identity = UnitIdentity { uuid: [1; 16], product: "VOLUME".into() };
+    let options = UnitOptions { keep: Keep::Always, ..UnitOptions::new(identity) };
+    let unit = UnitOnMedium::new(options, volume as Rc<dyn Medium>, None).expect("opens");
+    let target = Target::new("iqn.2026-01.com.example:a");
+    target.add(0, unit).expect("free");
+    let initiator_name = "iqn.2026-01.com.example:host".to_owned();
+    let host = target.attach(NexusName { initiator_name, isid: [0x80, 0, 0, 0, 0, 1], target_portal_group: 1 });
+    answer(&host, encode::test_unit_ready(), Bytes::new()).await;
+    host
+}
+
+async fn answer(host: &NexusHandle, cdb: [u8; 16], data_out: Bytes) -> Outcome {
+    host.begin(0, 1, TaskAttribute::Simple, cdb).execute(data_out).await
+}
+
+async fn register(host: &NexusHandle, key: u64) {
+    let list = OutList { action_key: key, ..OutList::default() };
+    let cdb = encode::persistent_reserve_out(OutAction::RegisterAndIgnoreExistingKey, None, 24);
+    let Outcome::Completed(done) = answer(host, cdb, list.encode().into()).await else { panic!("not answered") };
+    assert_eq!(done.status, understudy_scsi::Status::Good);
+}
+
+/// Keys registered at each unit a service has of the pool, by LUN.
+fn keys(service: &Service, id: PoolId) -> Vec<(u16, Vec<u64>)> {
+    let opened = service.opened(id).expect("open");
+    let units = opened.units.borrow();
+    let keys = |(lun, unit): &(u16, Rc<UnitOnMedium>)| (*lun, unit.look(|unit| unit.reservations().keys().collect()));
+    let mut found: Vec<_> = units.values().map(keys).collect();
+    found.sort_unstable();
+    found
+}
+
+/// A claim opens its pools, fails, and is made again later. Meanwhile the partner served: what a client registered there, and the
+/// volume that was deleted there, are not what they were.
+#[test]
+fn a_pool_opened_for_a_second_claim_has_what_the_partner_kept_in_between() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let test = async {
+        let bench = Bench::new().await;
+        let partner = bench.partner().await;
+        let make = async |name: &str, lun| {
+            let wish = VolumeWish { name: name.into(), lun: Some(lun), block_bytes: 512, blocks: 2048 };
+            partner.create_volume(wish).await.expect("room").uuid
+        };
+        let (kept, gone) = (make("kept", 0).await, make("gone", 1).await);
+        let host = host(partner.medium(kept).expect("just made")).await;
+        register(&host, 1).await;
+        let version = |pool: &Pool| MetadataVersion(pool.metadata_version().0);
+
+        let service = bench.service();
+        let opened = service.open(bench.id, Bench::recorded(version(&partner))).await;
+        assert!(matches!(opened, OpenOutcome::Opened { .. }));
+        assert_eq!(keys(&service, bench.id), [(0, vec![1]), (1, vec![])]);
+
+        register(&host, 2).await;
+        partner.delete_volume(gone).await.expect("there");
+        make("new", 1).await;
+        let opened = service.open(bench.id, Bench::recorded(version(&partner))).await;
+        assert!(matches!(opened, OpenOutcome::Opened { .. }));
+        assert_eq!(keys(&service, bench.id), [(0, vec![2]), (1, vec![])]);
+        let opened = service.opened(bench.id).expect("open");
+        assert!(!opened.units.borrow().contains_key(&gone), "a deleted volume is offered");
+        assert_eq!(service.identity_of(bench.id).expect("home").target.luns(), [0, 1]);
+    };
+    tokio::task::LocalSet::new().block_on(&runtime.expect("a runtime"), test);
+}
