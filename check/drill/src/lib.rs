@@ -8,6 +8,7 @@
 //! Everything waits for facts, with a limit; nothing assumes that something took a certain time.
 
 pub mod cell;
+pub mod client_port;
 pub mod conformance;
 pub mod fault;
 pub mod ground;
