@@ -1,15 +1,17 @@
 //! What a logical unit keeps through the end of its process, with its checksum made right.
 //!
 //! Properties: kept bytes open a unit or are refused with a reason, and a reason is never "nothing kept"; an opened
-//! unit has a sound reservation and no key zero; what it would keep next is accepted again and says the same.
+//! unit has a sound reservation and no key zero; what it would keep next is not too long, is accepted again and says the same, also to
+//! a port that is still to be told something.
 
 use bytes::Bytes;
 use understudy_scsi::cdb::{ModeForm, SavePages};
 use understudy_scsi::reservation::{OutAction, OutList, Persistence, ReservationType};
 use understudy_scsi::transport::InitiatorPort;
 use understudy_unit::reservations::Request;
-use understudy_unit::unit::{Keep, LogicalUnit, StateRequest, UnitOptions};
-use understudy_unit::{Geometry, Identity, Nexus, TaskAttribute};
+use understudy_unit::state::MOST_BYTES;
+use understudy_unit::unit::{Keep, LogicalUnit, Plan, StateRequest, UnitOptions};
+use understudy_unit::{Geometry, Identity, Nexus, NexusId, TaskAttribute, TaskId};
 
 use crate::choices::{Choices, Script};
 
@@ -47,11 +49,31 @@ pub fn run(bytes: &[u8]) {
     let Ok(change) = unit.plan_change(id, task, &StateRequest::Reserve(request)) else { return };
     let next = unit.bytes_to_keep(&change).expect("PRGENERATION has moved");
     unit.commit(change, Some(next.clone()));
-    let again = LogicalUnit::new(options(), GEOMETRY, Some(&next)).expect("our own bytes");
+    assert!(next.len() <= MOST_BYTES.max(kept.len()), "more than a medium has room for");
+    let mut again = LogicalUnit::new(options(), GEOMETRY, Some(&next)).expect("our own bytes");
     assert_eq!(again.reservations(), unit.reservations());
     assert_eq!(again.caches_writes(), unit.caches_writes());
     let known = reservations.key_of(&nexus("iqn.2026-01.test:newcomer")).is_some();
     assert_eq!(again.reservations().keys().len(), reservations.keys().len() + usize::from(!known));
+    if next.len() + 1024 <= MOST_BYTES {
+        assert_eq!(told(&mut unit, AWAY), told(&mut again, AWAY));
+    }
+}
+
+/// The name of a port that is away in the seeds.
+const AWAY: &str = "iqn.2026-01.test:away";
+
+/// What a port is told when it is back, until the unit is ready.
+fn told(unit: &mut LogicalUnit, name: &str) -> Vec<Bytes> {
+    let id = unit.attach(nexus(name));
+    let mut told = Vec::new();
+    loop {
+        let begun = unit.begin(id, 1, TaskAttribute::Simple, &[0; 16]);
+        unit.end(begun.task);
+        let Plan::Refused(completion) = begun.plan else { return told };
+        told.extend(completion.sense);
+        assert!(told.len() < 16, "unit attentions without end");
+    }
 }
 
 fn plain() -> OutList {
@@ -64,7 +86,7 @@ fn plain() -> OutList {
     }
 }
 
-/// A unit with a registration, with a reservation, and with saved mode pages.
+/// A unit with a registration, with a reservation, with saved mode pages, and with a port that was preempted while it was away.
 #[must_use]
 pub fn seeds() -> Vec<Vec<u8>> {
     let mut unit = LogicalUnit::new(options(), GEOMETRY, None).expect("a fresh unit");
@@ -79,11 +101,26 @@ pub fn seeds() -> Vec<Vec<u8>> {
         StateRequest::Reserve(Request::Plain(OutAction::Reserve, kind, reserve)),
         StateRequest::SelectPages(ModeForm::Six, SavePages::Yes, Bytes::from(page)),
     ];
-    let keep = |request: &StateRequest| {
-        let change = unit.plan_change(id, task, request).expect("a sound request");
-        let bytes = unit.bytes_to_keep(&change).expect("something changes");
-        unit.commit(change, Some(bytes.clone()));
-        Script::new().bytes(&[0]).bytes(&bytes[..bytes.len() - 4]).done()
-    };
-    requests.iter().map(keep).collect()
+    let mut seeds: Vec<_> = requests.iter().map(|request| seed(&kept_for(&mut unit, id, task, request))).collect();
+    let away = unit.attach(nexus(AWAY));
+    let preempt = OutList { key: 9, action_key: 8, ..plain() };
+    let register = StateRequest::Reserve(Request::Plain(OutAction::Register, 0, OutList { action_key: 8, ..plain() }));
+    kept_for(&mut unit, away, task, &register);
+    unit.detach(away);
+    let preempt = StateRequest::Reserve(Request::Plain(OutAction::Preempt, kind, preempt));
+    seeds.push(seed(&kept_for(&mut unit, id, task, &preempt)));
+    seeds
+}
+
+/// Carries out a request; answers what is kept for it.
+fn kept_for(unit: &mut LogicalUnit, id: NexusId, task: TaskId, request: &StateRequest) -> Vec<u8> {
+    let change = unit.plan_change(id, task, request).expect("a sound request");
+    let bytes = unit.bytes_to_keep(&change).expect("something changes");
+    unit.commit(change, Some(bytes.clone()));
+    bytes
+}
+
+/// Kept bytes as an input of this target.
+fn seed(kept: &[u8]) -> Vec<u8> {
+    Script::new().bytes(&[0]).bytes(&kept[..kept.len() - 4]).done()
 }
