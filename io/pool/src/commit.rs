@@ -11,8 +11,8 @@
 //! owner finds is one that a client with an unanswered command has to expect.
 //!
 //! One image is written at a time, to every disk of the pool. So a change that comes while one is being written waits, and all
-//! that waited go together: a cluster of clients that moves to another host with a thousand volumes costs a few writes and not
-//! a thousand.
+//! that waited go together, within bounds: a cluster of clients that moves to another host with a thousand volumes costs a score of
+//! writes and not a thousand.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -31,6 +31,10 @@ use crate::leg::UnknownOutcome;
 use crate::mirror::MirrorFault;
 use crate::pool::{Pool, VolumeError};
 use crate::store::{self, Withdrawn};
+
+/// Changes that share a write. Each copies the map of every volume: with a thousand volumes so many take some ten milliseconds, for which
+/// nothing else of this thread goes on.
+const MOST_TOGETHER: usize = 64;
 
 /// What a change makes of the metadata before it.
 type Change = Box<dyn Fn(&Metadata) -> Result<Metadata, AllocateError>>;
@@ -65,7 +69,11 @@ impl Pool {
 
     async fn commit_what_is_asked(&self) {
         let _turn = self.store.lock().await;
-        let asked = self.asked.take();
+        let asked = {
+            let mut waiting = self.asked.borrow_mut();
+            let together = waiting.len().min(MOST_TOGETHER);
+            waiting.drain(..together).collect()
+        };
         let (next, granted) = self.after(asked);
         if granted.is_empty() {
             return;
