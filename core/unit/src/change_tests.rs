@@ -4,14 +4,16 @@
 use bytes::Bytes;
 use understudy_scsi::Status;
 use understudy_scsi::encode;
-use understudy_scsi::reservation::{MoveList, OutAction, OutList, OwnRegistration, ReservationType};
+use understudy_scsi::reservation::{
+    Capabilities, InAction, MoveList, OutAction, OutList, OwnRegistration, ReservationType,
+};
 use understudy_scsi::transport::{InitiatorPort, TransportId};
 
 use super::*;
 use crate::answers::Identity;
 use crate::nexus::{Geometry, TaskAttribute};
 use crate::reservations::Request;
-use crate::unit::{Plan, Reset, UnitOptions};
+use crate::unit::{Plan, Reset, UnitOptions, Work};
 
 const GEOMETRY: Geometry = Geometry { block_bytes: 512, blocks: 1000 };
 const KIND: ReservationType = ReservationType::WriteExclusiveRegistrantsOnly;
@@ -129,6 +131,33 @@ fn every_service_action_is_kept_before_it_is_in_force() {
         assert_eq!(*volume(Some(&bytes)).reservations(), next, "{action:?}");
         kept.unit.commit(change, Some(bytes));
         assert_eq!(*kept.unit.reservations(), next);
+    }
+}
+
+/// SPC-4 r37 §6.15.4: APTPL can be asked for (PTPL_C), and what was asked last is said (PTPL_A), by a next process too.
+#[test]
+fn capabilities_say_what_aptpl_was_asked_for_and_registrations_are_kept_whatever_it_was() {
+    let mut kept = Kept::new();
+    let id = kept.attach(1);
+    for (persistence, key) in
+        [(Persistence::Volatile, 1), (Persistence::ThroughPowerLoss, 2), (Persistence::Volatile, 3)]
+    {
+        let list = OutList { action_key: key, persistence, ..OutList::default() };
+        let action = OutAction::RegisterAndIgnoreExistingKey;
+        kept.change(id, &StateRequest::Reserve(Request::Plain(action, 0, list)));
+        let mut next = kept.restarted();
+        let host = next.attach(1);
+        for (unit, id) in [(&mut kept.unit, id), (&mut next.unit, host)] {
+            let cdb = encode::persistent_reserve_in(InAction::ReportCapabilities, 8);
+            let begun = unit.begin(id, 1, TaskAttribute::Simple, &cdb);
+            let Plan::Command(command) = begun.plan else { panic!("refused") };
+            let Work::Done(answer) = unit.work(id, &command, &Bytes::new(), "iqn.target") else { panic!("no answer") };
+            unit.end(begun.task);
+            let said = Capabilities::parse(&answer.data_in).expect("eight bytes");
+            assert!(said.persistence);
+            assert_eq!(said.persistence_active, persistence == Persistence::ThroughPowerLoss);
+            assert_eq!(unit.reservations().key_of(&nexus(1)), Some(key));
+        }
     }
 }
 
