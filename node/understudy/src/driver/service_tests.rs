@@ -15,7 +15,7 @@ use understudy_failover::machine::Machine;
 use understudy_failover::words::{Incarnation, PairId};
 use understudy_pool::testing::MemoryDisk;
 use understudy_pool::{Existing, LegPlace, PoolPlan, VolumeMedium, initialise_pool};
-use understudy_portal::PortalError;
+use understudy_portal::{PortalError, PortalOptions};
 use understudy_scsi::encode;
 use understudy_scsi::reservation::{OutAction, OutList};
 
@@ -84,7 +84,7 @@ impl World for Nowhere {
         unreachable!("the test gives the disks")
     }
 
-    fn bind_portal(&self, _: SocketAddr) -> Result<Portal, PortalError> {
+    fn bind_portal(&self, _: SocketAddr, _: PortalOptions) -> Result<Portal, PortalError> {
         unreachable!("no portal is opened")
     }
 
