@@ -322,7 +322,8 @@ impl Node {
                 self.pool_name(pool)
             ),
             Alarm::PoolRefused(pool) => format!(
-                "{} is refused: not every leg recorded good could be fenced; check the paths to its disks",
+                "{} is refused: not every leg recorded good could be fenced; check the paths to its disks; it is tried again every few seconds, \
+                 without disks that give no answer if one of each mirror does",
                 self.pool_name(pool)
             ),
             Alarm::PoolUnusable(pool) => {
@@ -333,7 +334,11 @@ impl Node {
                 )
             }
             Alarm::LastLegFailed(pool) => {
-                format!("the last good leg of a mirror of {} failed: its commands are held", self.pool_name(pool))
+                format!(
+                    "the last good leg of a mirror of {} failed: its commands are held until its disk answers; if {partner} reaches it, \
+                     `understudy takeover --force` there",
+                    self.pool_name(pool)
+                )
             }
             Alarm::HandOffVetoed => "a hand-off was vetoed: `understudy giveback --dry-run` says why".to_owned(),
             Alarm::ReleaseIncomplete => {
@@ -342,7 +347,10 @@ impl Node {
             Alarm::PageRejected => {
                 format!("what is read at {partner}'s interconnect address is no page of this pair: check both files")
             }
-            Alarm::DiskInitFailed => "the disks of this node's pools could not be initialised".to_owned(),
+            Alarm::DiskInitFailed => {
+                "the disks of this node's pools could not be initialised: check the paths to them; it is tried again"
+                    .to_owned()
+            }
             Alarm::PartnerDown => format!("{partner} is down; this node serves everything"),
             Alarm::GenerationsUsedUp => "the generations are used up: prepare the pair anew".to_owned(),
         }
