@@ -86,13 +86,14 @@ impl Case {
 }
 
 /// Those that have to be found.
-pub const KNOWN: [Case; 6] = [
+pub const KNOWN: [Case; 7] = [
     Case::new(Deliberate::Driver(Mistake::FenceNotReadBack), &[Kind::Stop, Kind::Kill, Kind::CutAll]),
     Case::new(Deliberate::Driver(Mistake::DroppedLegsRead), &[Kind::BadDisk, Kind::Kill]),
     Case::new(Deliberate::Driver(Mistake::AnsweredTooEarly), &[Kind::Kill, Kind::SlowDisk]),
     Case::new(Deliberate::Driver(Mistake::FlushForgotten), &[Kind::ShelfPower, Kind::Kill]),
     Case::new(Deliberate::Driver(Mistake::ForceForgotten), &[Kind::ShelfPower, Kind::Kill]),
     Case::new(Deliberate::Machine(Mutant::ServeBeforeFence), &[Kind::Stop, Kind::CutAll]),
+    Case::new(Deliberate::Machine(Mutant::KeepLostLegs), &[Kind::LoseLeg, Kind::KillBoth]),
 ];
 
 /// A mistake is made.
