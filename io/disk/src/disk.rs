@@ -157,6 +157,16 @@ pub trait Disk {
     /// Waits until [`Disk::link`] differs from `seen`.
     fn link_changed(&self, seen: Link) -> LocalBoxFuture<'_, Link>;
 
+    /// The newest epoch that began with the disk saying that it was powered on, or may have been (29h/xx except a bus device reset
+    /// and the loss of the nexus, 29h/03h and 29h/07h): what was in its cache is likely gone. That a disk says nothing proves
+    /// nothing, because what it said may have been lost with a connection. A disk that tells none of them apart says it in every epoch.
+    fn powered_on_in(&self) -> u64 {
+        match self.link() {
+            Link::Connected { epoch } => epoch,
+            Link::Down => u64::MAX,
+        }
+    }
+
     /// Says that the fence of this disk has been proved (READ KEYS and READ RESERVATION) in `epoch` of the link. From
     /// the first call on, a write is sent only while the link is connected with the epoch trusted last; in any other
     /// epoch it fails with [`DiskError::Unreachable`] and nothing is sent. A disk of which no epoch was ever trusted

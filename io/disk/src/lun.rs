@@ -67,6 +67,8 @@ pub(crate) struct Unit {
     trouble: RefCell<String>,
     /// Number of the newest login or reset seen.
     epoch: Cell<u64>,
+    /// The newest of them that may have begun with a power-on.
+    powered_on_in: Cell<u64>,
     /// Login of the session in which pending unit attentions have been swallowed; the link shows no other.
     settled_login: Cell<Option<u64>>,
     trusted: Cell<Option<u64>>,
@@ -121,6 +123,7 @@ impl IscsiLun {
             geometry: Cell::new(None),
             trouble: RefCell::new(String::new()),
             epoch: Cell::new(0),
+            powered_on_in: Cell::new(0),
             settled_login: Cell::new(None),
             trusted: Cell::new(None),
             link_moved: Watched::new(()),
@@ -229,9 +232,12 @@ impl Unit {
         let request = Request { cdb, transfer, deadline };
         let answer = self.session.execute(self.lun, request).await?;
         let sense = if answer.status == Status::CheckCondition as u8 { Sense::parse(&answer.sense) } else { None };
-        if sense.as_ref().is_some_and(is_reset) {
-            tracing::info!(disk = %self.name, "power-on or reset unit attention");
+        if let Some(reset) = sense.as_ref().filter(|sense| is_reset(sense)) {
+            tracing::info!(disk = %self.name, asc = reset.asc.0, "power-on, reset or nexus-loss unit attention");
             self.begin_epoch();
+            if !matches!(reset.asc, Asc::BUS_DEVICE_RESET_FUNCTION | Asc::I_T_NEXUS_LOSS) {
+                self.powered_on_in.set(self.epoch.get());
+            }
         }
         Ok((answer, sense))
     }
@@ -502,6 +508,10 @@ impl Disk for IscsiLun {
 
     fn is_trusted(&self) -> bool {
         matches!(self.unit.link(), Link::Connected { epoch } if self.unit.trusted.get() == Some(epoch))
+    }
+
+    fn powered_on_in(&self) -> u64 {
+        self.unit.powered_on_in.get()
     }
 
     fn reservations(&self) -> Option<&dyn Reservations> {

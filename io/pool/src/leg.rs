@@ -26,7 +26,7 @@ use tracing::{info, warn};
 use understudy_disk::disk::{Disk, DiskError, Durability, Extent, Geometry, Link};
 use understudy_layout::label::PoolAreas;
 
-use crate::mirror::Mirror;
+use crate::mirror::{Doubt, Mirror};
 use crate::overseer::{LegPlace, Proof, Reason};
 use crate::switch::Switch;
 use crate::witness::Witness;
@@ -128,6 +128,8 @@ pub struct Leg {
     doubted: Cell<bool>,
     /// When the fence was proved last.
     proved: Cell<Option<Instant>>,
+    /// The disk's epoch when it was up last.
+    last_up: Cell<u64>,
     /// Since when the disk has refused commands with a conflict and yet shown the fence whenever it was asked.
     refusing: Cell<Option<Instant>>,
     unflushed: RefCell<Unflushed>,
@@ -157,6 +159,7 @@ impl Leg {
             standing: Cell::new(standing),
             doubted: Cell::new(false),
             proved: Cell::new(None),
+            last_up: Cell::new(0),
             refusing: Cell::new(None),
             unflushed: RefCell::default(),
             reads_admitted: Witness::default(),
@@ -206,6 +209,9 @@ impl Leg {
     pub fn begin(&self, fenced_epoch: Option<u64>) {
         if matches!(self.state.get(), LegState::Failed | LegState::Dropped) {
             return;
+        }
+        if let Link::Connected { epoch } = self.disk.link() {
+            self.last_up.set(epoch);
         }
         match fenced_epoch {
             Some(epoch) if self.disk.link() == (Link::Connected { epoch }) => self.set(LegState::Up { epoch }),
@@ -548,7 +554,9 @@ async fn prove(leg: &Rc<Leg>, siblings: &Rc<Mirror>) {
         Proof::Held { epoch } if now == asked && leg.disk.link() == (Link::Connected { epoch }) => {
             info!(leg = %leg.place, disk = leg.disk.name(), epoch, "leg up again");
             leg.proved.set(Some(Instant::now()));
-            siblings.distrust(leg, &leg.take_unflushed());
+            let doubt = if leg.disk.powered_on_in() > leg.last_up.get() { Doubt::PoweredOn } else { Doubt::NewSession };
+            siblings.distrust(leg, &leg.take_unflushed(), doubt);
+            leg.last_up.set(epoch);
             leg.set(LegState::Up { epoch });
             leg.settle_doubt();
         }

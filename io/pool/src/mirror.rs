@@ -41,16 +41,60 @@ pub enum MirrorFault {
     Stopped,
 }
 
+/// Why a leg may not have what was acknowledged; a stronger reason comes later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Doubt {
+    /// Nothing was acknowledged that only one of them has.
+    Nothing,
+    /// Its disk came back in a new session and does not say that more happened. It may have and been told in an answer that was lost.
+    NewSession,
+    /// Its disk says that it was powered on.
+    PoweredOn,
+}
+
+/// A region that may differ.
+#[derive(Debug, Clone, Copy)]
+struct Listed {
+    /// The leg that has what was acknowledged, if it matters.
+    best: Option<u8>,
+    /// What speaks against the others.
+    doubt: Doubt,
+    /// When it was listed last: a copy that began before makes nothing equal.
+    turn: u64,
+}
+
 /// What is known about legs that may differ.
 #[derive(Default)]
 struct Differences {
     /// Regions below this were copied since the start, or never differed.
     compared_to: u32,
-    /// Regions that may differ whatever `compared_to` says, and the leg that has what was acknowledged, if it matters.
-    regions: BTreeMap<u32, Option<u8>>,
+    /// Regions that may differ whatever `compared_to` says.
+    regions: BTreeMap<u32, Listed>,
     /// Those among them that a disk may have forgotten with its cache: until they are copied, nothing written to them counts as
     /// flushed.
     forgotten: BTreeSet<u32>,
+    /// Grows with every listing.
+    turn: u64,
+}
+
+impl Differences {
+    /// Lists a region of which `doubted` may not have what was acknowledged; `other` is as good as any.
+    fn doubt(&mut self, region: u32, doubted: u8, other: u8, doubt: Doubt) {
+        self.turn += 1;
+        let turn = self.turn;
+        let listed = self.regions.entry(region).or_insert(Listed { best: Some(other), doubt, turn });
+        listed.turn = turn;
+        // If both disks may have forgotten, the one against which less speaks is the better one.
+        if listed.best.is_none() || (listed.best == Some(doubted) && listed.doubt < doubt) {
+            (listed.best, listed.doubt) = (Some(other), doubt);
+        } else if listed.best != Some(doubted) {
+            listed.doubt = listed.doubt.max(doubt);
+        }
+    }
+
+    fn listed_in(&self, region: u32) -> Option<u64> {
+        self.regions.get(&region).map(|listed| listed.turn)
+    }
 }
 
 pub struct Mirror {
@@ -208,7 +252,7 @@ impl Mirror {
 
     /// A leg's disk came back from a new session or a reset: what was in its cache may be gone. The others have it; of a
     /// last good leg nobody knows better than itself, and it goes on answering.
-    pub fn distrust(&self, leg: &Rc<Leg>, regions: &BTreeSet<u32>) {
+    pub fn distrust(&self, leg: &Rc<Leg>, regions: &BTreeSet<u32>, doubt: Doubt) {
         if let Some(returning) = self.returning() {
             regions.iter().for_each(|region| returning.forget(*region));
         }
@@ -218,8 +262,7 @@ impl Mirror {
         }
         let mut differences = self.differences.borrow_mut();
         for &region in regions {
-            // If both disks forgot, neither is better: then the entry that is there stays.
-            differences.regions.entry(region).or_insert(Some(other.place.leg));
+            differences.doubt(region, leg.place.leg, other.place.leg, doubt);
             differences.forgotten.insert(region);
         }
         self.differs.notify_one();
@@ -230,8 +273,13 @@ impl Mirror {
             returning.forget(region);
         }
         if self.counting_legs().count() > 1 {
-            let answers = Some(self.leg_of(region).place.leg);
-            self.differences.borrow_mut().regions.entry(region).or_insert(answers);
+            let best = Some(self.leg_of(region).place.leg);
+            let mut differences = self.differences.borrow_mut();
+            differences.turn += 1;
+            let turn = differences.turn;
+            let listed = differences.regions.entry(region).or_insert(Listed { best, doubt: Doubt::Nothing, turn });
+            listed.turn = turn;
+            drop(differences);
             self.differs.notify_one();
         }
     }
@@ -243,7 +291,7 @@ impl Mirror {
 
     /// The leg that answers for a region.
     pub fn leg_of(&self, region: u32) -> Rc<Leg> {
-        let preferred = self.differences.borrow().regions.get(&region).copied().flatten();
+        let preferred = self.differences.borrow().regions.get(&region).and_then(|listed| listed.best);
         if let Some(leg) = self.good_legs().find(|leg| Some(leg.place.leg) == preferred) {
             return leg;
         }
@@ -426,6 +474,7 @@ impl Mirror {
     pub async fn copy_region(self: &Rc<Self>, region: u32) -> bool {
         let offset = u64::from(region) * REGION_BYTES;
         let guard = self.locks.acquire(offset, offset + REGION_BYTES).await;
+        let listed_in = self.differences.borrow().listed_in(region);
         let source = self.leg_of(region);
         let Ok(truth) = source.read_once(source.areas.data_offset + offset, REGION_BYTES).await else {
             return false;
@@ -437,6 +486,8 @@ impl Mirror {
             for leg in targets {
                 let at = leg.areas.data_offset + offset;
                 if leg.read_once(at, REGION_BYTES).await.is_ok_and(|there| there == truth) {
+                    // Perhaps in its cache only: what was doubted since a new session is not on the medium for that.
+                    leg.note_cached(region);
                     continue;
                 }
                 match leg.write(at, truth.clone(), Durability::ForceUnitAccess).await {
@@ -445,8 +496,7 @@ impl Mirror {
                     LegOutcome::Stopped => return false,
                 }
             }
-            mirror.note_equal(region);
-            true
+            mirror.note_equal(region, listed_in)
         };
         self.persevere(copy).await
     }
@@ -473,19 +523,25 @@ impl Mirror {
     /// Lets the resync go on behind a region it can not make equal now; the region stays listed.
     pub fn postpone(&self, region: u32) {
         let mut differences = self.differences.borrow_mut();
-        differences.regions.entry(region).or_insert(None);
+        let turn = differences.turn;
+        differences.regions.entry(region).or_insert(Listed { best: None, doubt: Doubt::Nothing, turn });
         if differences.compared_to == region {
             differences.compared_to += 1;
         }
     }
 
-    fn note_equal(&self, region: u32) {
+    /// Whether it is: unless a disk came back meanwhile and may have forgotten it.
+    fn note_equal(&self, region: u32, listed_in: Option<u64>) -> bool {
         let mut differences = self.differences.borrow_mut();
+        if differences.listed_in(region) != listed_in {
+            return false;
+        }
         differences.regions.remove(&region);
         differences.forgotten.remove(&region);
         if differences.compared_to == region {
             differences.compared_to += 1;
         }
+        true
     }
 }
 

@@ -360,19 +360,10 @@ impl Pool {
     ///
     /// # Errors
     /// [`VolumeError::Fenced`] if the pool was stopped meanwhile, [`VolumeError::Refused`] if a mirror's only disk
-    /// cannot be written.
+    /// cannot be written or flushed: it serves nothing then, its legs are looked after, and it can be started again.
     pub async fn start(&self, generation: u64, fenced: &[FencedLeg]) -> Result<(), VolumeError> {
-        for mirror in self.mirrors.iter() {
-            for leg in mirror.legs().iter() {
-                leg.begin(fenced.iter().find(|fenced| fenced.place == leg.place).map(|fenced| fenced.epoch));
-                spawn_local(supervise(Rc::clone(leg), Rc::downgrade(mirror)));
-            }
-            mirror.set_compared_to(match self.in_sync.get() {
-                InSync::No if mirror.good_legs().count() > 1 => 0,
-                InSync::Yes | InSync::No => mirror.regions,
-            });
-        }
         if let Some(receiver) = self.unfinished.borrow_mut().take() {
+            self.begin_legs(fenced);
             spawn_local(finish(receiver, Rc::clone(&self.switch)));
         }
         if self.in_sync.get() == InSync::No || !self.uniform.get() {
@@ -392,6 +383,19 @@ impl Pool {
             spawn_local(take_back(place, mirror, self.me.clone()));
         }
         Ok(())
+    }
+
+    fn begin_legs(&self, fenced: &[FencedLeg]) {
+        for mirror in self.mirrors.iter() {
+            for leg in mirror.legs().iter() {
+                leg.begin(fenced.iter().find(|fenced| fenced.place == leg.place).map(|fenced| fenced.epoch));
+                spawn_local(supervise(Rc::clone(leg), Rc::downgrade(mirror)));
+            }
+            mirror.set_compared_to(match self.in_sync.get() {
+                InSync::No if mirror.good_legs().count() > 1 => 0,
+                InSync::Yes | InSync::No => mirror.regions,
+            });
+        }
     }
 
     /// Every place of a leg, good or not.

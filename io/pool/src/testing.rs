@@ -50,6 +50,7 @@ pub struct MemoryDisk {
     durable: RefCell<Vec<u8>>,
     link: Cell<Link>,
     epoch: Cell<u64>,
+    powered_on_in: Cell<u64>,
     link_changed: Notify,
     random: Cell<u64>,
     /// Longest time a step of a command takes, microseconds; 0: none.
@@ -83,6 +84,7 @@ impl MemoryDisk {
             live: RefCell::new(image),
             link: Cell::new(Link::Connected { epoch: 1 }),
             epoch: Cell::new(1),
+            powered_on_in: Cell::new(1),
             link_changed: Notify::new(),
             random: Cell::new(0x9e37_79b9_7f4a_7c15),
             jitter_us: Cell::new(0),
@@ -131,6 +133,7 @@ impl MemoryDisk {
     pub fn lose_cache(&self) {
         let durable = self.durable.borrow().clone();
         *self.live.borrow_mut() = durable;
+        self.powered_on_in.set(self.epoch.get() + 1);
         self.restore_link();
     }
 
@@ -372,6 +375,10 @@ impl Disk for MemoryDisk {
             }
         }
         .boxed_local()
+    }
+
+    fn powered_on_in(&self) -> u64 {
+        self.powered_on_in.get()
     }
 
     fn reservations(&self) -> Option<&dyn Reservations> {

@@ -307,6 +307,100 @@ fn what_the_owner_before_left_in_a_cache_is_on_the_medium_before_it_is_shown() {
 }
 
 #[test]
+fn of_two_disks_in_doubt_the_one_that_says_it_was_powered_on_is_not_believed() {
+    for victim in [0, 1] {
+        run(async {
+            let bench = Bench::new(512, 1).await;
+            let pool = bench.serve(InSync::Yes).await;
+            let v = volume(&pool, "v", 4, 512).await;
+            for lba in [0, 2048, 4096, 6144] {
+                write(&v, lba, 1).await;
+            }
+            v.flush().await.expect("flushed");
+            for lba in [0, 2048, 4096, 6144] {
+                write(&v, lba, 2).await;
+            }
+            // A new session of one disk, and before anything is copied the other one loses power.
+            bench.disks.iter().for_each(|disk| disk.set_jitter(9, Duration::from_secs(1)));
+            bench.disks[1 - victim].cut_link();
+            bench.disks[1 - victim].restore_link();
+            settle().await;
+            bench.disks[victim].lose_cache();
+            settle().await;
+            bench.disks.iter().for_each(|disk| disk.set_jitter(9, Duration::ZERO));
+            for lba in [0, 2048, 4096, 6144] {
+                assert_eq!(read(&v, lba).await, 2, "acknowledged, and on the disk that only had a new session");
+            }
+            v.flush().await.expect("flushed");
+            bench.assert_legs_equal().await;
+            bench.disks.iter().for_each(|disk| disk.lose_cache());
+            for lba in [0, 2048, 4096, 6144] {
+                assert_eq!(read(&v, lba).await, 2, "flushed");
+            }
+        });
+    }
+}
+
+#[test]
+fn what_is_found_equal_after_a_new_session_is_still_only_in_the_cache() {
+    for victim in [0, 1] {
+        run(async {
+            let bench = Bench::new(512, 1).await;
+            let pool = bench.serve(InSync::Yes).await;
+            let v = volume(&pool, "v", 4, 512).await;
+            for lba in [0, 2048, 4096, 6144] {
+                write(&v, lba, 2).await;
+            }
+            bench.disks[victim].cut_link();
+            bench.disks[victim].restore_link();
+            sleep(Duration::from_secs(1)).await;
+            pool.wait_in_sync().await;
+            bench.disks[victim].lose_cache();
+            for lba in [0, 2048, 4096, 6144] {
+                assert_eq!(read(&v, lba).await, 2, "acknowledged, and still on the other disk");
+            }
+        });
+    }
+}
+
+#[test]
+fn disk_that_forgets_while_another_is_made_equal_to_it_stays_listed() {
+    run(async {
+        let bench = Bench::new(512, 1).await;
+        let pool = bench.serve(InSync::Yes).await;
+        let v = volume(&pool, "v", 1, 512).await;
+        write(&v, 0, 2).await;
+        // The second disk is doubted; the region is read from the first one, and its copy hangs at the second.
+        bench.disks[1].lose_cache();
+        bench.disks[1].set_hang(true);
+        settle().await;
+        bench.disks[0].lose_cache();
+        settle().await;
+        bench.disks[1].set_hang(false);
+        sleep(Duration::from_secs(1)).await;
+        pool.wait_in_sync().await;
+        bench.assert_legs_equal().await;
+    });
+}
+
+#[test]
+fn pool_whose_only_disk_refuses_at_the_start_serves_when_it_is_started_again() {
+    run(async {
+        let bench = Bench::new(512, 1).await;
+        let only_first =
+            understudy_pool::Expected { legs_good: support::only_first_leg(), ..bench.expected(InSync::No) };
+        let pool = bench.load(only_first).await.expect("loads");
+        bench.disks[0].break_all_writes();
+        assert_eq!(pool.start(2, &bench.fenced()).await, Err(understudy_pool::VolumeError::Refused));
+        bench.disks[0].mend();
+        pool.start(2, &bench.fenced()).await.expect("starts");
+        let v = volume(&pool, "v", 2, 512).await;
+        write(&v, 0, 4).await;
+        assert_eq!(read(&v, 0).await, 4);
+    });
+}
+
+#[test]
 fn write_whose_caller_went_away_still_reaches_both_legs() {
     run(async {
         let bench = Bench::new(512, 1).await;

@@ -380,12 +380,18 @@ impl Service {
         opened.units.borrow_mut().insert(volume.uuid, (volume.lun, unit));
     }
 
-    /// Lets the pool's commands through, and the logins once no other pool is on its way.
+    /// Lets the pool's commands through, and the logins once no other pool is on its way. A pool whose disks refuse is tried again
+    /// and again, with its clients waiting: the machine takes it for served and orders it once.
     pub async fn serve(&self, id: PoolId, fenced: &[FencedLeg]) {
         let Some(opened) = self.opened(id) else { return };
-        if let Err(error) = opened.pool.start(u64::from(opened.generation.get().0), fenced).await {
+        let generation = u64::from(opened.generation.get().0);
+        // BOUND: until the disks take it, or the pool is closed, which stops it.
+        while let Err(error) = opened.pool.start(generation, fenced).await {
             tracing::error!("{id} could not be started: {error}");
-            return;
+            if matches!(error, VolumeError::Fenced) {
+                return;
+            }
+            tokio::time::sleep(self.config.timing.retry).await;
         }
         self.resume(id);
         self.served.borrow_mut().insert(id);
@@ -407,6 +413,10 @@ impl Service {
     pub async fn hold(&self, id: PoolId) -> Result<(MetadataVersion, LegsAre), NotHeld> {
         // A pool that is not open has nothing under way, and nothing to hand over: the machine only holds what it serves.
         let Some(opened) = self.opened(id) else { return Err(NotHeld::FlushFailed) };
+        // Nor one that is still being started: what is resumed when it is would be taken for held.
+        if !self.served.borrow().contains(&id) {
+            return Err(NotHeld::FlushFailed);
+        }
         let ordered = self.times_resumed(id);
         if !self.turns.borrow().contains_key(&id) {
             let turn = self.turn(id).await;
