@@ -14,11 +14,12 @@ use understudy_model::scenes::{self, Scene};
 use understudy_model::tale;
 
 const USAGE: &str =
-    "understudy-model [--long | --mutants] [--scene NAME] [--tell] [--threads N] [--minutes N] [--json FILE]";
+    "understudy-model [--long | --deep | --mutants] [--scene NAME] [--tell] [--threads N] [--minutes N] [--json FILE]";
 
 #[derive(Default)]
 struct Options {
     long: bool,
+    deep: bool,
     mutants: bool,
     tell: bool,
     scene: Option<String>,
@@ -34,6 +35,7 @@ fn options() -> Result<Options> {
         let mut value = || words.next().with_context(|| format!("{word}: a value is missing\n{USAGE}"));
         match word.as_str() {
             "--long" => options.long = true,
+            "--deep" => options.deep = true,
             "--tell" => options.tell = true,
             "--mutants" => options.mutants = true,
             "--scene" => options.scene = Some(value()?),
@@ -91,7 +93,11 @@ fn as_json(report: &Report) -> Value {
 }
 
 fn scenes(options: &Options) -> (Value, bool) {
-    let all = if options.long { scenes::long() } else { scenes::short() };
+    let all = match (options.deep, options.long) {
+        (true, _) => scenes::deep(),
+        (false, true) => scenes::long(),
+        (false, false) => scenes::short(),
+    };
     let threads = options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let limit = Duration::from_secs(60 * options.minutes.unwrap_or(if options.long { 600 } else { 10 }));
     let told = if options.tell { Told::EveryLevel } else { Told::Nothing };

@@ -26,7 +26,7 @@ use anyhow::{Context, Result, bail};
 const USAGE: &str = "\
 cargo xtask ci                                       everything CI checks
 cargo xtask layers | sizes [--accept] | words        single checks
-cargo xtask model [--long | --mutants] [--scene NAME] [--tell] [--threads N] [--minutes N] [--json FILE]
+cargo xtask model [--long | --deep | --mutants] [--scene NAME] [--tell] [--threads N] [--minutes N] [--json FILE]
                                                      every schedule of the failover machine within bounds
 cargo xtask bench failover [--runs N] [--json FILE]  pauses at takeover and giveback, from N demos
 cargo xtask bench target [--against tgtd] [--rounds N] [--seconds S] [--json FILE]
