@@ -100,6 +100,21 @@ fn keeping_a_pool_that_only_the_partner_could_serve_is_found() {
 }
 
 #[test]
+fn never_leaving_out_a_leg_that_is_lost_is_found() {
+    must_find(Mutant::KeepLostLegs);
+}
+
+#[test]
+fn answering_a_read_that_nobody_confirmed_is_found() {
+    must_find(Mutant::ReadUnwitnessed);
+}
+
+#[test]
+fn trying_a_contested_pool_again_with_a_weaker_fence_is_found() {
+    must_find(Mutant::RetryWithGuard);
+}
+
+#[test]
 fn giving_back_to_a_node_that_finds_other_disks_is_found() {
     must_find(Mutant::IgnoreInventory);
 }
