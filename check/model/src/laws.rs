@@ -11,7 +11,7 @@ use understudy_failover::invariants::{self, PairView, PoolDiskView, Service};
 use understudy_failover::mutants::{Mutant, is_on};
 use understudy_failover::page::Page;
 use understudy_failover::record::{PoolEntry, Record, Verdict};
-use understudy_failover::sim::disks::LockDisk;
+use understudy_failover::sim::disks::{LockDisk, has_key_majority};
 use understudy_failover::words::{LegIndex, NodeId, PoolId};
 
 use crate::clients::written;
@@ -245,12 +245,9 @@ fn is_witnessed(pair: &Pair, node: NodeId, pool: PoolId, read: u8) -> bool {
     if is_on(Mutant::ReadUnwitnessed) {
         return true;
     }
-    let disks = &pair.shelf.lock_disks;
-    let own = |disk: &&LockDisk| !disk.cut[node.index()] && disk.keys[node.index()].is_some();
-    let has_lock_disks = || disks.iter().filter(own).count() > disks.len() / 2;
     written(pair, node, pool).into_iter().filter(|leg| *leg != read).all(|leg| {
         let disk = &pair.leg(pool, leg).disk;
-        if disk.reachable[node.index()] { disk.lets_read(node) } else { has_lock_disks() }
+        if disk.reachable[node.index()] { disk.lets_read(node) } else { has_key_majority(&pair.shelf.lock_disks, node) }
     })
 }
 

@@ -33,7 +33,7 @@ pub enum Start {
     /// B serves everything and has released; A is in MBWAIT.
     Ready,
     /// This node has taken over from the other, which still serves and has not noticed; a leg is out of its reach, and it has refused
-    /// the pool. From B the pool is taken back by its home, which has just booted.
+    /// the pool. For B that is the pool of a home that served it; for A, which has just booted, its own, which B served.
     Refused(NodeId),
 }
 

@@ -3,6 +3,7 @@
 //! The one idea: values only grow, so a medium that shows less than the last acknowledged value has lost a write, and a write that lands
 //! below it came from a node that should have been fenced.
 
+use super::disks::has_key_majority;
 use super::{Outstanding, Served, What, World};
 use crate::input::Input;
 use crate::words::{LegIndex, MirrorIndex, NodeId, PoolId};
@@ -38,7 +39,7 @@ impl World {
             if reached && !disk.lets_read(node) {
                 return self.doubt(node, pool);
             }
-            if !reached && (other == leg || !self.holds_the_lock_disks(node)) {
+            if !reached && (other == leg || !has_key_majority(&self.lock_disks, node)) {
                 return;
             }
         }
@@ -46,12 +47,6 @@ impl World {
         if value < acked {
             self.fail(format!("{node} answers a read of {pool} with {value}, after {acked} was acknowledged"));
         }
-    }
-
-    /// What a node asks in the place of a leg that gives no answer, before it answers a read from another.
-    fn holds_the_lock_disks(&self, node: NodeId) -> bool {
-        let own = |disk: &&super::disks::LockDisk| !disk.cut[node.index()] && disk.keys[node.index()].is_some();
-        self.lock_disks.iter().filter(own).count() > self.lock_disks.len() / 2
     }
 
     fn client_writes(&mut self, node: NodeId, pool: PoolId) {

@@ -133,3 +133,11 @@ impl LockDisk {
         self.slots[node.index()][record.slot()] = Some(record.clone());
     }
 }
+
+/// Whether `node` reads its key on a majority of the lock disks: what it asks in the place of a leg that gives no answer, before it
+/// answers a read from another.
+#[must_use]
+pub fn has_key_majority(disks: &[LockDisk], node: NodeId) -> bool {
+    let own = |disk: &&LockDisk| !disk.cut[node.index()] && disk.keys[node.index()].is_some();
+    disks.iter().filter(own).count() > disks.len() / 2
+}

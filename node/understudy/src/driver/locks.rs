@@ -16,7 +16,7 @@ use understudy_failover::effect::Entry;
 use understudy_failover::input::{JoinOutcome, WriteOutcome};
 use understudy_failover::key::ReservationKey;
 use understudy_failover::record::{Heartbeat, Record, RecordSlots};
-use understudy_failover::survey::{ContestMove, LockDiskView, Survey, contest_move};
+use understudy_failover::survey::{ContestMove, KeyMajority, LockDiskView, Survey, contest_move};
 use understudy_failover::words::{Incarnation, NodeId, PairId};
 use understudy_layout::lock::{LockPlaces, RecordSlot};
 use understudy_layout::{DiskShape, Span};
@@ -71,13 +71,12 @@ impl LockDisks {
         Survey { disks }
     }
 
-    /// Whether this node's key stands on a majority of the lock disks now: then nobody has won them against it.
-    pub async fn has_own_key(&self) -> bool {
-        let own = self.own_key();
-        let look = |disk: Rc<dyn Disk>| async move { keys_of(disk.as_ref()).await.filter(|keys| keys.contains(&own)) };
-        let looks = self.disks.iter().cloned().map(|disk| self.within_patience(look(disk)));
-        let found = join_all(looks).await.into_iter().flatten().count();
-        2 * found > self.disks.len()
+    /// READ KEYS of every lock disk, and what that says of this node's own: while it is held, nobody has won them against it.
+    pub async fn own_key_majority(&self) -> KeyMajority {
+        let keys = self.disks.iter().map(|disk| self.within_patience(keys_of(disk.as_ref())));
+        let views =
+            join_all(keys).await.into_iter().map(|keys| Some(LockDiskView { keys: keys?, ..LockDiskView::default() }));
+        Survey { disks: views.collect() }.key_majority(self.own_key())
     }
 
     async fn within_patience<T>(&self, work: impl Future<Output = Option<T>>) -> Option<T> {

@@ -11,6 +11,7 @@ use understudy_failover::effect::FenceKind;
 use understudy_failover::fence::DiskFence;
 use understudy_failover::input::Input;
 use understudy_failover::key::ReservationKey;
+use understudy_failover::survey::KeyMajority;
 use understudy_failover::words::{LegIndex, MirrorIndex, PoolId};
 use understudy_pool::{LegPlace, Overseer, Proof, Reason, ReturnNews};
 
@@ -228,7 +229,7 @@ impl Overseer for PoolOverseer {
     }
 
     fn is_still_owner(&self) -> LocalBoxFuture<'_, bool> {
-        Box::pin(self.parts.locks.has_own_key())
+        Box::pin(async move { self.parts.locks.own_key_majority().await == KeyMajority::Held })
     }
 
     fn tell(&self, place: LegPlace, news: ReturnNews) {
