@@ -11,7 +11,7 @@ mod clients;
 mod mistake;
 mod read;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::fmt;
 use std::net::SocketAddr;

@@ -8,7 +8,7 @@ use super::{AutomaticGiveback, Config, Look, NodeName, Provider, fold_name};
 const EXAMPLE: &str = include_str!("../../../../docs/pair.example.toml");
 
 /// A file without mistakes, short enough to see what a test changes.
-const GOOD: &str = r#"[pair]
+pub(crate) const GOOD: &str = r#"[pair]
 name = "office"
 
 [node.a]

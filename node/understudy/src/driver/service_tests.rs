@@ -21,44 +21,12 @@ use understudy_scsi::reservation::{OutAction, OutList};
 
 use super::*;
 use crate::admin::AdminRequest;
+use crate::config::tests::GOOD;
 use crate::driver::lane::Lane;
 use crate::driver::locks::LockDisks;
 use crate::driver::overseer::OverseerParts;
 use crate::driver::world::{Interconnect, OwnPage, Witness};
 use crate::timeline::Recorder;
-
-const PAIR: &str = r#"[pair]
-name = "office"
-
-[node.a]
-interconnect = "127.0.0.1:7100"
-portals = ["127.0.0.1:3260"]
-target = "iqn.2026-01.com.example:a"
-state = "a"
-
-[node.b]
-interconnect = "127.0.0.1:7200"
-portals = ["127.0.0.1:3261"]
-target = "iqn.2026-01.com.example:b"
-state = "b"
-
-[[lock_disk]]
-name = "l0"
-url = "iscsi://127.0.0.1:3300/iqn.2026-01.com.example:shelf/0"
-
-[[disk]]
-name = "d0"
-url = "iscsi://127.0.0.1:3300/iqn.2026-01.com.example:shelf/1"
-
-[[disk]]
-name = "d1"
-url = "iscsi://127.0.0.1:3300/iqn.2026-01.com.example:shelf/2"
-
-[[pool]]
-name = "fast"
-home = "a"
-mirrors = [["d0", "d1"]]
-"#;
 
 /// A service without portals asks nothing of its world.
 struct Nowhere;
@@ -118,7 +86,7 @@ struct Bench {
 
 impl Bench {
     async fn new() -> Self {
-        let config = Config::parse(Path::new("/pair.toml"), PAIR).expect("a good file");
+        let config = Config::parse(Path::new("/pair.toml"), GOOD).expect("a good file");
         let layout = config.pools.first().expect("one pool");
         let disks: Vec<_> = ["d0", "d1"].iter().map(|name| MemoryDisk::new(name, 512, 16 << 20)).collect();
         let plan = PoolPlan {
