@@ -403,6 +403,21 @@ impl Stage {
         Ok(())
     }
 
+    /// Waits until `node` has told of `step` with `text` in it at least once. What its status says may be known before its
+    /// timeline has arrived.
+    ///
+    /// # Errors
+    /// As [`Stage::wait_for`].
+    pub fn wait_until_told(&mut self, node: NodeName, step: &str, text: &str) -> anyhow::Result<()> {
+        self.wait_for(&format!("{node} tells of {step} ({text})"), |stage| stage.times_told(node, step, text) > 0)
+    }
+
+    /// How often `node` has told of `step` with `text` in it, as far as its timeline has arrived.
+    #[must_use]
+    pub fn times_told(&self, node: NodeName, step: &str, text: &str) -> usize {
+        self.steps.iter().filter(|told| told.node == node && told.step == step && told.text.contains(text)).count()
+    }
+
     fn pump(&mut self, deadline: Instant) {
         // BOUND: after the deadline only what has already arrived is taken.
         while let Some(step) = self.watch.next(deadline) {

@@ -10,7 +10,7 @@ use understudy::harness::Signal;
 use understudy_drill::ground::{Ground, Hosting, Manner, Wish};
 use understudy_drill::stage::serving;
 use understudy_drill::table::hosting;
-use understudy_drill::{Fault, Stage, play};
+use understudy_drill::{Fault, play};
 
 /// Several times what it takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -41,8 +41,7 @@ fn claimed_back_unseen(ground: &mut Ground) -> anyhow::Result<()> {
     ground.stage.arm(taker, "fenced", Fault::Hung)?;
     ground.ask_aside(taker, Request::Takeover { kind: TakeoverKind::Planned }, Manner::UntilItMay);
     ground.stage.wait_until_hit(taker, Fault::Hung)?;
-    let ceased = |stage: &Stage| stage.steps.iter().any(|step| step.node == giver && step.step == "ceased");
-    ground.stage.wait_for("the giver has ceased", |stage| ceased(stage))?;
+    ground.stage.wait_until_told(giver, "ceased", "")?;
     ground.stage.pair.signal(taker, Signal::STOP)?;
     ground.stage.wait_for("the giver serves everything again", |stage| {
         stage.pair.status(giver).is_ok_and(|status| serving(&status).len() == status.pools.len())

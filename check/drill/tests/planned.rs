@@ -82,8 +82,7 @@ fn give_back(stage: &mut Stage) -> anyhow::Result<()> {
 
 /// How often node b told of the first answer after it got the pool of node a.
 fn first_answers(stage: &Stage) -> usize {
-    let told = |node, step: &str, text: &str| node == NodeName::B && step == "first-answer" && text.contains("pool-a");
-    stage.steps.iter().filter(|step| told(step.node, &step.step, &step.text)).count()
+    stage.times_told(NodeName::B, "first-answer", "pool-a")
 }
 
 /// Waits until node b has read this state word in the page of its partner.
@@ -142,7 +141,7 @@ fn a_first_answer_is_told_once_though_the_pool_was_there_before_and_nobody_used_
         ensure!(first_answers(&stage) == 0, "somebody used the pool of node a at node b");
         stage.start_client(NodeName::A, 2)?;
         demand_done(&stage, &Request::Takeover { kind: TakeoverKind::Planned })?;
-        stage.wait_for("b tells of a first answer", |stage| first_answers(stage) > 0)?;
+        stage.wait_until_told(NodeName::B, "first-answer", "pool-a")?;
         stage.wait_until_clients_go_on("at b")?;
         give_back(&mut stage)?;
         ensure!(first_answers(&stage) == 1, "told {} times", first_answers(&stage));

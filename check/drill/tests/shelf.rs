@@ -6,7 +6,6 @@ use std::time::Duration;
 use anyhow::Context;
 use understudy::config::NodeName;
 use understudy::harness::Signal;
-use understudy::timeline::TimelineStep;
 use understudy_drill::registered::register_late;
 use understudy_drill::stage::plan;
 use understudy_drill::{Stage, play};
@@ -76,8 +75,9 @@ fn a_disk_lost_with_everything_else_leaves_its_pool_served_on_the_other_leg() {
             stage.pair.start(node)?;
         }
         stage.wait_until_clients_go_on("with one leg of a mirror")?;
-        let left_out = |step: &TimelineStep| step.step == "legs-left-out" && step.text.contains(&pool);
-        anyhow::ensure!(stage.steps.iter().any(left_out), "the timeline does not tell of it");
+        stage.wait_for("the timeline tells of it", |stage| {
+            NodeName::BOTH.iter().any(|node| stage.times_told(*node, "legs-left-out", &pool) > 0)
+        })?;
         // It was found again, and is taken back like any leg that was dropped.
         stage.pair.kill_shelf()?;
         stage.wait_until_disks_are_lost()?;

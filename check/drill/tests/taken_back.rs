@@ -102,11 +102,6 @@ fn ask_for_giveback(stage: &mut Stage, soft_vetoes: SoftVetoes) -> anyhow::Resul
     answer.context("no answer")
 }
 
-/// How often a node recorded a step of this leg.
-fn recorded(stage: &Stage, at: NodeName, step: &str) -> usize {
-    stage.steps.iter().filter(|found| found.node == at && found.step == step && found.text.contains(DISK)).count()
-}
-
 /// Everything of a sound pair, and the legs hold the same.
 fn conclude(mut stage: Stage) -> anyhow::Result<()> {
     wait_until_leg_is(&mut stage, NodeName::A, "good")?;
@@ -135,7 +130,7 @@ fn a_disk_that_failed_for_a_while_is_taken_back_while_clients_go_on() {
             eprintln!("longest pause of {client} from mended to good: {pause:?}");
         }
         for step in ["leg-resync", "leg-resync-progress", "leg-taken-back"] {
-            ensure!(recorded(&stage, NodeName::A, step) > 0, "the timeline has no {step}");
+            stage.wait_until_told(NodeName::A, step, DISK)?;
         }
         conclude(stage)
     });
@@ -152,7 +147,7 @@ fn the_survivor_takes_a_leg_back_and_gives_the_whole_mirror_home() {
         stage.demand_keys_of(|_| NodeName::B)?;
         stage.pair.start(NodeName::A)?;
         stage.wait_until_home()?;
-        ensure!(recorded(&stage, NodeName::A, "leg-resync") == 0, "what came home whole is not copied again");
+        ensure!(stage.times_told(NodeName::A, "leg-resync", DISK) == 0, "what came home whole is not copied again");
         conclude(stage)
     });
 }
@@ -179,10 +174,10 @@ fn a_giveback_during_a_copy_is_vetoed_and_if_it_must_be_the_new_owner_begins_ane
         let answer = ask_for_giveback(&mut stage, SoftVetoes::Override)?;
         ensure!(matches!(answer, Response::Done { .. }), "overridden: {answer:?}");
         stage.wait_until_home()?;
-        ensure!(recorded(&stage, NodeName::B, "leg-taken-back") == 0, "the copy was over before the giveback");
+        ensure!(stage.times_told(NodeName::B, "leg-taken-back", DISK) == 0, "the copy was over before the giveback");
         trouble_disk(&stage.pair, DISK, None)?;
         wait_until_leg_is(&mut stage, NodeName::A, "good")?;
-        ensure!(recorded(&stage, NodeName::A, "leg-taken-back") == 1, "a did not take it back");
+        stage.wait_until_told(NodeName::A, "leg-taken-back", DISK)?;
         conclude(stage)
     });
 }
