@@ -20,6 +20,7 @@ mod attention;
 mod change;
 mod commands;
 mod extents;
+mod intervals;
 mod nexus;
 mod pages;
 pub mod reservations;
