@@ -46,8 +46,6 @@ pub struct SimMedium {
     temper: Cell<Temper>,
     /// The next write that begins in here lands so many blocks further.
     misdirect: Cell<Option<(u64, u64, u64)>>,
-    /// Blocks whose last write was acknowledged and landed elsewhere, with what it should have put there.
-    astray: RefCell<BTreeMap<u64, Bytes>>,
     unreadable: RefCell<BTreeSet<u64>>,
     /// Writes that have begun, by number: what power loss interrupts.
     under_way: RefCell<BTreeMap<u64, (u64, Bytes)>>,
@@ -68,7 +66,6 @@ impl SimMedium {
             kept: RefCell::default(),
             temper: Cell::new(Temper::GOOD),
             misdirect: Cell::new(None),
-            astray: RefCell::default(),
             unreadable: RefCell::default(),
             under_way: RefCell::default(),
             last_write: Cell::new(0),
@@ -133,7 +130,6 @@ impl SimMedium {
         let at = self.chance.below(64.min(block.len() as u64)) as usize;
         block[at] ^= 1 << self.chance.below(8);
         self.put(lba, Some(block.freeze()));
-        self.astray.borrow_mut().remove(&lba);
         true
     }
 
@@ -154,17 +150,12 @@ impl SimMedium {
         self.unreadable.take();
     }
 
-    /// The first bytes from a block on, as they were acknowledged: what a write that went astray should have put there counts as there,
-    /// because nobody could know better when it was answered.
+    /// The first bytes from a block on, as they are.
     #[must_use]
     pub fn head(&self, lba: u64, length: usize) -> Vec<u8> {
         let block_bytes = self.geometry.block_bytes as usize;
         let mut bytes = vec![0; length.next_multiple_of(block_bytes)];
         for (place, content) in self.blocks.borrow().range(lba..lba + (bytes.len() / block_bytes) as u64) {
-            let at = (place - lba) as usize * block_bytes;
-            bytes[at..at + block_bytes].copy_from_slice(content);
-        }
-        for (place, content) in self.astray.borrow().range(lba..lba + (bytes.len() / block_bytes) as u64) {
             let at = (place - lba) as usize * block_bytes;
             bytes[at..at + block_bytes].copy_from_slice(content);
         }
@@ -197,7 +188,6 @@ impl SimMedium {
         for (place, start) in (lba..).zip((0..bytes.len()).step_by(step)) {
             let before = self.blocks.borrow_mut().insert(place, bytes.slice(start..start + step));
             self.unreadable.borrow_mut().remove(&place);
-            self.astray.borrow_mut().remove(&place);
             match durability {
                 Durability::Cached => {
                     self.cached.borrow_mut().entry(place).or_insert(before);
@@ -222,15 +212,10 @@ impl SimMedium {
     async fn write_all(&self, lba: u64, bytes: Bytes, durability: Durability) -> Result<(), MediumError> {
         let number = self.last_write.get() + 1;
         self.last_write.set(number);
-        let (asked, lba) = (lba, self.place_of(lba));
+        let lba = self.place_of(lba);
         self.under_way.borrow_mut().insert(number, (lba, bytes.clone()));
-        let end = self.write_in_halves(lba, bytes.clone(), durability).await;
+        let end = self.write_in_halves(lba, bytes, durability).await;
         self.under_way.borrow_mut().remove(&number);
-        if asked != lba && end.is_ok() {
-            let step = self.geometry.block_bytes as usize;
-            let blocks = (asked..).zip((0..bytes.len() / step).map(|at| bytes.slice(at * step..(at + 1) * step)));
-            self.astray.borrow_mut().extend(blocks);
-        }
         end
     }
 

@@ -86,8 +86,9 @@ impl Case {
 }
 
 /// Those that have to be found.
-pub const KNOWN: [Case; 7] = [
+pub const KNOWN: [Case; 8] = [
     Case::new(Deliberate::Driver(Mistake::FenceNotReadBack), &[Kind::Stop, Kind::Kill, Kind::CutAll]),
+    Case::new(Deliberate::Driver(Mistake::RecordNotReadBack), &[Kind::Damage, Kind::Kill, Kind::BadDisk]),
     Case::new(Deliberate::Driver(Mistake::DroppedLegsRead), &[Kind::BadDisk, Kind::Kill]),
     Case::new(Deliberate::Driver(Mistake::AnsweredTooEarly), &[Kind::Kill, Kind::SlowDisk]),
     Case::new(Deliberate::Driver(Mistake::FlushForgotten), &[Kind::ShelfPower, Kind::Kill]),

@@ -61,6 +61,8 @@ pub struct MemoryDisk {
     bad_writes: RefCell<BTreeSet<u64>>,
     write_errors: RefCell<VecDeque<DiskError>>,
     blocks_until_power_cut: Cell<Option<u64>>,
+    /// How many blocks further the next write lands.
+    strays_by: Cell<u64>,
     reads: Cell<u64>,
     questions: Cell<u64>,
     writes: Cell<u64>,
@@ -94,6 +96,7 @@ impl MemoryDisk {
             bad_writes: RefCell::default(),
             write_errors: RefCell::default(),
             blocks_until_power_cut: Cell::new(None),
+            strays_by: Cell::new(0),
             reads: Cell::new(0),
             questions: Cell::new(0),
             writes: Cell::new(0),
@@ -172,6 +175,11 @@ impl MemoryDisk {
     /// The next write is answered with this, without being carried out.
     pub fn fail_next_write(&self, error: DiskError) {
         self.write_errors.borrow_mut().push_back(error);
+    }
+
+    /// The next write is acknowledged as usual, and what it wrote is `blocks` further.
+    pub fn put_next_write_elsewhere(&self, blocks: u64) {
+        self.strays_by.set(blocks);
     }
 
     /// Power goes after this many more blocks were written, whatever command they belong to; then nothing answers.
@@ -281,12 +289,13 @@ impl MemoryDisk {
         }
         let block = self.geometry.block_bytes as usize;
         let middle = bytes.len() / block / 2 * block;
-        self.land(range.start, &bytes[..middle], durability)?;
+        let start = range.start + usize::try_from(self.strays_by.take()).expect("on the disk") * block;
+        self.land(start, &bytes[..middle], durability)?;
         self.take_time().await;
         if self.still(epoch).is_err() && self.draw(2) == 0 {
             return self.still(epoch);
         }
-        self.land(range.start + middle, &bytes[middle..], durability)?;
+        self.land(start + middle, &bytes[middle..], durability)?;
         self.writes.set(self.writes.get() + 1);
         self.still(epoch)
     }

@@ -117,11 +117,10 @@ impl LockDisks {
         (record, Heartbeat::decode(beat, self.pair, node).ok())
     }
 
-    /// Writes the record to every lock disk, each on its medium before it counts.
+    /// Writes the record to every lock disk; it counts where it is on the medium and was read again from its place.
     pub async fn write_record(&self, record: &Record) -> Vec<WriteOutcome> {
         let bytes = Bytes::from(record.encode());
-        let slot = RecordSlot::of_sequence(record.sequence);
-        let node = area_of(record.node);
+        let (node, slot) = (area_of(record.node), RecordSlot::of_sequence(record.sequence));
         let write = |disk: Rc<dyn Disk>| {
             let bytes = bytes.clone();
             async move {
@@ -130,12 +129,7 @@ impl LockDisks {
                 let Some(extent) = leading_extent(geometry, places.record(node, slot), bytes.len()) else {
                     return WriteOutcome::Failed;
                 };
-                let outcome = outcome_of(disk.write(extent, bytes, Durability::ForceUnitAccess).await);
-                #[cfg(feature = "mistakes")]
-                if outcome == WriteOutcome::Unknown && is_made(Mistake::UnknownIsWritten) {
-                    return WriteOutcome::Written;
-                }
-                outcome
+                write_and_read_back(disk.as_ref(), extent, bytes).await
             }
         };
         join_all(self.disks.iter().cloned().map(write)).await
@@ -292,6 +286,24 @@ fn leading_extent(geometry: Geometry, span: Span, bytes: usize) -> Option<Extent
     (blocks <= span.blocks).then(|| Extent::within(geometry, span.lba, blocks)).flatten()
 }
 
+/// A disk may acknowledge a write that it put elsewhere: what cannot be read again from its place may be anywhere.
+async fn write_and_read_back(disk: &dyn Disk, extent: Extent, bytes: Bytes) -> WriteOutcome {
+    let outcome = outcome_of(disk.write(extent, bytes.clone(), Durability::ForceUnitAccess).await);
+    #[cfg(feature = "mistakes")]
+    if outcome == WriteOutcome::Unknown && is_made(Mistake::UnknownIsWritten) {
+        return WriteOutcome::Written;
+    }
+    #[cfg(feature = "mistakes")]
+    if is_made(Mistake::RecordNotReadBack) {
+        return outcome;
+    }
+    match outcome {
+        WriteOutcome::Written if disk.read(extent).await.is_ok_and(|found| found == bytes) => WriteOutcome::Written,
+        WriteOutcome::Written | WriteOutcome::Unknown => WriteOutcome::Unknown,
+        WriteOutcome::Failed => WriteOutcome::Failed,
+    }
+}
+
 /// What a write's answer says about the medium. Refusals that a disk gives before it touches the medium (SPC-4 r37 §4.5.6: NOT
 /// READY, ILLEGAL REQUEST, UNIT ATTENTION, DATA PROTECT) are certain; anything else may have been carried out in part.
 fn outcome_of(answer: Result<(), DiskError>) -> WriteOutcome {
@@ -308,5 +320,43 @@ fn outcome_of(answer: Result<(), DiskError>) -> WriteOutcome {
             | DiskError::Io(_)
             | DiskError::Protocol(_),
         ) => WriteOutcome::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use understudy_pool::testing::MemoryDisk;
+
+    use super::*;
+
+    const BLOCK: u32 = 4096;
+    const PAIR: PairId = PairId(1);
+
+    fn lock_disks(disks: &[Rc<MemoryDisk>]) -> LockDisks {
+        let disks = disks.iter().map(|disk| Rc::clone(disk) as Rc<dyn Disk>).collect();
+        LockDisks::new(disks, PAIR, NodeId::A, Incarnation(1), Duration::from_secs(1))
+    }
+
+    fn record(sequence: u64) -> Record {
+        Record { pair: PAIR, node: NodeId::A, incarnation: Incarnation(1), sequence, pools: Vec::new() }
+    }
+
+    #[tokio::test]
+    async fn a_record_counts_only_where_it_can_be_read_from_its_place() {
+        let disks = ["l0", "l1", "l2", "l3"].map(|name| MemoryDisk::new(name, BLOCK, 64 << 20));
+        let locks = lock_disks(&disks);
+        disks[1].put_next_write_elsewhere(1);
+        disks[2].fail_next_write(DiskError::Conflict);
+        let places = places_of(disks[3].geometry().expect("a size")).expect("large enough");
+        disks[3].break_read(places.record(area_of(NodeId::A), RecordSlot::of_sequence(1)).lba);
+        let outcomes = locks.write_record(&record(1)).await;
+        let expected = [WriteOutcome::Written, WriteOutcome::Unknown, WriteOutcome::Failed, WriteOutcome::Unknown];
+        assert_eq!(outcomes, expected, "whole, put elsewhere, refused, not readable");
+        disks[3].mend();
+        assert_eq!(
+            locks.write_record(&record(1)).await,
+            [WriteOutcome::Written; 4],
+            "written again, it stands everywhere"
+        );
     }
 }

@@ -19,6 +19,8 @@ pub enum Mistake {
     PreemptWithoutAbort,
     /// A record whose outcome is not known is said to be written.
     UnknownIsWritten,
+    /// A record counts where its write was acknowledged; it is not read again from its place.
+    RecordNotReadBack,
     /// A leg is used no more before its loss stands in the records.
     LegDroppedUnrecorded,
     /// A pool is handed over while commands are under way.
@@ -43,10 +45,11 @@ pub enum Mistake {
 
 impl Mistake {
     /// Every one.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::FenceNotReadBack,
         Self::PreemptWithoutAbort,
         Self::UnknownIsWritten,
+        Self::RecordNotReadBack,
         Self::LegDroppedUnrecorded,
         Self::HeldWithoutDrain,
         Self::LegsTakenForEqual,
