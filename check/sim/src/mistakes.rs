@@ -88,7 +88,10 @@ impl Case {
 /// Those that have to be found.
 pub const KNOWN: [Case; 8] = [
     Case::new(Deliberate::Driver(Mistake::FenceNotReadBack), &[Kind::Stop, Kind::Kill, Kind::CutAll]),
-    Case::new(Deliberate::Driver(Mistake::RecordNotReadBack), &[Kind::Damage, Kind::Kill, Kind::BadDisk]),
+    Case::new(
+        Deliberate::Driver(Mistake::RecordNotReadBack),
+        &[Kind::Damage, Kind::CutPath, Kind::NodePower, Kind::KillShelf],
+    ),
     Case::new(Deliberate::Driver(Mistake::DroppedLegsRead), &[Kind::BadDisk, Kind::Kill]),
     Case::new(Deliberate::Driver(Mistake::AnsweredTooEarly), &[Kind::Kill, Kind::SlowDisk]),
     Case::new(Deliberate::Driver(Mistake::FlushForgotten), &[Kind::ShelfPower, Kind::Kill]),
