@@ -4,10 +4,11 @@
 //! unit, so that a client finds the same unit after a takeover.
 
 use understudy_scsi::capacity::{Capacity, ProvisionedOnDemand};
-use understudy_scsi::cdb::{OperationQuery, TaskManagementReport, Timeouts};
+use understudy_scsi::cdb::{DefectForm, DefectLists, OperationQuery, TaskManagementReport, Timeouts};
 use understudy_scsi::inquiry::{
     self, Association, BlockLimits, Designator, DesignatorName, Peripheral, Provisioning, page,
 };
+use understudy_scsi::log;
 use understudy_scsi::operations::{self, OPERATIONS, Operation, opcode};
 use understudy_scsi::provisioning::MOST_UNMAP_DESCRIPTORS;
 use understudy_scsi::sense::Sense;
@@ -82,11 +83,12 @@ pub(crate) struct PageContext<'a> {
     pub(crate) target_port: u16,
 }
 
-const PAGES: [u8; 7] = [
+const PAGES: [u8; 8] = [
     page::SUPPORTED_PAGES,
     page::UNIT_SERIAL_NUMBER,
     page::DEVICE_IDENTIFICATION,
     page::EXTENDED_INQUIRY,
+    page::MODE_PAGE_POLICY,
     page::BLOCK_LIMITS,
     page::BLOCK_DEVICE_CHARACTERISTICS,
     page::LOGICAL_BLOCK_PROVISIONING,
@@ -102,6 +104,7 @@ impl PageContext<'_> {
                 inquiry::encode_designators(&self.identity.designators(self.target_name, self.target_port))
             }
             page::EXTENDED_INQUIRY => inquiry::encode_extended(),
+            page::MODE_PAGE_POLICY => inquiry::encode_mode_page_policy(),
             page::BLOCK_LIMITS => self.limits().encode(),
             page::BLOCK_DEVICE_CHARACTERISTICS => inquiry::encode_characteristics(),
             page::LOGICAL_BLOCK_PROVISIONING => self.provisioning.encode(),
@@ -139,6 +142,28 @@ pub(crate) fn capacity(geometry: Geometry, provisioning: Provisioning) -> Capaci
             Provisioning::Full => ProvisionedOnDemand::No,
             Provisioning::Thin => ProvisionedOnDemand::ReadsZeroes,
         },
+    }
+}
+
+/// LOG SENSE (SPC-4 r37 §6.8). The one parameter there is has the number zero, so no other first parameter exists.
+pub(crate) fn log_page(page: u8, subpage: u8, pointer: u16) -> Result<Vec<u8>, Sense> {
+    if !log::PAGES.iter().any(|(code, _)| *code == page) {
+        return Err(Sense::cdb_field(2, Some(5)));
+    }
+    let bytes = match (page, subpage) {
+        (log::page::SUPPORTED_PAGES, 0) => log::encode_supported_pages(),
+        (log::page::SUPPORTED_PAGES, log::page::ALL_SUBPAGES) => log::encode_supported_subpages(),
+        (log::page::INFORMATIONAL_EXCEPTIONS, 0) => log::encode_informational_exceptions(),
+        _ => return Err(Sense::cdb_field(3, None)),
+    };
+    if pointer == 0 { Ok(bytes) } else { Err(Sense::cdb_field(5, None)) }
+}
+
+/// READ DEFECT DATA (SBC-3 r36 §5.16, §5.17): the lists asked for are there, and empty.
+pub(crate) fn no_defects(form: DefectForm, lists: DefectLists) -> Vec<u8> {
+    match form {
+        DefectForm::Ten => vec![0, lists.0, 0, 0],
+        DefectForm::Twelve => vec![0, lists.0, 0, 0, 0, 0, 0, 0],
     }
 }
 
@@ -267,6 +292,16 @@ mod tests {
             assert_eq!(one[4], code);
             assert_eq!(one.len(), 4 + usize::from(row[7]) + 12);
         }
+    }
+
+    #[test]
+    fn every_listed_log_page_is_answered_and_others_are_pointed_at() {
+        for (page, subpage) in log::PAGES {
+            assert_eq!(log_page(page, subpage, 0).unwrap()[0] & 0x3f, page);
+        }
+        assert_eq!(log_page(0x0d, 0, 0), Err(Sense::cdb_field(2, Some(5))));
+        assert_eq!(log_page(0x2f, 1, 0), Err(Sense::cdb_field(3, None)));
+        assert_eq!(log_page(0x2f, 0, 1), Err(Sense::cdb_field(5, None)));
     }
 
     /// SPC-4 r37 §6.35.1.

@@ -159,9 +159,10 @@ impl LogicalUnit {
             }
             Command::SynchronizeCache { .. } | Command::StartStopUnit(StartStop::Stop) => Work::Flush,
             Command::StartStopUnit(StartStop::PowerCondition(_)) => return Err(Sense::cdb_field(4, Some(7))),
-            Command::StartStopUnit(StartStop::Start) | Command::TestUnitReady | Command::PreFetch { .. } => {
-                Work::Done(Completion::good())
-            }
+            Command::StartStopUnit(StartStop::Start)
+            | Command::TestUnitReady
+            | Command::SendDiagnostic
+            | Command::PreFetch { .. } => Work::Done(Completion::good()),
             Command::ModeSelect { form, save, parameter_bytes } => {
                 if (data_out.len() as u64) < u64::from(*parameter_bytes) {
                     return Err(Sense::illegal(Asc::PARAMETER_LIST_LENGTH_ERROR));
@@ -182,6 +183,8 @@ impl LogicalUnit {
             | Command::ReadCapacity10
             | Command::ReadCapacity16 { .. }
             | Command::GetLbaStatus { .. }
+            | Command::LogSense { .. }
+            | Command::ReadDefectData { .. }
             | Command::ModeSense { .. }
             | Command::ReportSupportedOperationCodes { .. }
             | Command::ReportSupportedTaskManagement { .. }
@@ -305,6 +308,10 @@ impl LogicalUnit {
             Command::ModeSense { form, control, page, subpage, descriptors, allocation } => {
                 (self.mode_sense(*form, *control, *page, *subpage, *descriptors)?, *allocation)
             }
+            Command::LogSense { page, subpage, pointer, allocation } => {
+                (answers::log_page(*page, *subpage, *pointer)?, *allocation)
+            }
+            Command::ReadDefectData { form, lists, allocation } => (answers::no_defects(*form, *lists), *allocation),
             Command::ReportSupportedOperationCodes { query, timeouts, allocation } => {
                 (answers::supported_operations(*query, *timeouts, self.options.provisioning)?, *allocation)
             }

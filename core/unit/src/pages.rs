@@ -3,7 +3,7 @@
 //! The tables are in `understudy-scsi`; here is which bits were changed, and the few questions the unit asks of them.
 
 use understudy_scsi::cdb::PageControl;
-use understudy_scsi::mode::{self, PAGES, SelectedPage, page};
+use understudy_scsi::mode::{self, KEPT, PAGES, SelectedPage, page};
 use understudy_scsi::sense::{Sense, SenseFormat};
 
 /// The bytes of every page.
@@ -29,14 +29,23 @@ pub(crate) enum Reach {
 
 impl ModePages {
     /// The pages as kept: changes to bits that may not change are refused.
-    pub(crate) fn restore(saved: Vec<Vec<u8>>) -> Option<Self> {
-        let fits = saved.len() == PAGES.len()
-            && saved.iter().zip(&PAGES).all(|(bytes, layout)| first_fixed_bit(layout, bytes).is_none());
-        fits.then(|| Self { current: saved.clone(), saved })
+    pub(crate) fn restore(kept: Vec<Vec<u8>>) -> Option<Self> {
+        if kept.len() != KEPT.len() {
+            return None;
+        }
+        let mut saved = Self::default().saved;
+        for (index, bytes) in KEPT.into_iter().zip(kept) {
+            if first_fixed_bit(&PAGES[index], &bytes).is_some() {
+                return None;
+            }
+            saved[index] = bytes;
+        }
+        Some(Self { current: saved.clone(), saved })
     }
 
-    pub(crate) fn saved(&self) -> &[Vec<u8>] {
-        &self.saved
+    /// What is to be kept of the saved values.
+    pub(crate) fn kept(&self) -> [&[u8]; KEPT.len()] {
+        KEPT.map(|index| self.saved[index].as_slice())
     }
 
     /// After a reset: saved values again.

@@ -23,6 +23,7 @@ pub(crate) fn reach(command: &Command) -> Reach {
         | Command::GetLbaStatus { .. }
         | Command::ReportSupportedOperationCodes { .. }
         | Command::ReportSupportedTaskManagement { .. }
+        | Command::ReadDefectData { .. }
         | Command::ModeSense { .. } => Reach::Reads,
         Command::Write { .. }
         | Command::WriteAndVerify { .. }
@@ -32,12 +33,14 @@ pub(crate) fn reach(command: &Command) -> Reach {
         | Command::OrWrite { .. }
         | Command::SynchronizeCache { .. }
         | Command::ModeSelect { .. }
+        | Command::SendDiagnostic
         | Command::StartStopUnit(StartStop::Stop | StartStop::PowerCondition(_)) => Reach::Writes,
         Command::TestUnitReady
         | Command::RequestSense { .. }
         | Command::Inquiry { .. }
         | Command::VitalProductData { .. }
         | Command::ReportLuns { .. }
+        | Command::LogSense { .. }
         | Command::ReadCapacity10
         | Command::ReadCapacity16 { .. }
         | Command::StartStopUnit(StartStop::Start)

@@ -126,8 +126,9 @@ fn encode_plain(reservations: &Reservations, pages: &ModePages) -> Vec<u8> {
         out.push(nexus.initiator.name.len() as u8);
         out.extend_from_slice(nexus.initiator.name.as_bytes());
     }
-    out.push(pages.saved().len() as u8);
-    for page in pages.saved() {
+    let kept = pages.kept();
+    out.push(kept.len() as u8);
+    for page in kept {
         out.extend_from_slice(&(page.len() as u16).to_le_bytes());
         out.extend_from_slice(page);
     }

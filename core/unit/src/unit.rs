@@ -367,6 +367,9 @@ impl LogicalUnit {
             | Command::ReadCapacity10
             | Command::ReadCapacity16 { .. }
             | Command::GetLbaStatus { .. }
+            | Command::LogSense { .. }
+            | Command::ReadDefectData { .. }
+            | Command::SendDiagnostic
             | Command::ModeSense { .. }
             | Command::ReportSupportedOperationCodes { .. }
             | Command::ReportSupportedTaskManagement { .. }

@@ -144,6 +144,20 @@ pub enum TaskManagementReport {
     Extended,
 }
 
+/// Which READ DEFECT DATA it is: it decides the header of the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DefectForm {
+    /// 4-byte header.
+    Ten,
+    /// 8-byte header.
+    Twelve,
+}
+
+/// What READ DEFECT DATA asks for (SBC-3 r36 §5.16): REQ_PLIST (bit 4), REQ_GLIST (bit 3) and the address format (bits 2 to 0), in
+/// the places they also have in the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DefectLists(pub u8);
+
 /// A command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "variants and fields carry the standard's names; the functions below say where from")]
@@ -232,6 +246,20 @@ pub enum Command {
         report: TaskManagementReport,
         allocation: u32,
     },
+    LogSense {
+        page: u8,
+        subpage: u8,
+        /// First parameter wanted.
+        pointer: u16,
+        allocation: u32,
+    },
+    ReadDefectData {
+        form: DefectForm,
+        lists: DefectLists,
+        allocation: u32,
+    },
+    /// The default self-test, or nothing at all: other tests and parameter lists are refused by the parser.
+    SendDiagnostic,
     StartStopUnit(StartStop),
     Reserve6,
     Release6,
@@ -309,6 +337,7 @@ impl Command {
             opcode::RELEASE_6 => Self::Release6,
             opcode::MODE_SENSE_6 => mode_sense(cdb, ModeForm::Six, u32::from(cdb[4])),
             opcode::START_STOP_UNIT => Self::StartStopUnit(start_stop(cdb)),
+            opcode::SEND_DIAGNOSTIC => send_diagnostic(cdb)?,
             _ => return Err(CdbFault::UnknownCode),
         })
     }
@@ -320,6 +349,17 @@ impl Command {
             opcode::READ_CAPACITY_10 => read_capacity_10(cdb)?,
             opcode::MODE_SELECT_10 => mode_select(cdb, ModeForm::Ten, parameter_bytes)?,
             opcode::MODE_SENSE_10 => mode_sense(cdb, ModeForm::Ten, parameter_bytes),
+            opcode::LOG_SENSE => Self::LogSense {
+                page: cdb[2] & 0x3f,
+                subpage: cdb[3],
+                pointer: u16_at(cdb, 5),
+                allocation: parameter_bytes,
+            },
+            opcode::READ_DEFECT_DATA_10 => Self::ReadDefectData {
+                form: DefectForm::Ten,
+                lists: DefectLists(cdb[2] & 0x1f),
+                allocation: parameter_bytes,
+            },
             // SBC-3 r36 §5.35: the ANCHOR bit is refused while LBPPBE says anchors are not supported.
             opcode::UNMAP if cdb[1] & 1 != 0 => return Err(CdbFault::Field { byte: 1, bit: Some(0) }),
             opcode::UNMAP => Self::Unmap { parameter_bytes },
@@ -347,6 +387,9 @@ impl Command {
                 let report =
                     if cdb[2] & 0x80 == 0 { TaskManagementReport::Basic } else { TaskManagementReport::Extended };
                 Self::ReportSupportedTaskManagement { report, allocation }
+            }
+            opcode::READ_DEFECT_DATA_12 => {
+                Self::ReadDefectData { form: DefectForm::Twelve, lists: DefectLists(cdb[1] & 0x1f), allocation }
             }
             code => {
                 let span = Span { lba: u64::from(u32_at(cdb, 2)), blocks: u64::from(u32_at(cdb, 6)) };
@@ -461,6 +504,17 @@ fn start_stop(cdb: &[u8; 16]) -> StartStop {
     }
 }
 
+/// SPC-4 r37 §6.42: the default self-test is the only one there is, and no diagnostic page can be sent.
+fn send_diagnostic(cdb: &[u8; 16]) -> Result<Command, CdbFault> {
+    if cdb[1] & 0xe0 != 0 {
+        return Err(CdbFault::Field { byte: 1, bit: Some(7) });
+    }
+    if u16_at(cdb, 3) != 0 {
+        return Err(CdbFault::Field { byte: 3, bit: None });
+    }
+    Ok(Command::SendDiagnostic)
+}
+
 fn supported_operations(cdb: &[u8; 16], allocation: u32) -> Result<Command, CdbFault> {
     let (code, action) = (cdb[3], u16_at(cdb, 4));
     let query = match cdb[2] & 0x07 {
@@ -504,6 +558,18 @@ mod tests {
         cdb[0] = 0x88;
         cdb[1] = 0x20;
         assert_eq!(Command::parse(&cdb), Err(CdbFault::Field { byte: 1, bit: Some(5) }));
+    }
+
+    /// SPC-4 r37 §6.42.
+    #[test]
+    fn only_the_default_self_test_is_taken() {
+        let mut cdb = [0u8; 16];
+        (cdb[0], cdb[1]) = (opcode::SEND_DIAGNOSTIC, 0x04);
+        assert_eq!(Command::parse(&cdb), Ok(Command::SendDiagnostic));
+        cdb[1] = 0x20;
+        assert_eq!(Command::parse(&cdb), Err(CdbFault::Field { byte: 1, bit: Some(7) }));
+        (cdb[1], cdb[4]) = (0x10, 8);
+        assert_eq!(Command::parse(&cdb), Err(CdbFault::Field { byte: 3, bit: None }));
     }
 
     #[test]

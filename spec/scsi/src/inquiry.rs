@@ -11,6 +11,7 @@ pub mod page {
     pub const UNIT_SERIAL_NUMBER: u8 = 0x80;
     pub const DEVICE_IDENTIFICATION: u8 = 0x83;
     pub const EXTENDED_INQUIRY: u8 = 0x86;
+    pub const MODE_PAGE_POLICY: u8 = 0x87;
     pub const BLOCK_LIMITS: u8 = 0xb0;
     pub const BLOCK_DEVICE_CHARACTERISTICS: u8 = 0xb1;
     pub const LOGICAL_BLOCK_PROVISIONING: u8 = 0xb2;
@@ -282,6 +283,12 @@ pub fn encode_extended() -> Vec<u8> {
     let mut out = vec![0u8; 60];
     out[1] = 0x07;
     out
+}
+
+/// The body of the Mode Page Policy page (SPC-4 r37 §7.8.9): every mode page is shared by all I_T nexuses.
+#[must_use]
+pub fn encode_mode_page_policy() -> Vec<u8> {
+    vec![0x3f, 0xff, 0x00, 0x00]
 }
 
 #[cfg(test)]

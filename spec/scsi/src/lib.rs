@@ -13,6 +13,7 @@ pub mod capacity;
 pub mod cdb;
 pub mod encode;
 pub mod inquiry;
+pub mod log;
 pub mod luns;
 pub mod mode;
 pub mod operations;

@@ -23,18 +23,24 @@ pub struct PageLayout {
 /// Page codes.
 #[allow(missing_docs, reason = "each constant's name is the standard's name of the page")]
 pub mod page {
+    pub const READ_WRITE_ERROR_RECOVERY: u8 = 0x01;
+    pub const DISCONNECT_RECONNECT: u8 = 0x02;
     pub const CACHING: u8 = 0x08;
     pub const CONTROL: u8 = 0x0a;
     pub const CONTROL_EXTENSION_SUBPAGE: u8 = 0x01;
+    pub const POWER_CONDITION: u8 = 0x1a;
     pub const INFORMATIONAL_EXCEPTIONS: u8 = 0x1c;
     pub const ALL_PAGES: u8 = 0x3f;
     pub const ALL_SUBPAGES: u8 = 0xff;
 }
 
 /// Index of the caching page in [`PAGES`].
-pub const CACHING: usize = 0;
+pub const CACHING: usize = 2;
 /// Index of the control page in [`PAGES`].
-pub const CONTROL: usize = 1;
+pub const CONTROL: usize = 3;
+/// The pages of which a unit keeps what was saved, as indices in [`PAGES`], in the order they are kept. Others have nothing that could be
+/// saved, so they may come and go without a change of what is kept. A page that gets changeable bits is added at the end.
+pub const KEPT: [usize; 4] = [CACHING, CONTROL, 4, 6];
 /// WCE in the first byte of the caching page (SBC-3 r36 §6.5.5).
 pub const WRITE_CACHE_ENABLED: u8 = 0x04;
 /// D_SENSE in the first byte of the control page (SPC-4 r37 §7.5.8).
@@ -44,8 +50,19 @@ pub const SOFTWARE_WRITE_PROTECT: u8 = 0x08;
 /// TAS in the fourth byte of the control page.
 pub const TASK_ABORTED_STATUS: u8 = 0x40;
 
+/// A page nothing can be changed of.
+const fn fixed(page: u8, default: &'static [u8]) -> PageLayout {
+    PageLayout { page, subpage: 0, default, changeable: NOTHING.split_at(default.len()).0 }
+}
+
+static NOTHING: [u8; 64] = [0; 64];
+
 /// Every page, ordered by page code and subpage.
-pub static PAGES: [PageLayout; 4] = [
+pub static PAGES: [PageLayout; 7] = [
+    // Errors of a medium are dealt with where the medium is; an initiator tunes nothing of that.
+    fixed(page::READ_WRITE_ERROR_RECOVERY, &[0; 10]),
+    // Bursts are negotiated by iSCSI.
+    fixed(page::DISCONNECT_RECONNECT, &[0; 14]),
     // WCE is on: whether a write needs a flush is said by FUA and SYNCHRONIZE CACHE.
     PageLayout {
         page: page::CACHING,
@@ -67,6 +84,8 @@ pub static PAGES: [PageLayout; 4] = [
         default: &[0; 28],
         changeable: &[0; 28],
     },
+    // No timer of a power condition runs: the disks below belong to the node.
+    fixed(page::POWER_CONDITION, &[0; 38]),
     // DEXCPT is one: nothing is reported by informational exceptions.
     PageLayout {
         page: page::INFORMATIONAL_EXCEPTIONS,
@@ -255,9 +274,22 @@ mod tests {
     }
 
     #[test]
-    fn masks_are_as_long_as_pages() {
+    fn masks_are_as_long_as_pages_and_pages_are_ordered() {
         for layout in &PAGES {
             assert_eq!(layout.default.len(), layout.changeable.len());
+        }
+        assert!(PAGES.windows(2).all(|pair| (pair[0].page, pair[0].subpage) < (pair[1].page, pair[1].subpage)));
+        assert_eq!((PAGES[CACHING].page, PAGES[CONTROL].page), (page::CACHING, page::CONTROL));
+    }
+
+    /// What was kept by the first release were these four, in this order.
+    #[test]
+    fn whatever_can_be_changed_is_kept_and_the_first_four_stay_in_place() {
+        let first = KEPT[..4].iter().map(|index| (PAGES[*index].page, PAGES[*index].subpage));
+        assert_eq!(first.collect::<Vec<_>>(), [(0x08, 0), (0x0a, 0), (0x0a, 1), (0x1c, 0)]);
+        for (index, layout) in PAGES.iter().enumerate() {
+            let changes = layout.changeable.iter().any(|byte| *byte != 0);
+            assert!(!changes || KEPT.contains(&index), "{:02x}h", layout.page);
         }
     }
 

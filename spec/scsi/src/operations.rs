@@ -18,6 +18,7 @@ pub mod opcode {
     pub const RELEASE_6: u8 = 0x17;
     pub const MODE_SENSE_6: u8 = 0x1a;
     pub const START_STOP_UNIT: u8 = 0x1b;
+    pub const SEND_DIAGNOSTIC: u8 = 0x1d;
     pub const READ_CAPACITY_10: u8 = 0x25;
     pub const READ_10: u8 = 0x28;
     pub const WRITE_10: u8 = 0x2a;
@@ -25,8 +26,10 @@ pub mod opcode {
     pub const VERIFY_10: u8 = 0x2f;
     pub const PRE_FETCH_10: u8 = 0x34;
     pub const SYNCHRONIZE_CACHE_10: u8 = 0x35;
+    pub const READ_DEFECT_DATA_10: u8 = 0x37;
     pub const WRITE_SAME_10: u8 = 0x41;
     pub const UNMAP: u8 = 0x42;
+    pub const LOG_SENSE: u8 = 0x4d;
     pub const MODE_SELECT_10: u8 = 0x55;
     pub const MODE_SENSE_10: u8 = 0x5a;
     pub const PERSISTENT_RESERVE_IN: u8 = 0x5e;
@@ -47,6 +50,7 @@ pub mod opcode {
     pub const WRITE_12: u8 = 0xaa;
     pub const WRITE_AND_VERIFY_12: u8 = 0xae;
     pub const VERIFY_12: u8 = 0xaf;
+    pub const READ_DEFECT_DATA_12: u8 = 0xb7;
 }
 
 /// Service actions of the operation codes that have them.
@@ -117,7 +121,7 @@ const fn reserve_out(action: u8) -> Operation {
 }
 
 /// Every command, ordered by operation code and service action.
-pub static OPERATIONS: [Operation; 51] = [
+pub static OPERATIONS: [Operation; 55] = [
     plain(&[opcode::TEST_UNIT_READY, 0, 0, 0, 0, 0], MEDIUM_TIMEOUT_S),
     plain(&[opcode::REQUEST_SENSE, 0x01, 0, 0, 0xff, 0], MEDIUM_TIMEOUT_S),
     plain(&[opcode::READ_6, 0x1f, 0xff, 0xff, 0xff, 0], MEDIUM_TIMEOUT_S),
@@ -128,6 +132,7 @@ pub static OPERATIONS: [Operation; 51] = [
     plain(&[opcode::RELEASE_6, 0, 0, 0, 0, 0], MEDIUM_TIMEOUT_S),
     plain(&[opcode::MODE_SENSE_6, 0x08, 0xff, 0xff, 0xff, 0], MEDIUM_TIMEOUT_S),
     plain(&[opcode::START_STOP_UNIT, 0x01, 0, 0x0f, 0xf7, 0], LONG_TIMEOUT_S),
+    plain(&[opcode::SEND_DIAGNOSTIC, 0xf7, 0, 0xff, 0xff, 0], LONG_TIMEOUT_S),
     plain(&[opcode::READ_CAPACITY_10, 0, 0xff, 0xff, 0xff, 0xff, 0, 0, 0x01, 0], MEDIUM_TIMEOUT_S),
     read_write_10(opcode::READ_10, 0x1a),
     read_write_10(opcode::WRITE_10, 0x1a),
@@ -135,8 +140,11 @@ pub static OPERATIONS: [Operation; 51] = [
     read_write_10(opcode::VERIFY_10, 0x16),
     read_write_10(opcode::PRE_FETCH_10, 0x02),
     plain(&[opcode::SYNCHRONIZE_CACHE_10, 0x06, 0xff, 0xff, 0xff, 0xff, 0x3f, 0xff, 0xff, 0], LONG_TIMEOUT_S),
+    plain(&[opcode::READ_DEFECT_DATA_10, 0, 0x1f, 0, 0, 0, 0, 0xff, 0xff, 0], MEDIUM_TIMEOUT_S),
     plain(&[opcode::WRITE_SAME_10, 0x18, 0xff, 0xff, 0xff, 0xff, 0x3f, 0xff, 0xff, 0], LONG_TIMEOUT_S),
     plain(&[opcode::UNMAP, 0x01, 0, 0, 0, 0, 0x3f, 0xff, 0xff, 0], LONG_TIMEOUT_S),
+    // SP is not evaluated: log parameters are not saved.
+    plain(&[opcode::LOG_SENSE, 0, 0xff, 0xff, 0, 0xff, 0xff, 0xff, 0xff, 0], MEDIUM_TIMEOUT_S),
     plain(&[opcode::MODE_SELECT_10, 0x11, 0, 0, 0, 0, 0, 0xff, 0xff, 0], MEDIUM_TIMEOUT_S),
     plain(&[opcode::MODE_SENSE_10, 0x18, 0xff, 0xff, 0, 0, 0, 0xff, 0xff, 0], MEDIUM_TIMEOUT_S),
     reserve_in(0),
@@ -244,6 +252,7 @@ pub static OPERATIONS: [Operation; 51] = [
     read_write_12(opcode::WRITE_12, 0x1a),
     read_write_12(opcode::WRITE_AND_VERIFY_12, 0x12),
     read_write_12(opcode::VERIFY_12, 0x16),
+    plain(&[opcode::READ_DEFECT_DATA_12, 0x1f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0], MEDIUM_TIMEOUT_S),
 ];
 
 /// Row of the first entry of every operation code, or 255.
