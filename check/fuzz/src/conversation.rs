@@ -65,6 +65,7 @@ impl<'a> Talk<'a> {
             isid: Isid([0x80, 0, 0, 0, 0, 1]),
             purpose: Purpose::Normal { target: "iqn.2026-01.test:t".into() },
             first_stage: *choices.pick(&[Stage::Operational, Stage::Security]),
+            proof: None,
             header_digest: *choices.pick(&digest),
             data_digest: *choices.pick(&digest),
             receive_segment_bytes: *choices.pick(&[512, 4096, 65_536, 513]),

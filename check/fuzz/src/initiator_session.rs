@@ -4,7 +4,8 @@
 //!
 //! Properties: what is sent is a stream of sound PDUs with the digests agreed; every command and function ends exactly
 //! once, by an event or when the session is given up; no byte of data-out is sent twice, whatever a target asks for;
-//! data-in is never more than was asked for; an answer from the target never makes much more traffic than itself.
+//! data-in is never more than was asked for; an answer from the target never makes much more traffic than itself; where a
+//! target has to prove itself, which it cannot here, there is no login, and no secret is ever sent.
 
 use std::collections::BTreeMap;
 
@@ -15,9 +16,11 @@ use understudy_iscsi::request::LoginRequest;
 use understudy_iscsi::serial::{Isid, TaskTag};
 use understudy_iscsi::{Digests, FrameDecoder, InitiatorPdu, Opcode, Outgoing, TargetPdu};
 use understudy_session::Micros;
+use understudy_session::credentials::{ALGORITHMS, Chance, Credentials, Identity};
 use understudy_session::initiator::{
-    Command, Config, DigestOffer, Event, Initiator, Management, Purpose, SessionLost, Transfer,
+    Command, Config, DigestOffer, Event, Initiator, Management, Proof, Purpose, SessionLost, Transfer,
 };
+use understudy_session::secret::Secret;
 
 use crate::choices::{Choices, Script};
 use crate::scripted::{self, Standing};
@@ -37,6 +40,8 @@ enum Asked {
 struct Bench<'a> {
     choices: Choices<'a>,
     initiator: Initiator<u32>,
+    /// Nobody can log it in.
+    is_mutual: bool,
     now: u64,
     wire: BytesMut,
     /// What the fuzzer's target sends with, and reads with.
@@ -53,14 +58,27 @@ struct Bench<'a> {
     lost: bool,
 }
 
+const SECRET: &[u8] = b"the initiator's secret";
+const TARGET_SECRET: &[u8] = b"what nobody here knows";
+
+/// Nothing to prove, one way, or mutual.
+fn proof(number: u8) -> Option<Proof> {
+    let identity = |user: &str, secret| Identity { user: user.to_owned(), secret: Secret::new(secret).expect("long enough") };
+    let target = (number == 2).then(|| identity("target", TARGET_SECRET));
+    let credentials = Credentials { initiator: identity("user", SECRET), target };
+    (1..=2).contains(&number).then(|| Proof { credentials, algorithms: ALGORITHMS.to_vec() })
+}
+
 fn config(choices: &mut Choices<'_>) -> Config {
     let offers = [DigestOffer::Prefer, DigestOffer::None, DigestOffer::Demand];
-    let discovery = choices.byte() & 7 == 7;
+    let kind = choices.byte();
+    let discovery = kind & 7 == 7;
     Config {
         initiator_name: "iqn.2026-01.test:c".into(),
         isid: Isid([0x80, 0, 0, 0, 0, 1]),
         purpose: if discovery { Purpose::Discovery } else { Purpose::Normal { target: "iqn.2026-01.test:t".into() } },
         first_stage: *choices.pick(&[Stage::Operational, Stage::Security]),
+        proof: proof(kind >> 3 & 3),
         header_digest: *choices.pick(&offers),
         data_digest: *choices.pick(&offers),
         receive_segment_bytes: 65_536,
@@ -74,9 +92,12 @@ fn config(choices: &mut Choices<'_>) -> Config {
 pub fn run(bytes: &[u8]) {
     let mut choices = Choices::new(bytes);
     let config = config(&mut choices);
+    let is_mutual = config.proof.as_ref().is_some_and(|proof| proof.credentials.target.is_some());
+    let chance = Chance { identifier: 1, challenge: [0x5a; 32] };
     let mut bench = Bench {
         choices,
-        initiator: Initiator::new(config, Micros(0)),
+        initiator: Initiator::with_chance(config, Some(chance), Micros(0)),
+        is_mutual,
         now: 0,
         wire: BytesMut::new(),
         digests: Digests::default(),
@@ -240,7 +261,12 @@ impl Bench<'_> {
             self.receiving.set(if is_login { Digests::default() } else { self.digests }, 1 << 24);
             let frame = self.receiving.next(&mut sent).expect("a sound stream").expect("whole PDUs only");
             match InitiatorPdu::decode(frame).expect("sound PDUs") {
-                InitiatorPdu::LoginRequest(request) => self.login = Some(request),
+                InitiatorPdu::LoginRequest(request) => {
+                    assert!(![SECRET, TARGET_SECRET].iter().any(|secret| {
+                        request.text.windows(secret.len()).any(|bytes| bytes == *secret)
+                    }));
+                    self.login = Some(request);
+                }
                 InitiatorPdu::ScsiCommand(command) => {
                     self.standing.cmd_sn = command.cmd_sn.0.wrapping_add(1);
                     self.count(command.tag, command.data.len());
@@ -268,6 +294,7 @@ impl Bench<'_> {
         while let Some(event) = self.initiator.poll_event() {
             match event {
                 Event::LoggedIn(parameters) => {
+                    assert!(!self.is_mutual, "logged in without the target's proof");
                     assert!(parameters.first_burst_bytes <= parameters.max_burst_bytes);
                     assert!(parameters.send_segment_bytes >= 512);
                     self.digests = parameters.digests;
@@ -312,5 +339,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
         whole(&plain, &[(16, 0)], &[&read, &data_in, &logout]),
         whole(&plain, &[(10, 0), (11, 1), (7, 2)], &[&write, &r2t, &response, &logout]),
         whole(&[0, 0, 0, 0], &[(4, 0), (5, 0)], &[&write, &read, &[5, 0, 0], &response]),
+        // A method, a challenge, and whatever is taken for a proof; one way and mutual.
+        whole(&[8, 1, 1, 1], &[(3, 2)], &[&[1], &accepted(&[(20, 0), (21, 0), (22, 0)]).done()]),
+        whole(&[16, 1, 1, 1], &[(3, 2)], &[&[1], &accepted(&[(20, 0), (21, 0), (22, 0)]).done(), &[1], &accepted(&[(23, 0), (24, 0)]).done()]),
     ]
 }

@@ -26,7 +26,7 @@ use crate::choices::Choices;
 const DATA_BYTES: usize = 4096;
 
 /// Keys worth sending, with values worth sending.
-const KEYS: [(&str, &[&str]); 20] = [
+const KEYS: [(&str, &[&str]); 25] = [
     ("InitiatorName", &["iqn.2026-01.test:c", "", "x"]),
     ("TargetName", &["iqn.2026-01.test:t", "", "x"]),
     ("SessionType", &["Normal", "Discovery", "Other"]),
@@ -47,6 +47,11 @@ const KEYS: [(&str, &[&str]); 20] = [
     ("TargetAlias", &["", "a disk"]),
     ("SendTargets", &["All", "", "iqn.2026-01.test:t"]),
     ("X-nobody-knows", &["1", "NotUnderstood", "Reject"]),
+    ("CHAP_A", &["8", "5", "8,7,6,5", "0"]),
+    ("CHAP_I", &["7", "256", "-1"]),
+    ("CHAP_C", &["0x000102030405060708090a0b0c0d0e0f", "0b", "0b////"]),
+    ("CHAP_N", &["target", "user", ""]),
+    ("CHAP_R", &["0x000102030405060708090a0b0c0d0e0f", "0x", "0b/"]),
 ];
 
 /// A text: a few keys of the table, or any bytes.

@@ -148,7 +148,7 @@ impl Bench<'_> {
             Event::LoginAsked(asked) => {
                 assert!(!asked.initiator.is_empty() && asked.initiator.len() <= 223);
                 if self.choices.byte() == 255 {
-                    self.machine.refuse(LoginStatus::NOT_FOUND);
+                    self.machine.redirect("10.0.0.1:3260");
                 } else {
                     self.machine.admit(Micros(self.now), Tsih(1));
                     self.read_answers();

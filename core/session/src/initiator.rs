@@ -11,6 +11,7 @@
 mod discovery;
 mod login;
 mod negotiation;
+mod security;
 mod tasks;
 
 #[cfg(test)]
@@ -32,9 +33,11 @@ use understudy_iscsi::{Digests, Frame, FrameDecoder, FrameError, Malformed, Outg
 
 pub use discovery::DiscoveredTarget;
 pub use negotiation::Parameters;
+pub use security::{Proof, Unproved};
 use tasks::Tasks;
 
 use crate::Micros;
+use crate::credentials::Chance;
 
 /// What a session is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +74,10 @@ pub struct Config {
     pub purpose: Purpose,
     /// Stage the login starts in: [`Stage::Operational`] saves a round trip, [`Stage::Security`] suits targets that
     /// insist on negotiating AuthMethod.
+    /// With a proof it is [`Stage::Security`] whatever stands here.
     pub first_stage: Stage,
+    /// Who proves what; without it this end has nothing to prove and asks for nothing.
+    pub proof: Option<Proof>,
     /// Header digest.
     pub header_digest: DigestOffer,
     /// Data digest.
@@ -206,13 +212,16 @@ pub enum SessionLost {
     #[error("protocol error: {0}")]
     Protocol(&'static str),
     /// The target refused the login.
-    #[error("login refused with status {:#04x}{:02x}{}", status.class, status.detail, address.as_ref().map_or(String::new(), |at| format!(", moved to {at}")))]
+    #[error("login refused with status {:02x}{:02x}h{}{}", status.class, status.detail, login::advice(*status), address.as_ref().map_or(String::new(), |at| format!(", moved to {at}")))]
     LoginRefused {
         /// Class and detail.
         status: LoginStatus,
         /// TargetAddress of a redirection.
         address: Option<String>,
     },
+    /// The two ends did not prove to each other who they are.
+    #[error("no login: {0}")]
+    Unproved(#[from] Unproved),
     /// The target rejected a PDU.
     #[error("a PDU with opcode {opcode:#04x} was rejected with reason {:#04x}", reason.0)]
     Rejected {
@@ -237,7 +246,7 @@ pub enum SessionLost {
 
 #[derive(Debug)]
 enum Phase {
-    Login(login::Login),
+    Login(Box<login::Login>),
     /// Full feature phase.
     Full,
     /// A logout is wanted: nothing new is sent; the logout request goes out when the last sent task has ended.
@@ -287,9 +296,15 @@ impl<T> Initiator<T> {
     /// A session whose first login request already waits in [`Initiator::outgoing`].
     #[must_use]
     pub fn new(config: Config, now: Micros) -> Self {
+        Self::with_chance(config, None, now)
+    }
+
+    /// As [`Initiator::new`], with random bytes drawn for this connection alone; without them no target can prove itself.
+    #[must_use]
+    pub fn with_chance(config: Config, chance: Option<Chance>, now: Micros) -> Self {
         let login_until = now.plus(config.login_within);
         let mut initiator = Self {
-            phase: Phase::Login(login::Login::new(config.first_stage)),
+            phase: Phase::Login(Box::new(login::Login::new(&config, chance))),
             parameters: Parameters::defaults(),
             decoder: FrameDecoder::new(login::LOGIN_SEGMENT_BYTES),
             digests: Digests::default(),

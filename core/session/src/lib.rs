@@ -5,6 +5,7 @@
 //! [`understudy_iscsi`].
 #![forbid(unsafe_code)]
 
+pub mod credentials;
 pub mod initiator;
 pub mod secret;
 pub mod target;

@@ -23,9 +23,11 @@ use understudy_iscsi::login::LoginStatus;
 use understudy_iscsi::request::LoginRequest;
 use understudy_iscsi::response::{AsyncMessage, LoginResponse, NopIn};
 use understudy_iscsi::serial::{Cid, TaskTag, TransferTag, Tsih};
+use understudy_iscsi::text::KeyList;
 use understudy_iscsi::{Frame, FrameDecoder, FrameError, Outgoing};
 
 use crate::Micros;
+pub use crate::credentials::Chance;
 
 pub mod access;
 mod full;
@@ -47,7 +49,6 @@ use wire::Wire;
 pub use login::LoginAsked;
 pub use parameters::SessionKind;
 pub use reply::Reply;
-pub use security::Chance;
 pub use text::{TargetEntry, TargetsWanted};
 
 /// What one connection may use up.
@@ -122,7 +123,8 @@ pub struct CommandArrived {
 /// Something the shell has to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// Everything is agreed: answer with [`TargetConnection::admit`] or [`TargetConnection::refuse`], whenever.
+    /// Everything is agreed: answer with [`TargetConnection::admit`], [`TargetConnection::refuse`] or
+    /// [`TargetConnection::redirect`], whenever.
     LoginAsked(LoginAsked),
     /// Answer with [`TargetConnection::targets`] at once.
     TargetsAsked(TargetsWanted),
@@ -263,6 +265,12 @@ impl TargetConnection {
     /// What has to be sent.
     pub fn outgoing(&mut self) -> &mut Outgoing {
         &mut self.wire.out
+    }
+
+    /// The initiator's name; empty before it was let in.
+    #[must_use]
+    pub fn initiator(&self) -> &str {
+        &self.initiator
     }
 
     /// Whether input is taken now; while a login is held, it is not.
@@ -406,9 +414,21 @@ impl TargetConnection {
 
     /// The login that was asked about fails.
     pub fn refuse(&mut self, status: LoginStatus) {
+        self.refuse_with(status, &KeyList::new());
+    }
+
+    /// The login that was asked about belongs to another address, as `address:port`: the initiator is sent there, for now (RFC 7143
+    /// §11.13.5). A portal group tag has no place in it (§13.8).
+    pub fn redirect(&mut self, address: &str) {
+        let mut keys = KeyList::new();
+        keys.push("TargetAddress", address);
+        self.refuse_with(LoginStatus::MOVED_TEMPORARILY, &keys);
+    }
+
+    fn refuse_with(&mut self, status: LoginStatus, keys: &KeyList) {
         if let Phase::Asked { response, .. } = &self.phase {
-            let refusal =
-                LoginResponse { transit: false, tsih: Tsih(0), status, text: Bytes::new(), ..*response.clone() };
+            let text = keys.encode();
+            let refusal = LoginResponse { transit: false, tsih: Tsih(0), status, text, ..*response.clone() };
             self.wire.send(refusal.into_frame());
             self.finish(End::LoginRefused(status));
         }

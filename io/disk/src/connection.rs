@@ -18,6 +18,7 @@ use understudy_iscsi::login::{LoginStatus, Stage};
 use understudy_session::Micros;
 use understudy_session::initiator::{Config, Event, Fate, Initiator, SessionLost};
 
+use crate::chance;
 use crate::disk::{DiskError, Link};
 use crate::network::Network;
 use crate::session::{Reconnect, Shared, Ticket};
@@ -51,6 +52,25 @@ impl End {
             Self::Protocol(lost) => lost.to_string(),
         }
     }
+
+    /// Whether trying again will not help: somebody has to set up one of the ends.
+    fn wants_an_operator(&self) -> bool {
+        let Self::Protocol(lost) = self else { return false };
+        match lost {
+            SessionLost::Unproved(_) => true,
+            SessionLost::LoginRefused { status, .. } => {
+                [LoginStatus::AUTHENTICATION_FAILURE, LoginStatus::AUTHORIZATION_FAILURE].contains(status)
+            }
+            SessionLost::Frame(_)
+            | SessionLost::Malformed(_)
+            | SessionLost::Protocol(_)
+            | SessionLost::Rejected { .. }
+            | SessionLost::Dropped(_)
+            | SessionLost::Silent
+            | SessionLost::LoginTooSlow
+            | SessionLost::CommandTooSlow => false,
+        }
+    }
 }
 
 /// Connects again and again until the session is closed.
@@ -63,6 +83,9 @@ pub(crate) async fn run<N: Network>(network: N, shared: Rc<Shared>) {
         let end = serve(&network, &shared, &next).await;
         let has_lasted = began.elapsed() >= PAUSE.1;
         tracing::debug!(target = %shared.place.target, portal = %next.portal, "session ended: {}", end.text());
+        if end.wants_an_operator() && *shared.last_trouble.borrow() != end.text() {
+            tracing::error!(target = %shared.place.target, portal = %next.portal, "{}", end.text());
+        }
         give_up(&shared, &end);
         if shared.is_closing.get() || shared.options.reconnect == Reconnect::Never {
             shared.is_closing.set(true);
@@ -116,7 +139,7 @@ async fn serve<N: Network>(network: &N, shared: &Rc<Shared>, attempt: &Attempt) 
         Ok(Err(error)) => return End::Socket(error),
         Err(_) => return End::Socket(io::ErrorKind::TimedOut.into()),
     };
-    let machine = Initiator::new(attempt.config.clone(), shared.now());
+    let machine = Initiator::with_chance(attempt.config.clone(), chance::for_one(&attempt.config), shared.now());
     let mut connection = Connection {
         shared,
         stream,

@@ -11,6 +11,7 @@ use understudy_session::Micros;
 pub use understudy_session::initiator::DiscoveredTarget;
 use understudy_session::initiator::{Event, Initiator, Purpose};
 
+use crate::chance;
 use crate::disk::DiskError;
 use crate::session::{Nexus, Options, config};
 
@@ -19,7 +20,9 @@ use crate::session::{Nexus, Options, config};
 /// # Errors
 /// [`DiskError::Unreachable`] with the reason; never anything of unknown outcome, as nothing is changed.
 pub async fn discover(portal: &str, nexus: Nexus, options: &Options) -> Result<Vec<DiscoveredTarget>, DiskError> {
-    let machine = Initiator::<()>::new(config(nexus, Purpose::Discovery, options), Micros(0));
+    let config = config(nexus, Purpose::Discovery, options);
+    let chance = chance::for_one(&config);
+    let machine = Initiator::<()>::with_chance(config, chance, Micros(0));
     let asking = Box::pin(ask(portal, machine));
     let answer = match timeout(options.login_deadline, asking).await {
         Ok(Ok(targets)) => return Ok(targets),

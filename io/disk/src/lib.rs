@@ -7,6 +7,7 @@
 //! here sends a write twice.
 #![forbid(unsafe_code)]
 
+mod chance;
 pub mod conformance;
 mod connection;
 pub mod discover;

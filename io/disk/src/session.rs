@@ -23,7 +23,7 @@ use understudy_iscsi::login::Stage;
 use understudy_iscsi::serial::Isid;
 use understudy_session::Micros;
 use understudy_session::initiator::{Command, Completion, Config, Initiator, Management, Purpose};
-pub use understudy_session::initiator::{DigestOffer, Transfer};
+pub use understudy_session::initiator::{DigestOffer, Proof, Transfer};
 
 use crate::connection;
 use crate::disk::{DiskError, Link};
@@ -80,6 +80,8 @@ pub struct Options {
     pub header_digest: DigestOffer,
     /// Data digest.
     pub data_digest: DigestOffer,
+    /// Who proves what at a login.
+    pub proof: Option<Proof>,
 }
 
 impl Default for Options {
@@ -96,6 +98,7 @@ impl Default for Options {
             reconnect: Reconnect::Always,
             header_digest: DigestOffer::None,
             data_digest: DigestOffer::None,
+            proof: None,
         }
     }
 }
@@ -205,6 +208,7 @@ pub(crate) fn config(nexus: Nexus, purpose: Purpose, options: &Options) -> Confi
         isid: nexus.isid,
         purpose,
         first_stage: Stage::Operational,
+        proof: options.proof.clone(),
         header_digest: options.header_digest,
         data_digest: options.data_digest,
         receive_segment_bytes: RECEIVE_SEGMENT_BYTES,

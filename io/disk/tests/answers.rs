@@ -340,7 +340,7 @@ fn nobody_there_is_unreachable_with_a_reason() {
         mini.answer_logins(|_| Err((LoginStatus::NOT_FOUND, None)));
         let lun = IscsiLun::open(&mini.url(), nexus(0), options());
         let Err(DiskError::Unreachable(why)) = lun.ready(Duration::from_millis(50)).await else { panic!("not there") };
-        assert!(why.contains("0x0203"), "{why}");
+        assert!(why.contains("0203h"), "{why}");
     });
 }
 

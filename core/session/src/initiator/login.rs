@@ -1,8 +1,7 @@
 //! The login of an initiator (RFC 7143 §6.3, §11.12, §11.13).
 //!
-//! Not here: the keys' values (`negotiation`) and authentication (targets that want it refuse this login). The one
-//! idea: this end is always ready for the next stage and says so; the target decides how many rounds it takes, within
-//! a bound.
+//! Not here: the keys' values (`negotiation`) and who proves what (`security`). The one idea: this end is ready for the
+//! next stage whenever it has nothing to prove, and says so; the target decides how many rounds it takes, within a bound.
 
 use bytes::Bytes;
 use understudy_iscsi::login::{LoginStatus, Stage};
@@ -11,7 +10,9 @@ use understudy_iscsi::response::LoginResponse;
 use understudy_iscsi::serial::{Cid, StatSn, Tsih};
 use understudy_iscsi::text::{KeyList, TEXT_LIMIT};
 
-use super::{Event, Initiator, OWN_TAG, Phase, SessionLost, negotiation};
+use super::security::Security;
+use super::{Config, Event, Initiator, OWN_TAG, Phase, SessionLost, negotiation};
+use crate::credentials::{Chance, is_security_key};
 
 /// Longest data segment during login: the RFC's default MaxRecvDataSegmentLength (§13.12), on which both ends rely
 /// until they have declared another.
@@ -31,11 +32,32 @@ pub(super) struct Login {
     keys: KeyList,
     introduced: bool,
     proposed: bool,
+    security: Security,
 }
 
 impl Login {
-    pub(super) fn new(stage: Stage) -> Self {
-        Self { stage, rounds: 0, collected: Vec::new(), keys: KeyList::new(), introduced: false, proposed: false }
+    pub(super) fn new(config: &Config, chance: Option<Chance>) -> Self {
+        Self {
+            stage: if config.proof.is_some() { Stage::Security } else { config.first_stage },
+            rounds: 0,
+            collected: Vec::new(),
+            keys: KeyList::new(),
+            introduced: false,
+            proposed: false,
+            security: Security::new(config.proof.clone(), chance),
+        }
+    }
+}
+
+/// What to do about a refusal, where the status says so much (RFC 7143 §11.13.5).
+pub(super) fn advice(status: LoginStatus) -> &'static str {
+    match status {
+        LoginStatus::AUTHENTICATION_FAILURE => {
+            ": authentication failed; compare user name, secret and CHAP's algorithms at both ends"
+        }
+        LoginStatus::AUTHORIZATION_FAILURE => ": this initiator's name may not use the target; list it there",
+        LoginStatus::NOT_FOUND => ": there is no such target at this address",
+        _says_it_all => "",
     }
 }
 
@@ -48,14 +70,15 @@ impl<T> Initiator<T> {
             login.introduced = true;
             negotiation::identification(&self.config, &mut keys);
             if login.stage == Stage::Security {
-                keys.push("AuthMethod", "None");
+                keys.push("AuthMethod", login.security.offer());
             }
         }
         if login.stage == Stage::Operational && !login.proposed {
             login.proposed = true;
             negotiation::proposals(&self.config, &mut keys);
         }
-        let (transit, stage) = (true, login.stage);
+        let stage = login.stage;
+        let transit = stage != Stage::Security || login.security.is_ready();
         let text = keys.encode();
         self.push_login(transit, stage, text);
     }
@@ -65,7 +88,12 @@ impl<T> Initiator<T> {
             transit,
             more_text: false,
             stage,
-            next_stage: if stage == Stage::Security { Stage::Operational } else { Stage::FullFeature },
+            next_stage: match (transit, stage) {
+                // Reserved where no transition is asked for (RFC 7143 §11.12.3).
+                (false, _) => Stage::Security,
+                (true, Stage::Security) => Stage::Operational,
+                (true, Stage::Operational | Stage::FullFeature) => Stage::FullFeature,
+            },
             version_max: 0,
             version_min: 0,
             isid: self.config.isid,
@@ -116,7 +144,20 @@ impl<T> Initiator<T> {
         let Phase::Login(login) = &mut self.phase else { return Ok(()) };
         let text = core::mem::take(&mut login.collected);
         let keys = KeyList::parse(&text).map_err(|_| SessionLost::Protocol("login text is not a key list"))?;
+        let in_security = login.stage == Stage::Security;
+        if in_security {
+            for (key, value) in login.security.take(&keys)? {
+                login.keys.push(key, value);
+            }
+        }
         for (key, value) in keys.iter() {
+            if is_security_key(key) {
+                // Some targets say so once more.
+                if in_security || (key, value) == ("AuthMethod", "None") {
+                    continue;
+                }
+                return Err(SessionLost::Protocol("a key of the security stage outside of it"));
+            }
             if let Some(owed) = self.parameters.take(&self.config, key, value)? {
                 login.keys.push(&owed.key, "NotUnderstood");
             }
@@ -129,6 +170,9 @@ impl<T> Initiator<T> {
         if response.transit {
             if response.next_stage <= login.stage {
                 return Err(SessionLost::Protocol("the login goes backwards"));
+            }
+            if login.stage == Stage::Security {
+                login.security.pass()?;
             }
             login.stage = response.next_stage;
         }

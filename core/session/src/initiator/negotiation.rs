@@ -71,9 +71,7 @@ impl Parameters {
             "ErrorRecoveryLevel" => _ = number(value, 0, 0)?,
             // Answers that leave nothing to decide here: this end proposed the only value it uses, or the key is a
             // declaration about the target.
-            "AuthMethod" if value != "None" => return Err(SessionLost::Protocol("the target wants authentication")),
-            "AuthMethod"
-            | "MaxConnections"
+            "MaxConnections"
             | "MaxOutstandingR2T"
             | "DefaultTime2Wait"
             | "DefaultTime2Retain"

@@ -29,6 +29,7 @@ fn config() -> Config {
         isid: ISID,
         purpose: Purpose::Normal { target: "iqn.2026-01.example:disk".to_owned() },
         first_stage: Stage::Operational,
+        proof: None,
         header_digest: DigestOffer::None,
         data_digest: DigestOffer::None,
         receive_segment_bytes: 65_536,

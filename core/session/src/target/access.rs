@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use understudy_iscsi::chap::ChapAlgorithm;
 use understudy_iscsi::login::LoginStatus;
 
-use crate::secret::Secret;
+pub use crate::credentials::{ALGORITHMS, Credentials, Identity};
 
 /// Who may log in.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -44,28 +44,6 @@ pub enum Scope {
     /// Those with these iSCSI names.
     Only(Vec<String>),
 }
-
-/// What an initiator and this end know of each other.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Credentials {
-    /// What the initiator proves.
-    pub initiator: Identity,
-    /// What this end proves if the initiator asks (mutual CHAP).
-    pub target: Option<Identity>,
-}
-
-/// A name with its secret.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
-    /// `CHAP_N`.
-    pub user: String,
-    /// What is known to both ends only.
-    pub secret: Secret,
-}
-
-/// Algorithms that are agreed to unless others are named. MD5, which every initiator has to offer (RFC 7143 §12.1.3), is left to the
-/// operator: what CHAP asks of a digest it still does, but few rules for the use of cryptography allow it.
-pub const ALGORITHMS: [ChapAlgorithm; 3] = [ChapAlgorithm::Sha3_256, ChapAlgorithm::Sha256, ChapAlgorithm::Sha1];
 
 impl AccessList {
     /// These initiators by their iSCSI names, and the algorithms agreed to.
@@ -106,7 +84,8 @@ impl Access {
     }
 
     /// Whether this initiator may use, and see, this target.
-    pub(super) fn may_use(&self, initiator: &str, target: &str) -> bool {
+    #[must_use]
+    pub fn may_use(&self, initiator: &str, target: &str) -> bool {
         match self {
             Self::Everyone => true,
             Self::Listed(list) => {

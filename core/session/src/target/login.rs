@@ -15,7 +15,8 @@ use understudy_iscsi::text::KeyList;
 
 use super::access::Refusal;
 use super::parameters::{Answer, Negotiation, NegotiationError, Offer, Parameters, SessionKind};
-use super::security::{Security, is_security_key};
+use super::security::Security;
+use crate::credentials::is_security_key;
 
 /// Most text in one login request chain, and in one response: a login has no more than a few dozen short keys, and
 /// 8192 bytes is what either side takes in one PDU before anything is negotiated (RFC 7143 §13.12).

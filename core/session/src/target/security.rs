@@ -25,29 +25,10 @@ use understudy_iscsi::chap::{BINARY_LIMIT, ChapAlgorithm};
 use understudy_iscsi::text::{KeyList, parse_number};
 
 use super::access::{Access, Credentials, Identity, Reason, Refusal};
-
-/// Random bytes for one login.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Chance {
-    /// Identifier of the challenge.
-    pub identifier: u8,
-    /// The challenge; as many bytes are used as the answer will have.
-    pub challenge: [u8; 32],
-}
-
-impl std::fmt::Debug for Chance {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.write_str("Chance(not shown)")
-    }
-}
+use crate::credentials::{Chance, is_security_key};
 
 /// Most algorithms of an initiator's list that are looked at; there are four.
 const ALGORITHMS_LIMIT: usize = 32;
-
-/// Keys that belong to this stage alone.
-pub(crate) fn is_security_key(key: &str) -> bool {
-    matches!(key, "AuthMethod" | "CHAP_A" | "CHAP_I" | "CHAP_C" | "CHAP_N" | "CHAP_R")
-}
 
 /// How far a login has come.
 #[derive(Debug)]

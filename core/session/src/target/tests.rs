@@ -323,6 +323,19 @@ fn login_that_stops_half_way_is_given_up_in_time() {
     assert_eq!(bench.machine.end(), Some(&End::LoginTimeout));
 }
 
+/// RFC 7143 §11.13.5, §13.8.
+#[test]
+fn who_is_sent_elsewhere_is_told_the_address_and_no_portal_group() {
+    let mut bench = Bench::new(Setup::default());
+    bench.send(login(Stage::Operational, Some(Stage::FullFeature), NAMES));
+    bench.shown();
+    bench.machine.redirect("[fd00::2]:3260");
+    assert_eq!(bench.machine.end(), Some(&End::LoginRefused(LoginStatus::MOVED_TEMPORARILY)));
+    let shown = bench.shown();
+    assert!(shown.contains("TargetAddress=[fd00::2]:3260") && shown.contains("0101"), "{shown}");
+    assert!(!shown.contains("3260,"), "{shown}");
+}
+
 #[test]
 fn refused_by_the_shell_means_a_final_response_with_its_status() {
     let mut bench = Bench::new(Setup::default());
