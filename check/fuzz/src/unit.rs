@@ -389,7 +389,7 @@ impl Bench<'_> {
                 assert!(self.listed.iter().all(|listed| self.unit.is_aborted(listed.task)));
             }
             (4, Some(id)) => {
-                self.unit.luns_changed();
+                self.unit.luns_changed(id);
                 self.unit.luns_reported(id);
             }
             _ => {

@@ -491,9 +491,9 @@ impl LogicalUnit {
         self.tell_everybody(Asc::CAPACITY_DATA_HAS_CHANGED);
     }
 
-    /// The target's list of units has changed.
-    pub fn luns_changed(&mut self) {
-        self.tell_everybody(Asc::REPORTED_LUNS_DATA_HAS_CHANGED);
+    /// The target's list of units, as this nexus sees it, has changed.
+    pub fn luns_changed(&mut self, nexus: NexusId) {
+        self.state_mut(nexus).attentions.establish(Asc::REPORTED_LUNS_DATA_HAS_CHANGED);
     }
 
     /// The nexus has read the list of units.

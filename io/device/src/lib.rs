@@ -12,6 +12,7 @@
 //! everything ends without an answer for good (fence).
 #![forbid(unsafe_code)]
 
+mod audience;
 mod carrier;
 mod compare;
 mod event;
@@ -22,6 +23,7 @@ mod target;
 mod task;
 mod unit;
 
+pub use audience::Audience;
 pub use medium::Medium;
 pub use target::{LunTaken, NexusHandle, NexusName, Target, TaskManagement, TaskManagementResponse};
 pub use task::{Outcome, Task};

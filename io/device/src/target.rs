@@ -1,6 +1,8 @@
 //! A target: units by number, and the I_T nexuses attached to them.
 //!
-//! The target answers what no single unit can: REPORT LUNS, and commands to a number nobody has.
+//! The target answers what no single unit can: REPORT LUNS, and commands to a number nobody has. A nexus has a place only in the
+//! units whose [`Audience`] its initiator belongs to, and reaches units only by its places: what it does not see is not
+//! there for it, whichever command, function or reservation it tries it with.
 
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
@@ -16,6 +18,7 @@ use understudy_scsi::transport::InitiatorPort;
 use understudy_unit::unit::{LogicalUnit, Reset};
 use understudy_unit::{Completion, Identity, Nexus, NexusId, TaskAttribute, TaskId};
 
+use crate::audience::Audience;
 use crate::task::Task;
 use crate::unit::UnitOnMedium;
 
@@ -56,9 +59,9 @@ pub enum TaskManagement {
     ClearTaskSet,
     /// Everything on the unit.
     LogicalUnitReset,
-    /// Everything on every unit.
+    /// Everything on every unit that the nexus sees.
     TargetWarmReset,
-    /// The same, as if power had failed; the portal closes the sessions afterwards.
+    /// Everything on every unit, as if power had failed; the portal closes the sessions afterwards.
     TargetColdReset,
 }
 
@@ -69,20 +72,31 @@ pub enum TaskManagementResponse {
     Complete,
     /// The referenced task is not in the task set.
     TaskDoesNotExist,
-    /// No such unit.
+    /// No such unit, or none that this nexus sees.
     LunDoesNotExist,
+    /// It would have ended what the nexus does not see.
+    NotAuthorized,
+}
+
+/// A unit of a target.
+#[derive(Debug, Clone)]
+struct Numbered {
+    lun: u16,
+    unit: Rc<UnitOnMedium>,
+    audience: Audience,
 }
 
 /// A target.
 #[derive(Debug)]
 pub struct Target {
     name: Rc<str>,
-    units: RefCell<Vec<(u16, Rc<UnitOnMedium>)>>,
+    /// By number.
+    units: RefCell<Vec<Numbered>>,
     // BOUND: dead entries are swept at every attach.
     attached: RefCell<Vec<Weak<Attached>>>,
 }
 
-/// A nexus and its place in each unit, ordered by number.
+/// A nexus and its place in each unit it sees, ordered by number.
 #[derive(Debug)]
 struct Attached {
     nexus: Nexus,
@@ -109,30 +123,40 @@ impl Target {
         &self.name
     }
 
-    /// Adds a unit; nexuses attached to the target's other units find a unit attention (3Fh/0Eh).
+    /// Adds a unit that everyone sees; nexuses attached to the target's other units find a unit attention (3Fh/0Eh).
     ///
     /// # Errors
     /// [`LunTaken`].
     pub fn add(&self, lun: u16, unit: Rc<UnitOnMedium>) -> Result<(), LunTaken> {
-        let at = match self.units.borrow().binary_search_by_key(&lun, |(lun, _)| *lun) {
+        self.add_for(lun, unit, Audience::Everyone)
+    }
+
+    /// Adds a unit that only `audience` sees; only they find the unit attention.
+    ///
+    /// # Errors
+    /// [`LunTaken`].
+    pub fn add_for(&self, lun: u16, unit: Rc<UnitOnMedium>, audience: Audience) -> Result<(), LunTaken> {
+        let at = match self.units.borrow().binary_search_by_key(&lun, |numbered| numbered.lun) {
             Err(at) if lun <= HIGHEST_LUN => at,
             Ok(_) | Err(_) => return Err(LunTaken(lun)),
         };
-        self.luns_changed();
-        self.units.borrow_mut().insert(at, (lun, Rc::clone(&unit)));
+        self.luns_changed(&audience);
         for attached in self.attached.borrow().iter().filter_map(Weak::upgrade) {
-            let id = unit.core.borrow_mut().attach(attached.nexus.clone());
-            let mut places = attached.places.borrow_mut();
-            let at = places.partition_point(|place| place.lun < lun);
-            places.insert(at, Place { lun, unit: Rc::clone(&unit), id });
+            if audience.includes(&attached.nexus.initiator.name) {
+                let id = unit.core.borrow_mut().attach(attached.nexus.clone());
+                let mut places = attached.places.borrow_mut();
+                let at = places.partition_point(|place| place.lun < lun);
+                places.insert(at, Place { lun, unit: Rc::clone(&unit), id });
+            }
         }
+        self.units.borrow_mut().insert(at, Numbered { lun, unit, audience });
         Ok(())
     }
 
     /// Removes a unit; its commands are aborted as if every nexus were lost.
     pub fn remove(&self, lun: u16) -> Option<Rc<UnitOnMedium>> {
-        let at = self.units.borrow().iter().position(|(own, _)| *own == lun)?;
-        let (_, unit) = self.units.borrow_mut().remove(at);
+        let at = self.units.borrow().iter().position(|numbered| numbered.lun == lun)?;
+        let Numbered { unit, audience, .. } = self.units.borrow_mut().remove(at);
         for attached in self.attached.borrow().iter().filter_map(Weak::upgrade) {
             attached.places.borrow_mut().retain(|place| {
                 if place.lun == lun {
@@ -141,26 +165,39 @@ impl Target {
                 place.lun != lun
             });
         }
-        self.luns_changed();
+        self.luns_changed(&audience);
         Some(unit)
     }
 
-    fn luns_changed(&self) {
-        for (_, unit) in self.units.borrow().iter() {
-            unit.core.borrow_mut().luns_changed();
+    /// The list of units is another one for those in `audience`.
+    fn luns_changed(&self, audience: &Audience) {
+        for attached in self.attached.borrow().iter().filter_map(Weak::upgrade) {
+            if audience.includes(&attached.nexus.initiator.name) {
+                for place in attached.places.borrow().iter() {
+                    place.unit.core.borrow_mut().luns_changed(place.id);
+                }
+            }
         }
+    }
+
+    /// Whether an initiator would find anything here: a unit it sees, or no units at all, as in a target whose units are on their
+    /// way.
+    #[must_use]
+    pub fn has_something_for(&self, initiator: &str) -> bool {
+        let units = self.units.borrow();
+        units.is_empty() || units.iter().any(|numbered| numbered.audience.includes(initiator))
     }
 
     /// Numbers of its units, ascending.
     #[must_use]
     pub fn luns(&self) -> Vec<u16> {
-        self.units.borrow().iter().map(|(lun, _)| *lun).collect()
+        self.units.borrow().iter().map(|numbered| numbered.lun).collect()
     }
 
     /// Its units.
     #[must_use]
     pub fn units(&self) -> Vec<Rc<UnitOnMedium>> {
-        self.units.borrow().iter().map(|(_, unit)| Rc::clone(unit)).collect()
+        self.units.borrow().iter().map(|numbered| Rc::clone(&numbered.unit)).collect()
     }
 
     /// Attaches an I_T nexus. One nexus may be attached once at a time; at a session reinstatement close the old
@@ -168,16 +205,14 @@ impl Target {
     #[must_use]
     pub fn attach(self: &Rc<Self>, nexus: NexusName) -> NexusHandle {
         let nexus = Nexus::from(nexus);
-        let places = self
-            .units
-            .borrow()
-            .iter()
-            .map(|(lun, unit)| Place {
-                lun: *lun,
-                unit: Rc::clone(unit),
-                id: unit.core.borrow_mut().attach(nexus.clone()),
-            })
-            .collect();
+        let units = self.units.borrow();
+        let seen = units.iter().filter(|numbered| numbered.audience.includes(&nexus.initiator.name));
+        let places = seen.map(|Numbered { lun, unit, .. }| Place {
+            lun: *lun,
+            unit: Rc::clone(unit),
+            id: unit.core.borrow_mut().attach(nexus.clone()),
+        });
+        let places = places.collect();
         let attached = Rc::new(Attached { nexus, places: RefCell::new(places) });
         let mut all = self.attached.borrow_mut();
         all.retain(|other| other.strong_count() > 0);
@@ -263,8 +298,8 @@ impl NexusHandle {
         Task::on_unit(unit, id, begun, Rc::clone(&self.target.name))
     }
 
-    /// SPC-4 r37 §6.33: the answer is the same by whatever number it is asked, and takes the unit attention 3Fh/0Eh with
-    /// it.
+    /// SPC-4 r37 §6.33: the units that this nexus sees; the answer is the same by whatever number it is asked, and takes the unit
+    /// attention 3Fh/0Eh with it.
     fn report_luns(&self, cdb: &[u8; 16]) -> Completion {
         let refuse = |sense: Sense| Completion::check(&sense, SenseFormat::Fixed);
         let (select, allocation) = match Command::parse(cdb) {
@@ -276,7 +311,7 @@ impl NexusHandle {
             return refuse(Sense::cdb_field(6, None));
         }
         let listed = match luns::lists_units(select) {
-            Some(Listing::EveryUnit) => self.target.luns(),
+            Some(Listing::EveryUnit) => self.attached.places.borrow().iter().map(|place| place.lun).collect(),
             Some(Listing::WellKnown) => Vec::new(),
             None => return refuse(Sense::cdb_field(2, None)),
         };
@@ -315,15 +350,20 @@ impl NexusHandle {
         TaskManagementResponse::Complete
     }
 
+    /// Resets what this nexus sees, which it could reset one by one as well. A cold reset also ends every session of the target, so it
+    /// is left to those who see all of it: RFC 7143 §11.5.1 subjects it to access controls.
     async fn reset_target(&self, reset: Reset) -> TaskManagementResponse {
-        let units = self.target.units();
-        let mut aborting = Vec::new();
-        for unit in &units {
-            aborting.push(unit.core.borrow_mut().reset(reset));
-            unit.look_again();
+        let places = self.attached.places.borrow().clone();
+        if reset == Reset::Cold && places.len() < self.target.units.borrow().len() {
+            return TaskManagementResponse::NotAuthorized;
         }
-        for (unit, tasks) in units.iter().zip(&aborting) {
-            unit.off_medium(tasks).await;
+        let mut aborting = Vec::new();
+        for place in &places {
+            aborting.push(place.unit.core.borrow_mut().reset(reset));
+            place.unit.look_again();
+        }
+        for (place, tasks) in places.iter().zip(&aborting) {
+            place.unit.off_medium(tasks).await;
         }
         TaskManagementResponse::Complete
     }

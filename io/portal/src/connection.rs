@@ -32,7 +32,7 @@ use understudy_session::Micros;
 use understudy_session::target::{Begun, CommandArrived, End, Event, Reply, Setup, TargetConnection};
 
 use crate::control::Order;
-use crate::registry::{Admitted, Enrolled, Registry, Served};
+use crate::registry::{Admitted, Declined, Enrolled, Registry, Served};
 use crate::wire::Wire;
 
 /// Room made for each read: enough for dozens of small PDUs, or most of a large one.
@@ -91,7 +91,7 @@ struct Connection<W> {
     /// Commands that wait for their data-out.
     waiting: BTreeMap<TaskTag, oneshot::Sender<Bytes>>,
     running: FuturesUnordered<LocalBoxFuture<'static, Done>>,
-    admission: Option<LocalBoxFuture<'static, Result<Admitted, LoginStatus>>>,
+    admission: Option<LocalBoxFuture<'static, Result<Admitted, Declined>>>,
     admitted: Option<Admitted>,
     nexus: Option<Rc<NexusHandle>>,
     leaving: Option<LocalBoxFuture<'static, ()>>,
@@ -202,6 +202,10 @@ impl<W: Wire> Connection<W> {
                 self.machine.drop_session();
                 Ok(())
             }
+            Order::Dismiss => {
+                self.machine.drop_session();
+                Err(Ending::Dropped)
+            }
             Order::Drop => Err(Ending::Dropped),
         }
     }
@@ -249,7 +253,7 @@ impl<W: Wire> Connection<W> {
                 }
                 Event::TargetsAsked(wanted) => {
                     let own = self.admitted.as_ref().and_then(Admitted::target_name);
-                    let entries = self.registry.entries(&wanted, own, self.local);
+                    let entries = self.registry.entries(&wanted, self.machine.initiator(), own, self.local);
                     self.machine.targets(entries);
                 }
                 Event::LogoutAsked => self.leave(),
@@ -305,6 +309,7 @@ impl<W: Wire> Connection<W> {
                 TaskManagementResponse::Complete => TaskFunctionResponse::COMPLETE,
                 TaskManagementResponse::TaskDoesNotExist => TaskFunctionResponse::TASK_DOES_NOT_EXIST,
                 TaskManagementResponse::LunDoesNotExist => TaskFunctionResponse::LUN_DOES_NOT_EXIST,
+                TaskManagementResponse::NotAuthorized => TaskFunctionResponse::NOT_AUTHORIZED,
             };
             Done::Function { tag, function, response }
         }));
@@ -370,7 +375,8 @@ impl<W: Wire> Connection<W> {
                 // What came behind the login request can be handled now.
                 self.machine.handle_input(&mut self.buffer);
             }
-            Err(status) => self.machine.refuse(status),
+            Err(Declined::Status(status)) => self.machine.refuse(status),
+            Err(Declined::Elsewhere(address)) => self.machine.redirect(&address.to_string()),
         }
         true
     }
@@ -438,7 +444,8 @@ impl<W: Wire> Connection<W> {
     fn note(&self, peer: SocketAddr, ending: &Ending) {
         let target = self.admitted.as_ref().and_then(Admitted::target_name).unwrap_or("none");
         let expected = match ending {
-            Ending::Session(End::LoggedOut | End::Dropped) | Ending::Dropped => true,
+            Ending::Session(End::LoggedOut | End::Dropped | End::LoginRefused(LoginStatus::MOVED_TEMPORARILY))
+            | Ending::Dropped => true,
             Ending::Closed => self.admitted.as_ref().is_none_or(|admitted| !admitted.is_normal()),
             Ending::Session(_) | Ending::Socket(_) | Ending::Fenced => false,
         };

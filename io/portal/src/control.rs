@@ -12,6 +12,8 @@ pub(crate) enum Order {
     RequestLogout,
     /// Tell the initiator that the session ends, and end it.
     DropAnnounced,
+    /// The same, as far as its socket takes it at once: nothing waits for this connection.
+    Dismiss,
     /// End it without a word.
     Drop,
 }

@@ -200,6 +200,13 @@ impl Portal {
         self.0.registry.add_target(target, gate);
     }
 
+    /// From now on whoever logs in to a target that is not served here is sent to `address`, for this once (RFC 7143 §11.13.5, "target
+    /// moved temporarily"). What `address` names must serve the target, or hold its logins: a client that is sent back and forth gives
+    /// up.
+    pub fn point_to(&self, name: &str, address: SocketAddr) {
+        self.0.registry.point_to(name, address);
+    }
+
     /// Stops serving a target: drops its sessions and refuses later logins with "not found". Returns the number of
     /// connections dropped.
     pub fn remove_target(&self, name: &str) -> usize {
@@ -209,6 +216,12 @@ impl Portal {
     /// Ends the connections of a target without answers to the commands under way; the target stays. Returns how many.
     pub fn drop_sessions(&self, name: &str) -> usize {
         self.0.registry.order_all_of(name, Order::Drop)
+    }
+
+    /// The same, and tells the initiators that they may come back at once (RFC 7143 §11.9, asynchronous event 3 with a Time2Wait
+    /// of zero). Who is told nothing waits for the DefaultTime2Wait it logged in with: open-iscsi two seconds.
+    pub fn dismiss_sessions(&self, name: &str) -> usize {
+        self.0.registry.order_all_of(name, Order::Dismiss)
     }
 
     /// Asks the initiators of a target to log out; ends those that have not in time. Returns how many were asked.
@@ -246,7 +259,8 @@ impl Portal {
         }
     }
 
-    /// Stops listening and ends every session; done when none of their commands is left.
+    /// Stops listening and ends every session, telling the initiators as [`Portal::dismiss_sessions`] does; done when none of their
+    /// commands is left.
     pub async fn close(&self) {
         self.stop_listening().await;
         self.0.registry.end_all().await;

@@ -61,6 +61,8 @@ pub(crate) struct Registry {
     pub(crate) activity: Activity,
     pub(crate) failed_sessions: Cell<u64>,
     targets: RefCell<BTreeMap<String, Served>>,
+    /// Where targets are served that are not served here.
+    elsewhere: RefCell<BTreeMap<String, SocketAddr>>,
     connections: RefCell<BTreeMap<u64, Rc<Control>>>,
     /// Those of them that have not logged in, the oldest first.
     negotiating: RefCell<BTreeSet<u64>>,
@@ -73,6 +75,21 @@ pub(crate) struct Registry {
     next_tsih: Cell<u16>,
     /// When something was last said about too many of something, and how often it was not said since.
     complained: Cell<Option<(Instant, u64)>>,
+}
+
+/// Why a login is not let in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Declined {
+    /// This is the answer.
+    Status(LoginStatus),
+    /// The target is served there, and nothing else is wrong.
+    Elsewhere(SocketAddr),
+}
+
+impl From<LoginStatus> for Declined {
+    fn from(status: LoginStatus) -> Self {
+        Self::Status(status)
+    }
 }
 
 /// A flood is worth a line now and then, not one for each drop.
@@ -173,6 +190,7 @@ impl Registry {
             activity: Activity::default(),
             failed_sessions: Cell::new(0),
             targets: RefCell::default(),
+            elsewhere: RefCell::default(),
             connections: RefCell::default(),
             negotiating: RefCell::default(),
             sessions: RefCell::default(),
@@ -244,30 +262,26 @@ impl Registry {
         count < self.options.sessions_per_initiator_max
     }
 
-    /// Decides about a login, which may take a while. Errors: the status to refuse it with.
-    pub(crate) async fn admit(
-        self: Rc<Self>,
-        control: Rc<Control>,
-        asked: LoginAsked,
-    ) -> Result<Admitted, LoginStatus> {
+    /// Decides about a login, which may take a while. Errors: how to decline it.
+    pub(crate) async fn admit(self: Rc<Self>, control: Rc<Control>, asked: LoginAsked) -> Result<Admitted, Declined> {
         let name = match (asked.kind, asked.target) {
             (SessionKind::Discovery, _) => {
                 return Ok(Admitted { tsih: self.free_tsih(), nexus: None, served: None, place: None });
             }
             (SessionKind::Normal, Some(name)) => name.to_ascii_lowercase(),
-            (SessionKind::Normal, None) => return Err(LoginStatus::MISSING_PARAMETER),
+            (SessionKind::Normal, None) => return Err(LoginStatus::MISSING_PARAMETER.into()),
         };
-        let gate = self.served(&name).ok_or(LoginStatus::NOT_FOUND)?.gate;
+        let gate = self.served(&name).ok_or_else(|| self.not_served(&name))?.gate;
         control.belongs_to(&name);
         let key = NexusKey { target: name.clone(), initiator: asked.initiator, isid: asked.isid };
         if asked.tsih != Tsih(0) {
             // A session here has one connection (MaxConnections=1); a second one can not be added.
             let known = self.sessions.borrow().get(&key).is_some_and(|(tsih, _)| *tsih == asked.tsih);
             let status = if known { LoginStatus::TOO_MANY_CONNECTIONS } else { LoginStatus::SESSION_DOES_NOT_EXIST };
-            return Err(status);
+            return Err(status.into());
         }
         if self.held_logins.get() >= self.options.held_logins_max {
-            return Err(LoginStatus::OUT_OF_RESOURCES);
+            return Err(LoginStatus::OUT_OF_RESOURCES.into());
         }
         let claim = Claim::stake(&self, key.clone(), &control);
         let passed = timeout(self.options.hold_limit, gate.pass()).await;
@@ -278,10 +292,21 @@ impl Registry {
         if !self.has_room_for(&key) {
             let limit = self.options.sessions_per_initiator_max;
             self.complain(|unsaid| tracing::warn!(initiator = ?key.initiator, limit, unsaid, "too many sessions of one initiator"));
-            return Err(LoginStatus::OUT_OF_RESOURCES);
+            return Err(LoginStatus::OUT_OF_RESOURCES.into());
         }
         drop(claim);
         Ok(self.enter(key, served, control))
+    }
+
+    /// How a login to a target is declined that is not served here.
+    fn not_served(&self, name: &str) -> Declined {
+        let known = self.elsewhere.borrow().get(name).copied();
+        known.map_or(Declined::Status(LoginStatus::NOT_FOUND), Declined::Elsewhere)
+    }
+
+    /// From now on logins to this target are sent to `address`, unless it is served here.
+    pub(crate) fn point_to(&self, name: &str, address: SocketAddr) {
+        self.elsewhere.borrow_mut().insert(name.to_ascii_lowercase(), address);
     }
 
     async fn end_older_session(&self, key: &NexusKey) {
@@ -321,17 +346,24 @@ impl Registry {
         }
     }
 
-    /// What SendTargets shows: each target at the address the client came to.
-    pub(crate) fn entries(&self, wanted: &TargetsWanted, own: Option<&str>, at: SocketAddr) -> Vec<TargetEntry> {
+    /// What SendTargets shows: each target in which the client finds something, at the address it came to.
+    pub(crate) fn entries(
+        &self,
+        wanted: &TargetsWanted,
+        initiator: &str,
+        own: Option<&str>,
+        at: SocketAddr,
+    ) -> Vec<TargetEntry> {
         let portal = (at.to_string(), self.options.portal_group);
-        let shown = |name: &String| match wanted {
+        let is_asked_for = |target: &Rc<Target>| match wanted {
             TargetsWanted::All => true,
-            TargetsWanted::Named(asked) => name.eq_ignore_ascii_case(asked),
-            TargetsWanted::Own => Some(name.as_str()) == own,
+            TargetsWanted::Named(asked) => target.name().eq_ignore_ascii_case(asked),
+            TargetsWanted::Own => Some(target.name()) == own,
         };
         let targets = self.targets.borrow();
-        let names = targets.values().map(|served| served.target.name().to_owned());
-        names.filter(shown).map(|name| TargetEntry { name, portals: vec![portal.clone()] }).collect()
+        let served = targets.values().map(|served| &served.target).filter(|target| is_asked_for(target));
+        let shown = served.filter(|target| target.has_something_for(initiator));
+        shown.map(|target| TargetEntry { name: target.name().to_owned(), portals: vec![portal.clone()] }).collect()
     }
 
     pub(crate) fn served(&self, name: &str) -> Option<Served> {
@@ -364,7 +396,7 @@ impl Registry {
     pub(crate) async fn end_all(&self) {
         let controls: Vec<_> = self.connections.borrow().values().cloned().collect();
         for control in &controls {
-            control.order(Order::Drop);
+            control.order(Order::Dismiss);
         }
         for control in controls {
             control.until_over().await;

@@ -99,6 +99,29 @@ fn discovery_names_the_address_that_was_used() {
     });
 }
 
+/// RFC 7143 §11.13.5.
+#[test]
+fn login_for_a_target_served_elsewhere_is_sent_there() {
+    on_one_thread(async {
+        let (_there, there) = open_portal();
+        let here = Portal::bind(loopback(), PortalOptions::default()).unwrap();
+        here.add_target(target("iqn.2026-01.test:own"), LoginGate::opened());
+        here.point_to(&NAME.to_ascii_uppercase(), there);
+        let mut client = Hand::connect(here.address()).await;
+        let refused = client.try_log_in(NAME, 1).await;
+        assert_eq!((refused.status.class, refused.status.detail), (1, 1));
+        assert_eq!(refused.text, format!("TargetAddress={there}\0").as_bytes());
+        assert!(client.receive().await.is_none());
+        let mut client = Hand::log_in(there, NAME, 1).await;
+        client.make_ready().await;
+        // What is served here is served here, and what nobody knows is not found.
+        here.add_target(target(NAME), LoginGate::opened());
+        Hand::log_in(here.address(), NAME, 1).await.make_ready().await;
+        let refused = Hand::connect(here.address()).await.try_log_in("iqn.2026-01.test:none", 1).await;
+        assert_eq!((refused.status.class, refused.status.detail), (2, 3));
+    });
+}
+
 #[test]
 fn unknown_target_unknown_session_and_second_connection_are_refused() {
     on_one_thread(async {
@@ -198,8 +221,40 @@ fn dropped_sessions_end_in_order_and_removed_targets_are_not_found() {
         let refused = Hand::connect(address).await.try_log_in(NAME, 1).await;
         assert_eq!((refused.status.class, refused.status.detail), (2, 3));
         portal.close().await;
-        assert!(second.receive().await.is_none());
+        assert_eq!(told_to_come_back(&mut second).await, (3, [0, 0, 0]));
         assert_eq!(portal.counters().connections, 0);
+    });
+}
+
+/// The last word on a connection before it ends in order: the event and its parameters, of which the second is Time2Wait.
+async fn told_to_come_back(client: &mut Hand) -> (u8, [u16; 3]) {
+    let Some(TargetPdu::AsyncMessage(message)) = client.receive().await else { panic!("not told") };
+    assert!(client.receive().await.is_none(), "and nothing after it");
+    (message.event.0, message.parameters)
+}
+
+/// RFC 7143 §11.9: what was answered arrives, then the word that the session is over and when to come back; what was not answered is not.
+#[test]
+fn dismissed_clients_are_told_to_come_back_at_once() {
+    on_one_thread(async {
+        let (portal, address) = open_portal();
+        let mut client = Hand::log_in(address, NAME, 1).await;
+        client.make_ready().await;
+        // One that waits for its data is under way.
+        client.command(&[0x2a, 0, 0, 0, 0, 1, 0, 0, 1], 0, 512).await;
+        assert!(matches!(client.receive().await, Some(TargetPdu::R2t(_))));
+        let held = LoginGate::held();
+        portal.add_target(target("iqn.2026-01.test:held"), held.clone());
+        let mut logging_in = Hand::connect(address).await;
+        logging_in.ask_log_in("TargetName=iqn.2026-01.test:held\0", 1).await;
+        until(|| held.waiting() == 1).await;
+        assert_eq!(portal.dismiss_sessions(NAME), 1);
+        assert_eq!(told_to_come_back(&mut client).await, (3, [0, 0, 0]));
+        // Whoever has not logged in has no session to be told of.
+        assert_eq!(portal.dismiss_sessions("iqn.2026-01.test:held"), 1);
+        assert!(logging_in.receive().await.is_none());
+        let mut again = Hand::log_in(address, NAME, 1).await;
+        again.make_ready().await;
     });
 }
 
