@@ -10,9 +10,6 @@ use understudy::harness::{Process, Signal, free_ports};
 
 use crate::tools;
 
-/// iSCSI name of its one target.
-const TARGET: &str = "iqn.2026-01.org.example.understudy:foreign-shelf";
-
 /// Control ports tgtd takes (a 16-bit number that is also part of its socket's name).
 const CONTROL_PORTS: u32 = 30_000;
 
@@ -30,6 +27,9 @@ pub struct Tgtd {
 }
 
 impl Tgtd {
+    /// iSCSI name of its one target.
+    pub const TARGET: &str = "iqn.2026-01.org.example.understudy:foreign-shelf";
+
     /// Whether tgt is installed; says so in one line if not.
     #[must_use]
     pub fn is_present() -> bool {
@@ -57,7 +57,7 @@ impl Tgtd {
         let process = Process::start_foreign(&program, &arguments, &folder.join("tgtd.log"))?;
         let mut tgtd = Self { process, portal, control, socket };
         tgtd.process.wait_until(START, "serves", || std::net::TcpStream::connect(portal).is_ok())?;
-        tgtd.order(&["--mode", "target", "--op", "new", "--tid", "1", "-T", TARGET])?;
+        tgtd.order(&["--mode", "target", "--op", "new", "--tid", "1", "-T", Self::TARGET])?;
         for (lun, bytes) in (1..).zip(sizes) {
             let file = folder.join(format!("tgt-{lun}.disk"));
             File::create(&file)?.set_len(*bytes)?;
@@ -71,7 +71,19 @@ impl Tgtd {
     /// Its disks as a pair's file names them, in the order of the sizes given.
     #[must_use]
     pub fn urls(&self, count: usize) -> Vec<String> {
-        (1..=count).map(|lun| format!("iscsi://{}/{TARGET}/{lun}", self.portal)).collect()
+        (1..=count).map(|lun| format!("iscsi://{}/{}/{lun}", self.portal, Self::TARGET)).collect()
+    }
+
+    /// From now on an initiator has to prove that it knows `theirs`, and is proved `own` if it asks; each a user with a secret.
+    ///
+    /// # Errors
+    /// It refuses.
+    pub fn demand_proofs(&self, theirs: (&str, &str), own: (&str, &str)) -> anyhow::Result<()> {
+        for (user, secret) in [theirs, own] {
+            self.order(&["--mode", "account", "--op", "new", "--user", user, "--password", secret])?;
+        }
+        self.order(&["--mode", "account", "--op", "bind", "--tid", "1", "--user", theirs.0])?;
+        self.order(&["--mode", "account", "--op", "bind", "--tid", "1", "--user", own.0, "--outgoing"])
     }
 
     /// Sends a signal.

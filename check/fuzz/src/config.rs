@@ -40,5 +40,6 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let code: String =
         example.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).map(|line| format!("{line}\n")).collect();
     let initiator = format!("{code}[[initiator]]\nname = \"iqn.2026-01.test:c\"\nnodes = [\"a\"]\nuser = \"u\"\nsecret = \"9f3c54d0b7a8e621\"\nown_secret = \"27d1e60b93f8a4c5\"\n");
-    vec![code.into_bytes(), mistaken.as_bytes().to_vec(), initiator.into_bytes()]
+    let volume = format!("{initiator}[[volume]]\nname = \"v\"\ninitiators = [\"iqn.2026-01.test:c\"]\n");
+    vec![code.into_bytes(), mistaken.as_bytes().to_vec(), initiator.into_bytes(), volume.into_bytes()]
 }

@@ -10,12 +10,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use understudy_device::medium::{Geometry, Medium};
 use understudy_device::{OpenError, Target, UnitIdentity, UnitOnMedium, UnitOptions};
+use understudy_portal::access::Access;
 use understudy_portal::{LoginGate, Portal, PortalError, PortalOptions};
 
 use crate::file::FileMedium;
@@ -40,6 +42,9 @@ pub struct ShelfConfig {
     pub target: String,
     /// The disks; a disk's place in the list, from 0, is its LUN.
     pub disks: Vec<ShelfDisk>,
+    /// Who may log in, with which proof; secrets have no text form, so it is not part of this one's.
+    #[serde(skip)]
+    pub access: Arc<Access>,
 }
 
 /// One disk of a shelf.
@@ -138,7 +143,7 @@ impl Shelf {
             let unit = opened.unit(disk, wrap(lun, opened.medium.clone()))?;
             target.add(lun, unit).map_err(|error| ShelfError::Config(error.to_string()))?;
         }
-        let portal = Portal::bind(config.listen, PortalOptions::default())?;
+        let portal = Portal::bind(config.listen, PortalOptions { access: config.access, ..PortalOptions::default() })?;
         portal.add_target(target.clone(), LoginGate::opened());
         Ok(Self { portal, target, media, _lock: lock })
     }

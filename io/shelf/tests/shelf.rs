@@ -11,6 +11,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -45,6 +46,7 @@ fn config(folder: &Path) -> ShelfConfig {
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         target: TARGET.into(),
         disks: vec![disk("lock1", 512), disk("data1", 512), disk("data2", 4096)],
+        access: Arc::default(),
     }
 }
 

@@ -320,6 +320,9 @@ pub struct VolumeStatus {
     pub portals: Vec<std::net::SocketAddr>,
     /// Its unit serial number (VPD 80h).
     pub serial: String,
+    /// The clients that see it, if not everyone does who may log in.
+    #[serde(default)]
+    pub initiators: Option<Vec<String>>,
 }
 
 /// A portal open on this node.

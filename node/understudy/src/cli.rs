@@ -138,6 +138,9 @@ struct ShelfArgs {
     /// Bytes per block of every disk
     #[arg(long, value_name = "BYTES", default_value = "512", value_parser = ["512", "4096"])]
     block: String,
+    /// Let in only the initiators that FILE lists, with the proofs it demands (docs/sessions.md)
+    #[arg(long, value_name = "FILE")]
+    access: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -10,8 +10,10 @@ mod build;
 mod clients;
 mod mistake;
 mod read;
+mod shelves;
 #[cfg(test)]
 pub(crate) mod tests;
+mod volumes;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -27,6 +29,8 @@ use understudy_portal::access::Access;
 pub use build::fold_name;
 pub use clients::ClientLimits;
 pub use mistake::{ConfigError, Look, Mistake};
+pub use shelves::{Proofs, shelf_access};
+pub use volumes::Audiences;
 
 /// Which of the two nodes of a pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -255,6 +259,10 @@ pub struct Config {
     pub limits: ClientLimits,
     /// Which clients are let in.
     pub access: Arc<Access>,
+    /// Which of them see which volume.
+    pub audiences: Audiences,
+    /// What is proved at the logins to shelves.
+    pub proofs: Proofs,
     /// Both nodes, in the order of [`NodeName::index`].
     pub nodes: [NodeSettings; 2],
     /// One or three lock disks, in the order in which they are contested.
@@ -275,16 +283,10 @@ impl Config {
             .map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })?;
         let absolute = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
         let config = Self::parse(&absolute, &text)?;
-        if config.has_secrets() { config.checked_for_readers() } else { Ok(config) }
-    }
-
-    /// A file with secrets that everyone on the machine can read or change keeps none.
-    fn checked_for_readers(self) -> Result<Self, ConfigError> {
-        use std::os::unix::fs::PermissionsExt as _;
-        let unreadable = |source| ConfigError::Unreadable { file: self.file.clone(), source };
-        let mode = std::fs::metadata(&self.file).map_err(unreadable)?.permissions().mode() & 0o777;
-        // The owner's group may be one of administrators.
-        if mode & 0o007 != 0 { Err(ConfigError::Exposed { file: self.file, mode }) } else { Ok(self) }
+        if config.has_secrets() {
+            check_readers(&config.file)?;
+        }
+        Ok(config)
     }
 
     /// Checks `text` as the content of `file`; relative paths are taken from the folder of `file`.
@@ -311,4 +313,13 @@ impl Config {
     pub fn pools_of(&self, node: NodeName) -> impl Iterator<Item = &PoolLayout> {
         self.pools.iter().filter(move |pool| pool.home == node)
     }
+}
+
+/// A file with secrets that everyone on the machine can read or change keeps none.
+fn check_readers(file: &Path) -> Result<(), ConfigError> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let unreadable = |source| ConfigError::Unreadable { file: file.to_owned(), source };
+    let mode = std::fs::metadata(file).map_err(unreadable)?.permissions().mode() & 0o777;
+    // The owner's group may be one of administrators.
+    if mode & 0o007 != 0 { Err(ConfigError::Exposed { file: file.to_owned(), mode }) } else { Ok(()) }
 }

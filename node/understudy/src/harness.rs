@@ -56,6 +56,8 @@ pub struct Plan {
     pub more: String,
     /// Where the disks come from.
     pub shelf: ShelfKind,
+    /// Whom the own shelf lets in, as the TOML file it is given; everyone if none.
+    pub shelf_access: Option<String>,
     /// On which hosts everything runs.
     pub site: Site,
 }
@@ -83,6 +85,7 @@ impl Plan {
             volume_bytes: 32 << 20,
             more: String::new(),
             shelf: ShelfKind::Own,
+            shelf_access: None,
             site: Site::Here,
         }
     }
@@ -169,6 +172,11 @@ impl Pair {
         let disks: Vec<_> = locks.into_iter().chain(disks).collect();
         for disk in disks[..disks.len() - lost].iter().cloned() {
             args.extend(["--disk".to_owned(), disk]);
+        }
+        if let Some(access) = &self.plan.shelf_access {
+            let file = self.folder().join("shelf.toml");
+            write_for_owner(&file, access).with_context(|| format!("cannot write {}", file.display()))?;
+            args.extend(["--access".to_owned(), file.display().to_string()]);
         }
         let log = self.folder().join("shelf.log");
         let mut shelf = Process::start_on(&self.hosts.to_shelf, &self.program, &args, &log)?;

@@ -221,13 +221,14 @@ fn check_wishes(config: &Config, volumes: &[VolumeWish]) -> Result<(), InitError
 async fn reach_all(network: impl Network + Clone, config: &Config, node: NodeName) -> Result<AllReached, InitError> {
     // A name of its own: a node that runs on the same disks keeps its sessions.
     let initiator_name = format!("{}.init", config.node(node).target);
-    let options = Options { command_deadline: config.timing.disk.max(LOGIN), ..Options::default() };
     let open = |number: usize, source: &DiskSource| {
         let isid = Isid::random(number as u32, 1);
         let nexus = Nexus { initiator_name: initiator_name.clone(), isid };
+        let url = source.url(node);
+        let options = Options { command_deadline: config.timing.disk.max(LOGIN), ..config.disk_options(url) };
         Reached {
             name: source.name.clone(),
-            disk: IscsiLun::open_over(network.clone(), &source.url(node).lun_url(), nexus, options.clone()),
+            disk: IscsiLun::open_over(network.clone(), &url.lun_url(), nexus, options),
         }
     };
     let locks: Vec<Reached> = config.lock_disks.iter().enumerate().map(|(n, disk)| open(n, disk)).collect();

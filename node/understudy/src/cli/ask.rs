@@ -199,6 +199,10 @@ pub(super) fn volume_table(volumes: &[VolumeStatus]) -> String {
         for portal in &volume.portals {
             out.push_str(&format!("  iscsi://{portal}/{}/{}", volume.target, volume.lun));
         }
+        if let Some(initiators) = &volume.initiators {
+            let seen_by = if initiators.is_empty() { "nobody".to_owned() } else { initiators.join(", ") };
+            out.push_str(&format!("  seen by {seen_by}"));
+        }
         out.push('\n');
     }
     if volumes.is_empty() {

@@ -1,11 +1,13 @@
 //! `shelf`: files of a folder as shared disks, until interrupted.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use understudy_shelf::{Shelf, ShelfConfig, ShelfDisk, ShelfError};
 
 use super::node::{on_runtime, start_log};
 use super::{Failure, ShelfArgs, Size};
+use crate::config::shelf_access;
 
 pub(super) fn run(args: &ShelfArgs) -> Result<ExitCode, Failure> {
     let config = config(args)?;
@@ -17,7 +19,8 @@ fn config(args: &ShelfArgs) -> Result<ShelfConfig, Failure> {
     // PANIC: clap accepts nothing but 512 and 4096.
     let block_bytes: u32 = args.block.parse().expect("clap checked the block size");
     let disks = args.disks.iter().map(|text| disk(text, block_bytes)).collect::<Result<_, _>>()?;
-    Ok(ShelfConfig { folder: args.folder.clone(), listen: args.listen, target: args.target.clone(), disks })
+    let access = args.access.as_ref().map_or(Ok(Arc::default()), |file| shelf_access(file, &args.target))?;
+    Ok(ShelfConfig { folder: args.folder.clone(), listen: args.listen, target: args.target.clone(), disks, access })
 }
 
 fn disk(text: &str, block_bytes: u32) -> Result<ShelfDisk, Failure> {

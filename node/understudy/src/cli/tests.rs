@@ -154,7 +154,14 @@ fn the_volume_list_gives_addresses_a_client_can_paste() {
         target: "iqn.2026-01.com.example:a".to_owned(),
         portals: vec!["10.0.0.1:3260".parse().expect("an address")],
         serial: String::new(),
+        initiators: None,
     };
+    let masked = |initiators: &[&str]| {
+        let initiators = Some(initiators.iter().map(|name| (*name).to_owned()).collect());
+        volume_table(&[VolumeStatus { initiators, ..volume.clone() }])
+    };
+    assert!(masked(&["iqn.c:x", "iqn.c:y"]).ends_with("/3  seen by iqn.c:x, iqn.c:y\n"));
+    assert!(masked(&[]).ends_with("seen by nobody\n"));
     assert!(volume_table(&[volume]).contains("iscsi://10.0.0.1:3260/iqn.2026-01.com.example:a/3\n"));
     assert!(volume_table(&[]).contains("understudy volume create"));
 }

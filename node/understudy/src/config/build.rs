@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
-use super::clients;
+use super::clients::{self, Secrets, Whose};
 use super::mistake::{ConfigError, Mistake};
 use super::read::{At, Mistakes, Table, nearest};
 use super::{
     AutomaticGiveback, Config, DiskSource, DiskUrl, NodeName, NodeSettings, PairIdentity, PoolLayout, Provider, Timing,
+    shelves, volumes,
 };
 
 /// Longest path of the admin socket: `sun_path` of unix(7) holds 108 bytes with the closing zero, and the socket is made
@@ -50,7 +51,7 @@ pub(super) fn build(file: &Path, text: &str) -> Result<Config, ConfigError> {
     }
 }
 
-fn syntax(error: &toml::de::Error, len: usize) -> Mistake {
+pub(super) fn syntax(error: &toml::de::Error, len: usize) -> Mistake {
     let span = error.span().unwrap_or(len..len);
     Mistake {
         message: "this is not TOML".to_owned(),
@@ -67,13 +68,23 @@ fn read_all(file: &Path, root: &Table<'_>, mistakes: &Mistakes) -> Option<Config
     let giveback = giveback(&root.optional_table("giveback", "[giveback]"), mistakes);
     let event_log_bytes = event_log(&root.optional_table("event_log", "[event_log]"));
     let limits = clients::limits(&root.optional_table("limits", "[limits]"));
-    let algorithms = clients::algorithms(&root.optional_table("access", "[access]"), mistakes);
+    let access = root.optional_table("access", "[access]");
+    let algorithms = clients::algorithms(&access, mistakes);
+    let unlisted = volumes::others(&access, mistakes);
+    access.finish();
     let pair_name = pair.as_ref().map_or("", |pair| &pair.name);
-    let initiators = clients::initiators(&root.tables("initiator", "[[initiator]]"), pair_name, mistakes);
+    let mut secrets = Secrets::new(mistakes);
+    let initiator_tables = root.tables("initiator", "[[initiator]]");
+    let initiators = clients::initiators(&initiator_tables, Whose::Pair(pair_name), &mut secrets, mistakes);
+    let audiences = volumes::audiences(&root.tables("volume", "[[volume]]"), unlisted, &initiators, mistakes);
     let folder = file.parent().unwrap_or(Path::new("."));
     let nodes = nodes(&root.table("node", "[node]"), folder, mistakes);
     let lock_disks = disks(&root.tables("lock_disk", "[[lock_disk]]"), mistakes);
     let disks = disks(&root.tables("disk", "[[disk]]"), mistakes);
+    let urls = lock_disks.iter().chain(&disks).filter_map(|disk| disk.urls.as_ref()).flatten();
+    let used: Vec<&str> = urls.map(|url| url.target.as_str()).collect();
+    let shelf_tables = root.tables("shelf", "[[shelf]]");
+    let proofs = shelves::proofs(&shelf_tables, pair_name, &used, &algorithms, &mut secrets, mistakes);
     let pool_tables = root.tables("pool", "[[pool]]");
     let pools = pools(&pool_tables, &disks, mistakes);
     root.finish();
@@ -96,6 +107,8 @@ fn read_all(file: &Path, root: &Table<'_>, mistakes: &Mistakes) -> Option<Config
         event_log_bytes,
         limits,
         access: Arc::new(clients::access(initiators, algorithms, &nodes)),
+        audiences,
+        proofs,
         nodes,
         lock_disks: lock_disks.into_iter().map(ReadDisk::finish).collect::<Option<_>>()?,
         disks: disks.into_iter().map(ReadDisk::finish).collect::<Option<_>>()?,
@@ -148,7 +161,7 @@ pub(super) fn node_name(text: &At<&str>, key: &str, mistakes: &Mistakes) -> Opti
 }
 
 /// The `name` of a table: 1 to 32 of a-z, 0-9, `-`, `_`, `.`.
-fn named(table: &Table<'_>, mistakes: &Mistakes) -> Option<At<String>> {
+pub(super) fn named(table: &Table<'_>, mistakes: &Mistakes) -> Option<At<String>> {
     let name = table.text("name", "a name")?;
     let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(&byte);
     if name.value.is_empty() || name.value.len() > 32 || !name.value.bytes().all(fits) {

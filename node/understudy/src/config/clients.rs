@@ -65,7 +65,7 @@ impl Config {
     /// Whether the file has secrets in it.
     #[must_use]
     pub fn has_secrets(&self) -> bool {
-        self.access.demands_proofs()
+        self.access.demands_proofs() || !self.proofs.is_empty()
     }
 }
 
@@ -101,11 +101,10 @@ const ALGORITHMS_EXPECTED: &str = "a list of \"sha3-256\", \"sha-256\", \"sha-1\
 /// Which of CHAP's algorithms are agreed to.
 pub(super) fn algorithms(table: &Table<'_>, mistakes: &Mistakes) -> Vec<ChapAlgorithm> {
     let names = table.optional_texts("algorithms", ALGORITHMS_EXPECTED);
-    table.finish();
     let Some(names) = names else { return ALGORITHMS.to_vec() };
     if names.is_empty() {
         let advice = "leave the key out to have the defaults";
-        mistakes.advise(table.span(), "`algorithms` in [access] is empty", "nobody could log in", advice);
+        mistakes.advise(table.span(), "`algorithms` is empty", "nobody could log in", advice);
     }
     names.iter().filter_map(|name| algorithm(name, mistakes)).collect()
 }
@@ -122,29 +121,63 @@ fn algorithm(name: &At<&str>, mistakes: &Mistakes) -> Option<ChapAlgorithm> {
 
 /// What one `[[initiator]]` says.
 pub(super) struct ReadInitiator {
-    name: String,
+    names: Vec<String>,
     nodes: Option<Vec<NodeName>>,
     credentials: Option<Credentials>,
 }
 
-/// Keys of `[[initiator]]` that are no secret.
-const PUBLIC_KEYS: [&str; 4] = ["name", "nodes", "user", "own_user"];
+impl ReadInitiator {
+    /// Its iSCSI names.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(String::as_str)
+    }
 
-pub(super) fn initiators(tables: &[Table<'_>], pair: &str, mistakes: &Mistakes) -> Vec<ReadInitiator> {
+    /// A grant for each of its names.
+    pub(super) fn grants(self, scope: Scope) -> impl Iterator<Item = (String, Grant)> {
+        let grant = Grant { scope, credentials: self.credentials };
+        self.names.into_iter().map(move |name| (name, grant.clone()))
+    }
+}
+
+/// Keys of `[[initiator]]` and `[[shelf]]` that are no secret.
+const PUBLIC_KEYS: [&str; 7] = ["algorithms", "name", "names", "target", "nodes", "user", "own_user"];
+
+/// Whose clients are listed, with the user name it goes by unless another is given.
+#[derive(Clone, Copy)]
+pub(super) enum Whose<'n> {
+    /// A pair's: an entry is one client.
+    Pair(&'n str),
+    /// A shelf's: an entry is a pair, whose nodes have names of their own and one secret.
+    Shelf(&'n str),
+}
+
+pub(super) fn initiators(
+    tables: &[Table<'_>],
+    whose: Whose<'_>,
+    secrets: &mut Secrets<'_>,
+    mistakes: &Mistakes,
+) -> Vec<ReadInitiator> {
     let mut names = Distinct::new(mistakes);
-    let mut secrets = Secrets { known: BTreeMap::new(), mistakes };
-    tables.iter().filter_map(|table| initiator(table, pair, &mut names, &mut secrets, mistakes)).collect()
+    tables.iter().filter_map(|table| initiator(table, whose, &mut names, secrets, mistakes)).collect()
 }
 
 fn initiator(
     table: &Table<'_>,
-    pair: &str,
+    whose: Whose<'_>,
     names: &mut Distinct<'_>,
     secrets: &mut Secrets<'_>,
     mistakes: &Mistakes,
 ) -> Option<ReadInitiator> {
-    let name = table.text("name", "the iSCSI name of a client, as in \"iqn.1994-05.com.redhat:web1\"");
-    let nodes = table.optional_texts("nodes", "a list of the nodes whose volumes it may use, as in [\"a\", \"b\"]");
+    let (own_name, called, nodes) = match whose {
+        Whose::Pair(own_name) => {
+            let name = table.text("name", "the iSCSI name of a client, as in \"iqn.1994-05.com.redhat:web1\"");
+            let expected = "a list of the nodes whose volumes it may use, as in [\"a\", \"b\"]";
+            (own_name, name.into_iter().collect(), table.optional_texts("nodes", expected))
+        }
+        Whose::Shelf(own_name) => {
+            (own_name, table.texts("names", "a list of the iSCSI names that the pair's nodes log in with"), None)
+        }
+    };
     let user = table.optional_text("user", "the user name of the client");
     let secret = table.optional_text("secret", "the secret of the client");
     let own_user = table.optional_text("own_user", "the user name of the pair towards this client");
@@ -159,20 +192,24 @@ fn initiator(
     needs(&user, "user", secret.as_ref(), "secret");
     needs(&own_secret, "own_secret", secret.as_ref(), "secret");
     needs(&own_user, "own_user", own_secret.as_ref(), "own_secret");
-    let name = name?;
-    names.claim(name.value.to_owned(), &name.span, "an [[initiator]]", "the initiator name");
+    let called: Vec<At<&str>> = called;
+    for name in &called {
+        names.claim(name.value.to_owned(), &name.span, "an [[initiator]]", "the initiator name");
+    }
+    let first = called.first()?.value;
     let nodes = nodes.map(|nodes| own_nodes(&nodes, table, mistakes));
     let mut identity = |user: Option<&At<&str>>, otherwise: &str, secret: &At<&str>, use_| {
         let user = user.map_or(Some(otherwise), |user| user_name(user, mistakes))?;
         Some(Identity { user: user.to_owned(), secret: secrets.take(secret, use_)? })
     };
-    let own = own_secret.map(|secret| identity(own_user.as_ref(), pair, &secret, Use::Own));
-    let theirs = secret.map(|secret| identity(user.as_ref(), name.value, &secret, Use::Theirs));
+    let own = own_secret.map(|secret| identity(own_user.as_ref(), own_name, &secret, Use::Own));
+    let theirs = secret.map(|secret| identity(user.as_ref(), first, &secret, Use::Theirs));
     let credentials = match (theirs, own) {
         (None, _) => None,
         (Some(theirs), own) => Some(Credentials { initiator: theirs?, target: own.flatten() }),
     };
-    Some(ReadInitiator { name: iscsi_name(&name, mistakes)?, nodes, credentials })
+    let names = called.iter().filter_map(|name| iscsi_name(name, mistakes)).collect();
+    Some(ReadInitiator { names, nodes, credentials })
 }
 
 fn own_nodes(names: &[At<&str>], table: &Table<'_>, mistakes: &Mistakes) -> Vec<NodeName> {
@@ -184,7 +221,7 @@ fn own_nodes(names: &[At<&str>], table: &Table<'_>, mistakes: &Mistakes) -> Vec<
 }
 
 /// As long as the shortest limit of common initiators, and without what cannot be sent in a text key.
-fn user_name<'t>(user: &At<&'t str>, mistakes: &Mistakes) -> Option<&'t str> {
+pub(super) fn user_name<'t>(user: &At<&'t str>, mistakes: &Mistakes) -> Option<&'t str> {
     let sound = (1..=223).contains(&user.value.len()) && !user.value.contains(char::is_control);
     if !sound {
         mistakes.note(
@@ -198,19 +235,23 @@ fn user_name<'t>(user: &At<&'t str>, mistakes: &Mistakes) -> Option<&'t str> {
 
 /// Which side proves itself with a secret.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Use {
+pub(super) enum Use {
     Theirs,
     Own,
 }
 
 /// Every secret of the file. None may stand twice: who knows it for one use could pretend to be the other (RFC 7143 §9.2.1).
-struct Secrets<'m> {
+pub(super) struct Secrets<'m> {
     known: BTreeMap<String, Use>,
     mistakes: &'m Mistakes,
 }
 
-impl Secrets<'_> {
-    fn take(&mut self, text: &At<&str>, use_: Use) -> Option<Secret> {
+impl<'m> Secrets<'m> {
+    pub(super) fn new(mistakes: &'m Mistakes) -> Self {
+        Self { known: BTreeMap::new(), mistakes }
+    }
+
+    pub(super) fn take(&mut self, text: &At<&str>, use_: Use) -> Option<Secret> {
         let secret = match Secret::new(text.value.as_bytes()) {
             Ok(secret) => secret,
             Err(error) => {
@@ -221,13 +262,9 @@ impl Secrets<'_> {
         };
         let label = match (self.known.insert(text.value.to_owned(), use_), use_) {
             (None, _) => return Some(secret),
-            (Some(Use::Theirs), Use::Theirs) => {
-                "already the secret of another client, which could pretend to be this one"
-            }
-            (Some(Use::Own), Use::Own) => "already used towards another client, which could pretend to be the pair",
-            (Some(_), _) => {
-                "a client's and the pair's own secrets must differ: else what one proves, the other can repeat"
-            }
+            (Some(Use::Theirs), Use::Theirs) => "already the secret of another one, who could pretend to be this one",
+            (Some(Use::Own), Use::Own) => "already used towards another one, who could pretend to be this end",
+            (Some(_), _) => "the other's and one's own secrets must differ: else what one proves, the other can repeat",
         };
         self.mistakes.note(&text.span, "this secret is used twice", label);
         None
@@ -244,16 +281,16 @@ pub(super) fn access(
         return Access::Everyone;
     }
     let target = |node: &NodeName| nodes[node.index()].target.clone();
-    let grants = initiators.into_iter().map(|read| {
-        let scope = read.nodes.map_or(Scope::EveryTarget, |nodes| Scope::Only(nodes.iter().map(target).collect()));
-        (read.name, Grant { scope, credentials: read.credentials })
+    let grants = initiators.into_iter().flat_map(|read| {
+        let only = read.nodes.as_ref().map(|nodes| Scope::Only(nodes.iter().map(target).collect()));
+        read.grants(only.unwrap_or(Scope::EveryTarget))
     });
     Access::Listed(AccessList::new(grants, algorithms))
 }
 
 /// The text of a file with everything starred out that may be a secret, byte for byte as long.
 ///
-/// It has to work on a file that is no TOML, so it goes by lines: inside an `[[initiator]]` only the values of keys known to be public are
+/// It has to work on a file that is no TOML, so it goes by lines: inside an `[[initiator]]` or a `[[shelf]]` only the values of keys known to be public are
 /// left, and elsewhere whatever follows the word.
 pub(super) fn without_secrets(text: &str) -> String {
     let mut within = false;
@@ -261,7 +298,8 @@ pub(super) fn without_secrets(text: &str) -> String {
     for line in text.split_inclusive('\n') {
         let begun = line.trim_start();
         if begun.starts_with('[') {
-            within = begun.trim_start_matches(['[', ' ', '\t']).starts_with("initiator");
+            let table = begun.trim_start_matches(['[', ' ', '\t']);
+            within = ["initiator", "shelf"].iter().any(|name| table.starts_with(name));
         }
         let hidden =
             if within && !begun.starts_with(['[', '#']) { hidden_in_entry(line) } else { hidden_elsewhere(line) };

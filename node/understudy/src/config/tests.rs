@@ -132,7 +132,14 @@ fn the_initiator_shown_in_the_example_is_a_good_one() {
     assert!(config.has_secrets());
     let shown = format!("{config:?}");
     assert!(shown.contains("redhat:web1") && shown.contains("office:a") && shown.contains("\"web1\""), "{shown}");
-    assert!(!shown.contains("9f3c54d0b7a8e621") && !shown.contains("27d1e60b93f8a4c5"));
+    for secret in ["9f3c54d0b7a8e621", "27d1e60b93f8a4c5", "b06d7c31e58f92a4", "4e91a7d0c3582bf6"] {
+        assert!(EXAMPLE.contains(secret) && !shown.contains(secret));
+    }
+    let proof = config.disk_options(config.disks[0].url(NodeName::A)).proof.expect("the shelf has an entry");
+    assert_eq!(proof.credentials.initiator.user, "office");
+    assert_eq!(proof.algorithms, [understudy_iscsi::chap::ChapAlgorithm::Sha256]);
+    assert_eq!(proof.credentials.target.expect("mutual").user, "shelf");
+    assert_eq!(config.audiences.listed().collect::<Vec<_>>(), ["accounts"]);
 }
 
 /// An entry to be appended to the good file.
@@ -167,6 +174,30 @@ fn a_name_alone_is_no_secret_and_user_names_have_defaults() {
     assert!(config.has_secrets() && shown.contains("user: \"iqn.2026-01.com.example:old\""), "{shown}");
 }
 
+/// An entry to be appended to the good file with its initiator.
+const VOLUME: &str = "\n[[volume]]\nname = \"books\"\ninitiators = [\"iqn.2026-01.com.example:web\"]\n";
+
+#[test]
+fn volumes_are_seen_by_those_they_name_and_by_everyone_if_they_name_nobody() {
+    use understudy_device::Audience;
+    assert_eq!(*read(GOOD).expect("good").audiences.of("books"), Audience::Everyone);
+    let web = Audience::only(["iqn.2026-01.com.example:web"]);
+    let good = |text: &str| read(&format!("{GOOD}{text}")).unwrap_or_else(|report| panic!("{report}"));
+    let config = good(&format!("{INITIATOR}{VOLUME}\n[[volume]]\nname = \"open\"\n"));
+    assert_eq!(
+        ["books", "open", "other"].map(|name| config.audiences.of(name).clone()),
+        [web.clone(), Audience::Everyone, Audience::Everyone]
+    );
+    // The initiator may use the volumes of node b only.
+    assert!(config.nobody_sees("books", NodeName::A) && !config.nobody_sees("books", NodeName::B));
+    assert!(!config.nobody_sees("other", NodeName::A));
+    let config = good(&format!("[access]\nunlisted_volumes = \"nobody\"\n{VOLUME}[[volume]]\nname = \"open\"\n"));
+    assert_eq!(config.audiences.of("books"), &web);
+    assert_eq!(config.audiences.of("open"), &Audience::Everyone);
+    assert!(config.nobody_sees("other", NodeName::A) && !config.nobody_sees("books", NodeName::A));
+    assert_eq!(config.audiences.listed().collect::<Vec<_>>(), ["books", "open"]);
+}
+
 #[test]
 fn limits_reach_the_portals() {
     let limits = "[limits]\nconnections = 9\nlogins = 8\nsessions_per_initiator = 7\ncommands = 6\nmemory_mib = 50\nlogin_ms = 4000\nping_ms = 3000\n";
@@ -193,6 +224,38 @@ const ACCESS_MISTAKES: &[(&str, &str, &str)] = &[
     ("no such algorithm", "\n[[initiator]]", "\n[access]\nalgorithms = [\"sha256\"]\n[[initiator]]"),
     ("no algorithm", "\n[[initiator]]", "\n[access]\nalgorithms = []\n[[initiator]]"),
     ("limit out of range", "\n[[initiator]]", "\n[limits]\nconnections = 0\n[[initiator]]"),
+    (
+        "shelf that no disk is on",
+        "\n[[initiator]]",
+        "\n[[shelf]]\ntarget = \"iqn.2026-01.com.example:shell\"\nown_secret = \"knock three times\"\n[[initiator]]",
+    ),
+    (
+        "shelf without a secret of the pair, with a user without one",
+        "\n[[initiator]]",
+        "\n[[shelf]]\ntarget = \"iqn.2026-01.com.example:shelf\"\nuser = \"shelf\"\n[[initiator]]",
+    ),
+    (
+        "shelf named twice, with one secret for all",
+        "\n[[initiator]]",
+        "\n[[shelf]]\ntarget = \"iqn.2026-01.com.example:shelf\"\nown_secret = \"knock three times\"\n[[shelf]]\ntarget = \"iqn.2026-01.com.example:shelf\"\nown_secret = \"knock three times\"\nsecret = \"open sesame, please\"\n[[initiator]]",
+    ),
+    ("no such word for unlisted volumes", "\n[[initiator]]", "\n[access]\nunlisted_volumes = \"web\"\n[[initiator]]"),
+    ("volume without a name", "\n[[initiator]]", "\n[[volume]]\ninitiators = []\n[[initiator]]"),
+    (
+        "volume seen by one who can not log in",
+        "\n[[initiator]]",
+        "\n[[volume]]\nname = \"v\"\ninitiators = [\"iqn.2026-01.com.example:webb\", \"iqn.1991-05.org:x\"]\n[[initiator]]",
+    ),
+    (
+        "volume with a wrong name and one of no initiator",
+        "\n[[initiator]]",
+        "\n[[volume]]\nname = \"A volume\"\ninitiators = [\"web\"]\nlun = 3\n[[initiator]]",
+    ),
+    (
+        "volume named twice, with an initiator named twice",
+        "\n[[initiator]]",
+        "\n[[volume]]\nname = \"v\"\n[[volume]]\nname = \"v\"\ninitiators = [\"iqn.2026-01.com.example:web\", \"iqn.2026-01.com.example:web\"]\n[[initiator]]",
+    ),
     (
         "one secret for two initiators",
         "\n[[initiator]]",

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use understudy_device::Audience;
 use understudy_disk::disk::{Disk, Link};
 use understudy_failover::effect::{Alarm, Reply, Veto};
 use understudy_failover::input::{Earnest, Input, Request as Order, SoftVetoes as Soft, TakeoverKind as Kind};
@@ -174,6 +175,10 @@ impl Node {
             target: home.target.clone(),
             portals: home.portals.clone(),
             serial: serial_of(volume.uuid),
+            initiators: match self.config.audiences.of(&volume.name) {
+                Audience::Everyone => None,
+                Audience::Only(names) => Some(names.iter().cloned().collect()),
+            },
         }
     }
 
@@ -303,6 +308,31 @@ impl Node {
             for (mirror, status) in self.mirror_statuses(id, Some(&opened)).into_iter().enumerate() {
                 texts.extend(missing_text(&self.pool_name(id), mirror, &status));
             }
+        }
+        texts.extend(self.unseen_texts());
+        texts
+    }
+
+    /// Volumes served here that no client sees, and entries for volumes that there are not, if this node can tell.
+    fn unseen_texts(&self) -> Vec<String> {
+        let (config, volumes) = (&self.config, self.volumes());
+        let home = |volume: &VolumeStatus| config.pool(&volume.pool).map_or(self.own, |pool| pool.home);
+        let unseen = volumes.iter().filter(|volume| config.nobody_sees(&volume.name, home(volume)));
+        let mut texts: Vec<_> = unseen
+            .map(|volume| {
+                format!(
+                    "no client sees volume {}: none that its [[volume]] names, if it has one, may use the volumes of node {}; add one in the \
+                     pair's file and restart the nodes one after the other",
+                    volume.name,
+                    home(volume)
+                )
+            })
+            .collect();
+        if config.pools.iter().all(|pool| self.is_served_here(pool_id(pool.id))) {
+            let known = |name: &&str| volumes.iter().any(|volume| volume.name == *name);
+            texts.extend(config.audiences.listed().filter(|name| !known(name)).map(|name| {
+                format!("the pair's file has a [[volume]] `{name}`, but there is no such volume: is the name right?")
+            }));
         }
         texts
     }

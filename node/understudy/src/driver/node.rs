@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use understudy_disk::disk::Disk;
-use understudy_disk::session::{Nexus, Options, Place};
+use understudy_disk::session::{Nexus, Place};
 use understudy_disk::url::LunUrl;
 use understudy_failover::config as failover;
 use understudy_failover::effect::Alarm;
@@ -314,6 +314,5 @@ fn open_disk(world: &dyn World, config: &Config, own: NodeName, source: &DiskSou
         initiator_name: format!("{}.disks", config.node(own).target),
         isid: Isid::random(u32::try_from(place).unwrap_or(u32::MAX), ISID_QUALIFIER),
     };
-    let options = Options { command_deadline: config.timing.disk, ..Options::default() };
-    world.open_disk(&lun, nexus, options)
+    world.open_disk(&lun, nexus, config.disk_options(url))
 }

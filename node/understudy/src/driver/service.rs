@@ -193,9 +193,14 @@ impl Service {
         }
         let gate = LoginGate::held();
         *place.gate.borrow_mut() = gate.clone();
-        for address in &self.config.node(node).portals {
+        let other = self.config.node(node.partner());
+        for (path, address) in self.config.node(node).portals.iter().enumerate() {
             let portal = self.bind_until_free(*address).await;
             portal.add_target(Rc::clone(&place.target), gate.clone());
+            // The other identity's target is at its own portals, whichever node has them: on the same path if there is one.
+            if let Some(there) = other.portals.get(path).or(other.portals.first()) {
+                portal.point_to(&other.target, *there);
+            }
             place.portals.borrow_mut().push(portal);
         }
     }
@@ -225,7 +230,7 @@ impl Service {
         let node = node_name(identity);
         let place = &self.identities[node.index()];
         for portal in place.portals.borrow_mut().drain(..) {
-            portal.drop_sessions(&self.config.node(node).target);
+            portal.dismiss_sessions(&self.config.node(node).target);
             tokio::task::spawn_local(async move { portal.close().await });
         }
     }
@@ -373,7 +378,8 @@ impl Service {
         };
         unit.hold();
         let Some(place) = self.identity_of(id) else { return };
-        if place.target.add(volume.lun, Rc::clone(&unit)).is_err() {
+        let audience = self.config.audiences.of(&volume.name).clone();
+        if place.target.add_for(volume.lun, Rc::clone(&unit), audience).is_err() {
             tracing::error!("volume {} is not served: its target has LUN {} already", volume.name, volume.lun);
             return;
         }
