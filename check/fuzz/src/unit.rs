@@ -457,9 +457,9 @@ fn allocation(cdb: &[u8; 16]) -> u32 {
         0x03 | 0x1a => u32::from(cdb[4]),
         0x12 => short(3),
         0x25 => 8,
-        0x5a | 0x5e => short(7),
+        0x37 | 0x4d | 0x5a | 0x5e => short(7),
         0x9e => long(10),
-        0xa0 | 0xa3 => long(6),
+        0xa0 | 0xa3 | 0xb7 => long(6),
         _ => 0,
     }
 }
@@ -512,7 +512,7 @@ fn row(code: u8, action: Option<u8>) -> u8 {
     rows.zip(0u8..).find(|(row, _)| row.code == code && row.action == action).expect("a command of the table").1
 }
 
-/// Reservations by several nexuses, writes before and after, unmap, mode select, a restart.
+/// Reservations by several nexuses, writes before and after, unmap, mode select, a restart; every command once for every page.
 #[must_use]
 pub fn seeds() -> Vec<Vec<u8>> {
     let work = [7, 0];
@@ -542,9 +542,24 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let unmap = command(0, row(0x42, None), [0xff; 16], &[2, 0, 2, 1, 1, 0]).bytes(&work).done();
     let select = command(0, row(0x15, None), [0x11; 16], &[1, 4, 8, 0x40, 0]).bytes(&[7, 0, 13, 0]).done();
     let whole = |parts: &[Vec<u8>]| [&[0, 0][..], &parts.concat()].concat();
-    vec![
+    // Everything that may be asked for, in full: pages zero and "all pages" (SPC-4 r37 §6.11), addresses at the start.
+    let in_full = |row: u8| {
+        [0, 0x3f].map(|page| {
+            let mut cdb = [0xff; 16];
+            cdb[1] = 0;
+            cdb[2] = page;
+            command(0, row, cdb, &[0]).bytes(&work).bytes(&[12, 0, 0]).bytes(&commit).done()
+        })
+    };
+    let rows: Vec<u8> = (0..understudy_scsi::operations::OPERATIONS.len()).map(|row| row as u8).collect();
+    let everything = rows.chunks(24).map(|rows| {
+        let asked: Vec<Vec<u8>> = rows.iter().flat_map(|row| in_full(*row)).collect();
+        whole(&[vec![greet(0)], asked].concat())
+    });
+    let stories = [
         whole(&[greet(0), greet(1), register(0), register(1), hold(0, 6), ask(1, 0), ask(1, 1), ask(1, 3)]),
         whole(&[greet(0), greet(1), register(0), hold(0, 5), write(0), write(1), register(1), preempt(1), write(0)]),
         whole(&[greet(0), unmap, select, write(0), vec![15], greet(0), ask(0, 2)]),
-    ]
+    ];
+    stories.into_iter().chain(everything).collect()
 }
