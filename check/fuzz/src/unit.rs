@@ -542,19 +542,22 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let unmap = command(0, row(0x42, None), [0xff; 16], &[2, 0, 2, 1, 1, 0]).bytes(&work).done();
     let select = command(0, row(0x15, None), [0x11; 16], &[1, 4, 8, 0x40, 0]).bytes(&[7, 0, 13, 0]).done();
     let whole = |parts: &[Vec<u8>]| [&[0, 0][..], &parts.concat()].concat();
-    // Everything that may be asked for, in full: pages zero and "all pages" (SPC-4 r37 §6.11), addresses at the start.
+    // Every command that has no list, by a nexus that was just greeted: pages zero and "all pages" (SPC-4 r37 §6.11) in full,
+    // addresses at the start. Those that wait at the medium end with the restart.
     let in_full = |row: u8| {
         [0, 0x3f].map(|page| {
             let mut cdb = [0xff; 16];
             cdb[1] = 0;
             cdb[2] = page;
-            command(0, row, cdb, &[0]).bytes(&work).bytes(&[12, 0, 0]).bytes(&commit).done()
+            [greet(0), command(0, row, cdb, &[0]).bytes(&work).done(), vec![15]].concat()
         })
     };
-    let rows: Vec<u8> = (0..understudy_scsi::operations::OPERATIONS.len()).map(|row| row as u8).collect();
-    let everything = rows.chunks(24).map(|rows| {
+    let lists = [0x15, 0x42, 0x55, 0x5f];
+    let table = understudy_scsi::operations::OPERATIONS.iter().zip(0u8..);
+    let rows: Vec<u8> = table.filter(|(operation, _)| !lists.contains(&operation.code)).map(|(_, row)| row).collect();
+    let everything = rows.chunks(16).map(|rows| {
         let asked: Vec<Vec<u8>> = rows.iter().flat_map(|row| in_full(*row)).collect();
-        whole(&[vec![greet(0)], asked].concat())
+        whole(&asked)
     });
     let stories = [
         whole(&[greet(0), greet(1), register(0), register(1), hold(0, 6), ask(1, 0), ask(1, 1), ask(1, 3)]),

@@ -4,8 +4,9 @@
 //! needs coverage, which is a pass of LLVM that the stable toolchain has, and no sanitizer; so this works with the one
 //! toolchain that everything else uses, and a C++ compiler for libFuzzer itself.
 //!
-//! What is learned stays under cargo's target folder and is used again by the next run. A finding is made small, put
-//! into `check/fuzz/regressions/TARGET/`, and fails the command.
+//! What is learned stays under cargo's target folder and is used again by the next run, unless a number of inputs was
+//! asked for: those begin with the committed corpora and a fixed seed, so that what CI says follows from the commit. A
+//! finding is made small, put into `check/fuzz/regressions/TARGET/`, and fails the command.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,8 +19,9 @@ use crate::programs::{cargo, installed, succeed};
 use crate::{Options, workspace};
 
 const USAGE: &str = "\
-cargo xtask fuzz [--seconds N] [--target NAME] [--part core|all] [--json FILE]
-                       each target for N seconds (10); part core leaves out what needs the whole appliance built
+cargo xtask fuzz [--seconds N | --runs N] [--target NAME] [--part core|all] [--json FILE]
+                       each target for N seconds (10), going on from what earlier runs learned; or N inputs, the same
+                       ones every time; part core leaves out what needs the whole appliance built
 cargo xtask fuzz --seed-corpora
                        writes the seed corpora anew";
 
@@ -32,6 +34,8 @@ const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-l
 const LONGEST_INPUT: u32 = 4096;
 /// Seconds that one input may take. Inputs take microseconds; more than this is work without a bound.
 const PATIENCE_S: u32 = 10;
+/// Where libFuzzer's chance begins when a number of inputs is asked for; any number but zero, which means "another one each time".
+const SEED: u32 = 1;
 /// Seconds spent on making a finding small.
 const MINIMISING_S: u32 = 20;
 
@@ -44,13 +48,17 @@ pub(crate) fn run(words: &[&str]) -> Result<()> {
             Ok(())
         }
         options => {
-            let options = Options::parse(options, &["--seconds", "--target", "--part", "--json"])?;
+            let options = Options::parse(options, &["--seconds", "--runs", "--target", "--part", "--json"])?;
             let part = match options.text("--part").unwrap_or("all") {
                 "core" => Part::Core,
                 "all" => Part::All,
                 other => bail!("--part {other}: expected core or all\n{USAGE}"),
             };
-            fuzz(part, options.text("--target"), options.number("--seconds", 10)?, options.file("--json"))
+            let effort = match options.text("--runs") {
+                Some(_) => Effort::Runs(options.number("--runs", 0)?),
+                None => Effort::Seconds(options.number("--seconds", 10)?),
+            };
+            fuzz(part, options.text("--target"), effort, options.file("--json"))
         }
     }
 }
@@ -69,11 +77,30 @@ enum Part {
     All,
 }
 
+/// How long a target is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Effort {
+    /// Seconds, each time with other inputs.
+    Seconds(u32),
+    /// Inputs, each time the same ones.
+    Runs(u32),
+}
+
+impl Effort {
+    /// What libFuzzer is told.
+    fn arguments(self) -> Vec<String> {
+        match self {
+            Self::Seconds(seconds) => vec![format!("-max_total_time={seconds}")],
+            Self::Runs(runs) => vec![format!("-runs={runs}"), format!("-seed={SEED}"), "-reload=0".to_owned()],
+        }
+    }
+}
+
 fn folder() -> PathBuf {
     workspace::root().join("check/fuzz")
 }
 
-fn fuzz(part: Part, only: Option<&str>, seconds: u32, json: Option<PathBuf>) -> Result<()> {
+fn fuzz(part: Part, only: Option<&str>, effort: Effort, json: Option<PathBuf>) -> Result<()> {
     ensure!(installed("c++") || installed("g++"), "libFuzzer needs a C++ compiler (Debian: g++)");
     let manifest = fs::read_to_string(folder().join("libfuzzer/Cargo.toml")).context("cannot read the manifest")?;
     let mut targets = programs_of(&manifest, part);
@@ -86,11 +113,11 @@ fn fuzz(part: Part, only: Option<&str>, seconds: u32, json: Option<PathBuf>) -> 
     let mut findings = Vec::new();
     println!("{:<18} {:>12} {:>8} {:>7} {:>9} {:>7}", "target", "executions", "per s", "edges", "features", "corpus");
     for target in &targets {
-        let output = run_one(&programs, target, seconds)?;
+        let output = run_one(&programs, target, effort)?;
         let said = String::from_utf8_lossy(&output.stderr);
         let figure = Figures::read(&said);
         println!("{target:<18} {figure}");
-        figures.push(figure.json(target, seconds));
+        figures.push(figure.json(target, effort));
         if !output.status.success() {
             println!("{}", last_words(&said));
             findings.push(keep(&programs, target)?);
@@ -138,16 +165,32 @@ fn found(programs: &Path, target: &str) -> PathBuf {
     programs.join(format!("found-{target}"))
 }
 
-fn run_one(programs: &Path, target: &str, seconds: u32) -> Result<Output> {
-    let learned = programs.join("corpus").join(target);
+/// The command that starts a target. libFuzzer tells places apart by their addresses, so the same inputs each time need
+/// the same addresses each time, where the system lets us have that.
+fn start(program: &Path, effort: Effort) -> Command {
+    const SAME_ADDRESSES: [&str; 2] = ["setarch", "--addr-no-randomize"];
+    let probe = || Command::new(SAME_ADDRESSES[0]).arg(SAME_ADDRESSES[1]).arg("true").output();
+    if matches!(effort, Effort::Runs(_)) && probe().is_ok_and(|output| output.status.success()) {
+        let mut command = Command::new(SAME_ADDRESSES[0]);
+        command.arg(SAME_ADDRESSES[1]).arg(program);
+        return command;
+    }
+    Command::new(program)
+}
+
+fn run_one(programs: &Path, target: &str, effort: Effort) -> Result<Output> {
+    let learned = programs.join(if matches!(effort, Effort::Runs(_)) { "fresh" } else { "corpus" }).join(target);
+    if matches!(effort, Effort::Runs(_)) && learned.exists() {
+        fs::remove_dir_all(&learned).with_context(|| format!("cannot empty {}", learned.display()))?;
+    }
     fs::create_dir_all(&learned).with_context(|| format!("cannot make {}", learned.display()))?;
     let artifact = found(programs, target);
     if artifact.exists() {
         fs::remove_file(&artifact)?;
     }
-    let mut command = Command::new(programs.join(target));
+    let mut command = start(&programs.join(target), effort);
+    command.args(effort.arguments());
     command.args([
-        format!("-max_total_time={seconds}"),
         format!("-max_len={LONGEST_INPUT}"),
         format!("-timeout={PATIENCE_S}"),
         "-print_final_stats=1".to_owned(),
@@ -218,10 +261,10 @@ impl Figures {
         figures
     }
 
-    fn json(&self, target: &str, seconds: u32) -> Value {
+    fn json(&self, target: &str, effort: Effort) -> Value {
         json!({
             "target": target,
-            "seconds": seconds,
+            "effort": effort.arguments(),
             "executions": self.executions,
             "executions_per_second": self.per_second,
             "edges": self.edges,
