@@ -268,7 +268,7 @@ impl Machine {
             return;
         }
         let signs = self.watch.signs(now, &self.config);
-        let unreadable = self.watch.page_silence(now) >= self.config.timing.wait_short && signs != Signs::Alive;
+        let unreadable = self.watch.page_silence(now) >= self.config.timing.wait_closed && signs != Signs::Alive;
         let homes: BTreeSet<PoolId> = self.config.homes_of(self.config.node).collect();
         let generation = homes.iter().filter_map(|pool| survey.standing(*pool).known().map(|it| it.generation)).min();
         if let (true, Some(generation)) = (unreadable, generation) {

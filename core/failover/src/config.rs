@@ -39,12 +39,15 @@ pub struct Timing {
     pub poll_routine: Micros,
     /// Between two reads while a hand-off runs and the clients wait. 1 ms: part of the pause.
     pub poll_brisk: Micros,
-    /// Between two heartbeats, and between two looks at the partner's. 50 ms: three missed looks fit the short wait.
+    /// Between two heartbeats, and between two looks at the partner's. 50 ms: three missed looks fit the wait after a closed link.
     pub heartbeat: Micros,
-    /// How long page and heartbeat both stand still, after the link was closed by a dying process or the page said HALTED
-    /// or PANICKED, until the lock disks are contested. 150 ms: three heartbeats, so that a process that only lost its
-    /// link is still seen alive.
-    pub wait_short: Micros,
+    /// How long page and heartbeat both stand still, after the page said HALTED or PANICKED or the partner's machine that
+    /// nobody listens, until the lock disks are contested. 75 ms: a heartbeat and a half, so that whoever lives against these
+    /// signs has beaten once more.
+    pub wait_ended: Micros,
+    /// The same after the link was closed and nothing else is known. 150 ms: three heartbeats, so that a process that only
+    /// lost its link is still seen alive.
+    pub wait_closed: Micros,
     /// The same without any such sign: 600 ms, twelve heartbeats. Leaves 1.4 s of the 2 s a silent death may take.
     pub wait_long: Micros,
     /// How long a booting node waits for a sign of a partner never seen before it contests the lock disks. 3 s: two nodes
@@ -85,7 +88,8 @@ impl Default for Timing {
             poll_routine: Micros::from_millis(10),
             poll_brisk: Micros::from_millis(1),
             heartbeat: Micros::from_millis(50),
-            wait_short: Micros::from_millis(150),
+            wait_ended: Micros::from_millis(75),
+            wait_closed: Micros::from_millis(150),
             wait_long: Micros::from_millis(600),
             boot_wait: Micros::from_millis(3_000),
             interconnect_alarm: Micros::from_millis(1_000),

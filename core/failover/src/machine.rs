@@ -266,8 +266,8 @@ impl Machine {
             // Nothing is known and nothing was ordered before the start.
             _ if self.state == State::Off => {}
             Input::PartnerPageRead(page) => self.page_read(now, *page, out),
-            Input::PartnerPageUnreadable(why) => self.watch.page_unreadable(why),
-            Input::PartnerLinkClosed => self.watch.page_unreadable(crate::input::Unreadable::Closed),
+            Input::PartnerPageUnreadable(why) => self.page_unreadable(why, out),
+            Input::PartnerLinkClosed => self.page_unreadable(crate::input::Unreadable::Closed, out),
             Input::Surveyed { op, survey } => self.surveyed(now, op, *survey, out),
             Input::LockDisksJoined { op, disks } => self.lock_disks_joined(now, op, &disks, out),
             Input::LockDisksContested { op, disks } => self.lock_disks_contested(now, op, &disks, out),
@@ -378,6 +378,13 @@ impl Machine {
             State::Wanting(wanting) => self.page_read_wanting(now, &wanting, &page, out),
             // Nothing of the partner's changes an orderly stop.
             State::Off | State::Halting(_) | State::Ended => {}
+        }
+    }
+
+    fn page_unreadable(&mut self, why: crate::input::Unreadable, out: &mut Effects) {
+        if self.watch.page_unreadable(why) {
+            let op = self.op();
+            out.push(Effect::Survey { op });
         }
     }
 

@@ -29,8 +29,11 @@ pub enum Signs {
 enum Link {
     /// Pages come, or nothing is known yet.
     Usual,
-    /// Closed or refused by the partner's machine since the last page: its process is gone.
-    Gone,
+    /// Closed by the partner's end since the last page: its process is gone, or the link alone.
+    Closed,
+    /// The partner's machine says that nobody listens there: its process is gone, since a node listens from its first
+    /// moment to its last.
+    Refused,
     /// What comes is not a page of this pair's partner.
     Rejected,
 }
@@ -131,14 +134,21 @@ impl Watch {
         self.page = Some(page);
     }
 
-    /// A read gave no page.
-    pub fn page_unreadable(&mut self, why: Unreadable) {
+    /// A read gave no page. Answers whether that is the first sign of an end since the last page: what is known of the
+    /// heartbeats may then be as old as a heartbeat, and a look at them now lets the wait begin now.
+    pub fn page_unreadable(&mut self, why: Unreadable) -> bool {
+        let before = self.link;
         match why {
-            Unreadable::Closed | Unreadable::Refused => self.link = Link::Gone,
+            // A refusal says more than a closed link, and stays said until there is a page.
+            Unreadable::Closed if before == Link::Refused => {}
+            Unreadable::Closed => self.link = Link::Closed,
+            Unreadable::Refused => self.link = Link::Refused,
             Unreadable::Rejected => self.link = Link::Rejected,
             // These say nothing beyond the silence that is counted anyway.
             Unreadable::TimedOut | Unreadable::Fabric | Unreadable::Torn => {}
         }
+        let is_end = |link| matches!(link, Link::Closed | Link::Refused);
+        self.page.is_some() && is_end(self.link) && !is_end(before)
     }
 
     /// The lock disks were read.
@@ -162,9 +172,10 @@ impl Watch {
         let timing = &config.timing;
         let base = match (&self.page, self.link) {
             (None, _) => timing.boot_wait,
-            // It is known to have ended: the partner does not contest, so there is no tie to avoid.
-            (Some(_), Link::Gone) => return timing.wait_short,
-            (Some(_), _) if self.has_ended() => return timing.wait_short,
+            // It has ended, or lost its link alone: who ended does not contest, so there is no tie to avoid.
+            (Some(_), Link::Refused) => return timing.wait_ended,
+            (Some(_), _) if self.has_ended() => return timing.wait_ended,
+            (Some(_), Link::Closed) => return timing.wait_closed,
             (Some(_), Link::Usual | Link::Rejected) => timing.wait_long,
         };
         if config.preferred == config.node { base } else { base.after(timing.second_node_delay) }
@@ -243,5 +254,114 @@ impl Watch {
         self.beat_moved = self.beat_moved.since(by);
         self.beat_seen = self.beat_seen.map(|at| at.since(by));
         self.last_readable = self.last_readable.map(|at| at.since(by));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::config::{AutomaticGiveback, Timing};
+    use crate::machine::Machine;
+    use crate::page::{LAYOUT_VERSION, LiveWords};
+    use crate::survey::LockDiskView;
+    use crate::words::{NodeId, PairId};
+
+    fn config(node: NodeId) -> Config {
+        Config {
+            pair: PairId(7),
+            node,
+            preferred: node,
+            lock_disks: 1,
+            pools: BTreeMap::new(),
+            giveback: AutomaticGiveback::OnRequest,
+            timing: Timing::default(),
+        }
+    }
+
+    /// A watch that saw a page and a heartbeat one second after the start.
+    struct Bench {
+        config: Config,
+        watch: Watch,
+    }
+
+    impl Bench {
+        fn new(state: StateWord) -> Self {
+            let mut content = Machine::new(config(NodeId::B), Incarnation(9)).content();
+            let config = config(NodeId::A);
+            content.state = state;
+            let (pair, node) = (config.pair, NodeId::B);
+            let live = LiveWords { progress: 1, heartbeat: 1, last_completion: 0 };
+            let page = Page {
+                pair,
+                node,
+                incarnation: Incarnation(9),
+                sequence: 2,
+                layout_version: LAYOUT_VERSION,
+                content,
+                live,
+            };
+            let mut bench = Self { watch: Watch::new(1), config };
+            bench.beat(1_000, 1);
+            bench.watch.page_read(Micros::from_millis(1_000), page, &bench.config);
+            bench
+        }
+
+        /// The partner's heartbeat as read from the lock disk.
+        fn beat(&mut self, millis: u64, counter: u64) {
+            let beat = Heartbeat { incarnation: Incarnation(9), counter };
+            let view = LockDiskView { heartbeats: [None, Some(beat)], ..LockDiskView::default() };
+            let survey = Survey { disks: vec![Some(view)] };
+            self.watch.surveyed(Micros::from_millis(millis), &survey, &self.config);
+        }
+
+        fn signs(&self, millis: u64) -> Signs {
+            self.watch.signs(Micros::from_millis(millis), &self.config)
+        }
+    }
+
+    #[test]
+    fn silence_is_found_the_sooner_the_surer_the_end_is() {
+        let ways: [(&[Unreadable], StateWord, u64); 5] = [
+            (&[Unreadable::TimedOut], StateWord::Up, 600),
+            (&[Unreadable::Closed], StateWord::Up, 150),
+            (&[Unreadable::Closed, Unreadable::Refused], StateWord::Up, 75),
+            (&[Unreadable::Refused, Unreadable::Closed, Unreadable::TimedOut], StateWord::Up, 75),
+            (&[Unreadable::TimedOut], StateWord::Panicked, 75),
+        ];
+        for (failures, state, wait) in ways {
+            let mut bench = Bench::new(state);
+            for why in failures {
+                bench.watch.page_unreadable(*why);
+            }
+            for at in (1_000..1_000 + wait).step_by(25) {
+                bench.beat(at, 1);
+            }
+            assert_ne!(bench.signs(999 + wait), Signs::Silent, "{failures:?}");
+            assert_eq!(bench.signs(1_000 + wait), Signs::Silent, "{failures:?}");
+        }
+    }
+
+    #[test]
+    fn partner_whose_machine_refuses_and_whose_heart_beats_is_not_silent() {
+        let mut bench = Bench::new(StateWord::Up);
+        bench.watch.page_unreadable(Unreadable::Refused);
+        for (at, counter) in (1_050..3_000).step_by(50).zip(2..) {
+            bench.beat(at, counter);
+            assert_ne!(bench.signs(at + 49), Signs::Silent, "a beat {at} ms after the start");
+        }
+        assert_eq!(bench.signs(2_999), Signs::HeartbeatOnly);
+    }
+
+    #[test]
+    fn first_sign_of_an_end_asks_for_a_look_and_later_ones_do_not() {
+        let mut bench = Bench::new(StateWord::Up);
+        assert!(!bench.watch.page_unreadable(Unreadable::TimedOut));
+        assert!(bench.watch.page_unreadable(Unreadable::Closed));
+        assert!(!bench.watch.page_unreadable(Unreadable::Refused));
+        assert!(!bench.watch.page_unreadable(Unreadable::Closed));
+        // Of a partner that was never seen there is nothing to find out in a hurry.
+        assert!(!Watch::new(1).page_unreadable(Unreadable::Refused));
     }
 }

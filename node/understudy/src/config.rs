@@ -134,8 +134,10 @@ pub struct Timing {
     pub heartbeat: Duration,
     /// Page and heartbeat silent for this long: contest the lock disks.
     pub silent: Duration,
-    /// The same, when the link was closed by a dying process or the page says so.
-    pub gone: Duration,
+    /// The same, when the link was closed.
+    pub closed: Duration,
+    /// The same, when the page says that the partner's process has ended, or its machine that nobody listens.
+    pub ended: Duration,
     /// A booting node waits this long for signs of its partner before it contests the lock disks.
     pub boot: Duration,
     /// Between two tries of anything that may pass.

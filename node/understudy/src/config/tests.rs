@@ -102,7 +102,8 @@ fn the_shortest_good_file_has_the_defaults_of_the_failover_core() {
     assert_eq!(micros(config.timing.poll_brisk), core.poll_brisk.0);
     assert_eq!(micros(config.timing.heartbeat), core.heartbeat.0);
     assert_eq!(micros(config.timing.silent), core.wait_long.0);
-    assert_eq!(micros(config.timing.gone), core.wait_short.0);
+    assert_eq!(micros(config.timing.ended), core.wait_ended.0);
+    assert_eq!(micros(config.timing.closed), core.wait_closed.0);
     assert_eq!(micros(config.timing.boot), core.boot_wait.0);
     assert_eq!(micros(config.timing.retry), core.retry.0);
     assert_eq!(micros(config.timing.handoff), core.hold_limit.0);
