@@ -1,4 +1,5 @@
-//! `understudy-drills`: the table of drills, endurance and conformance; started by `cargo xtask drill`, `soak` and `conformance`.
+//! `understudy-drills`: the table of drills, endurance, moves of pools and conformance; started by `cargo xtask drill`, `soak`, `bench handoff`
+//! and `conformance`.
 
 #[path = "drills/conform.rs"]
 mod conform;
@@ -9,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use understudy_drill::soak;
 use understudy_drill::stage::scratch;
+use understudy_drill::step::Story;
 use understudy_drill::table::{self, Order, Outcome, Run, Verdict};
+use understudy_drill::{handoff, soak};
 
 /// Drills on real processes.
 #[derive(Debug, Parser)]
@@ -26,6 +28,8 @@ enum Command {
     Table(TableArgs),
     /// Play random drills for a long time
     Soak(SoakArgs),
+    /// Move pools there and back many times, and take the clients' pauses apart
+    Handoff(HandoffArgs),
     /// Run libiscsi's conformance suite
     Conformance(conform::Options),
 }
@@ -78,6 +82,24 @@ struct SoakArgs {
     place: Place,
 }
 
+#[derive(Debug, Args)]
+struct HandoffArgs {
+    /// Moves there and back
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    runs: u32,
+    /// Kill the node instead of asking its partner to take over
+    #[arg(long)]
+    killed: bool,
+    /// Where the clients' choices start
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Write the report as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    #[command(flatten)]
+    place: Place,
+}
+
 /// What is started, and where.
 #[derive(Debug, Args)]
 struct Place {
@@ -108,6 +130,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Table(args) => play_table(&args),
         Command::Soak(args) => endure(&args),
+        Command::Handoff(args) => move_pools(&args),
         Command::Conformance(options) => conform::run(&options),
     };
     match outcome {
@@ -184,6 +207,35 @@ fn endure(args: &SoakArgs) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::FAILURE)
         }
     }
+}
+
+fn move_pools(args: &HandoffArgs) -> anyhow::Result<ExitCode> {
+    let order = handoff::Order {
+        program: args.place.program()?,
+        parent: args.place.folder(),
+        runs: args.runs,
+        seed: args.seed,
+        story: if args.killed { Story::Takeover } else { Story::PlannedTakeover },
+    };
+    let report = handoff::run(&order, |line| println!("{line}"))?;
+    if let Some(file) = &args.json {
+        let text = serde_json::to_string_pretty(&report)? + "\n";
+        std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    println!("{:<32}{:>10}{:>10}{:>10}", "pauses of clients, ms", "median", "99 %", "worst");
+    for (kind, pauses) in &report.pauses {
+        print_row(kind, pauses);
+        for (step, after) in &report.steps[kind] {
+            print_row(&format!("  until {step}"), after);
+        }
+    }
+    let (written, lost) = (report.acknowledged_writes, report.lost_writes);
+    println!("{written} writes acknowledged, {lost} lost, {} commands failed", report.failed_commands);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_row(name: &str, times: &handoff::Pauses) {
+    println!("{name:<32}{:>10.2}{:>10.2}{:>10.2}", times.median_ms, times.p99_ms, times.worst_ms);
 }
 
 fn tell(outcome: &Outcome, number: &str) {

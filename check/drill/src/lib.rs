@@ -12,6 +12,7 @@ pub mod client_port;
 pub mod conformance;
 pub mod fault;
 pub mod ground;
+pub mod handoff;
 pub mod legs;
 pub mod network;
 pub mod registered;

@@ -1,10 +1,11 @@
-//! `drill`, `soak` and `conformance`: built and handed over to the program that plays them; what stands behind the command is its own arguments.
+//! `drill`, `soak`, `bench handoff` and `conformance`: built and handed over to the program that plays them; what stands behind the command is its own arguments.
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::programs::cargo;
+use crate::programs::{build_release, cargo};
 use crate::workspace;
 
 /// The package with the drills, and its program.
@@ -21,6 +22,11 @@ pub(crate) fn soak(options: &[&str]) -> Result<()> {
     play("soak", options)
 }
 
+/// Moves pools there and back: a measurement, so with the optimisation of the product.
+pub(crate) fn handoff(options: &[&str]) -> Result<()> {
+    run(&build_release(&["--package", PACKAGE, "--bins"])?.join(PROGRAM), "handoff", options)
+}
+
 /// Runs libiscsi's conformance suite.
 pub(crate) fn conformance(options: &[&str]) -> Result<()> {
     play("conformance", options)
@@ -30,8 +36,11 @@ pub(crate) fn conformance(options: &[&str]) -> Result<()> {
 fn play(what: &str, options: &[&str]) -> Result<()> {
     let built = cargo(["build", "--quiet", "--package", PACKAGE, "--bins"]).status().context("cannot run cargo")?;
     ensure!(built.success(), "cargo build --package {PACKAGE} failed");
-    let program = workspace::target_folder()?.join("debug").join(PROGRAM);
-    let mut command = Command::new(&program);
+    run(&workspace::target_folder()?.join("debug").join(PROGRAM), what, options)
+}
+
+fn run(program: &Path, what: &str, options: &[&str]) -> Result<()> {
+    let mut command = Command::new(program);
     let status = command.arg(what).args(options).status();
     let status = status.with_context(|| format!("cannot run {}", program.display()))?;
     ensure!(status.success(), "{PROGRAM} {what} ended with {status}");

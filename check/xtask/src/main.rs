@@ -31,6 +31,8 @@ cargo xtask model [--long | --deep | --mutants] [--scene NAME] [--tell] [--threa
 cargo xtask bench failover [--runs N] [--json FILE]  pauses at takeover and giveback, from N demos
 cargo xtask bench target [--against tgtd] [--rounds N] [--seconds S] [--json FILE]
                                                      4 KiB commands against our target and another, in turns
+cargo xtask bench handoff [--runs N] [--killed] [--json FILE] [--help]
+                                                     pools moved there and back: pauses of clients, step by step
 cargo xtask bench fabric [--json FILE]               latency of reading the partner's page
 cargo xtask drill [--only CELL] [--list] [--json FILE] [--markdown FILE] [--help]
                                                      every fault at every step of takeover, bring-up and giveback
@@ -77,6 +79,7 @@ fn run(arguments: &[String]) -> Result<()> {
             };
             bench::target::run(rival, effort, options.file("--json"))
         }
+        ["bench", "handoff", options @ ..] => drill::handoff(options),
         ["bench", "fabric", options @ ..] => bench::fabric::run(Options::parse(options, &["--json"])?.file("--json")),
         ["drill", options @ ..] => drill::table(options),
         ["sim", options @ ..] => sim::run(options),
