@@ -8,11 +8,13 @@ pub mod report;
 
 use std::os::unix::process::ExitStatusExt;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use serde::Serialize;
+use understudy::admin::{Protection, Provisioning, Request, Response};
 use understudy::config::NodeName;
 use understudy::harness::{Pair, volume_name};
 
+use crate::stage::PATIENCE;
 use crate::{Stage, tools};
 
 /// The families run. Those of [`SUBSETS`] hold the same tests again.
@@ -150,6 +152,45 @@ impl SuiteResult {
 pub fn volume_of(stage: &Stage) -> anyhow::Result<String> {
     let address = stage.address_of(&volume_name(NodeName::A, 0), NodeName::A)?;
     Ok(format!("iscsi://{}/{}/{}", address.portal, address.target, address.lun))
+}
+
+/// What an own volume of node a is tested as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Every chunk is there.
+    Thick,
+    /// Chunks come and go.
+    Thin,
+    /// Nobody may write.
+    WriteProtected,
+}
+
+/// A new volume of node a, as libiscsi writes it.
+///
+/// # Errors
+/// Node a does not make it or does not serve it.
+pub fn new_volume(stage: &Stage, kind: Kind, bytes: u64) -> anyhow::Result<String> {
+    let (name, provisioning) = match kind {
+        Kind::Thick => ("tested-thick", Provisioning::Thick),
+        Kind::Thin => ("tested-thin", Provisioning::Thin),
+        Kind::WriteProtected => ("tested-protected", Provisioning::Thick),
+    };
+    let pool = stage.pair.config().pools.iter().find(|pool| pool.home == NodeName::A).context("node a has no pool")?;
+    let create = Request::VolumeCreate { pool: pool.name.clone(), name: name.to_owned(), bytes, provisioning };
+    demand_done(stage, &create)?;
+    if kind == Kind::WriteProtected {
+        let protection = Protection::WriteProtected;
+        demand_done(stage, &Request::VolumeProtect { name: name.to_owned(), protection })?;
+    }
+    let address = stage.address_of(name, NodeName::A)?;
+    Ok(format!("iscsi://{}/{}/{}", address.portal, address.target, address.lun))
+}
+
+fn demand_done(stage: &Stage, request: &Request) -> anyhow::Result<()> {
+    match stage.pair.ask(NodeName::A, request, PATIENCE)? {
+        Response::Done { .. } | Response::Volumes { .. } => Ok(()),
+        other => bail!("node a answered {other:?}"),
+    }
 }
 
 /// A disk of a shelf whose pair was not prepared yet, as libiscsi writes it.

@@ -2,7 +2,7 @@
 //!
 //! Properties: what is read is written to a line that reads the same; a line is one line.
 
-use understudy::admin::{Line, Request, Response};
+use understudy::admin::{Line, Protection, Provisioning, Request, Response};
 
 /// Reads the bytes as a request and as an answer.
 pub fn run(bytes: &[u8]) {
@@ -23,7 +23,13 @@ pub fn run(bytes: &[u8]) {
 pub fn seeds() -> Vec<Vec<u8>> {
     let requests = [
         Request::Status,
-        Request::VolumeCreate { pool: "fast".into(), name: "v".into(), bytes: 1 << 30 },
+        Request::VolumeCreate {
+            pool: "fast".into(),
+            name: "v".into(),
+            bytes: 1 << 30,
+            provisioning: Provisioning::Thin,
+        },
+        Request::VolumeProtect { name: "v".into(), protection: Protection::WriteProtected },
         Request::Timeline { newest: 7 },
     ];
     let mut seeds: Vec<Vec<u8>> =

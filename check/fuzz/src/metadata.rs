@@ -7,7 +7,8 @@
 use std::collections::BTreeSet;
 
 use understudy_layout::allocate::{NewPool, NewVolume};
-use understudy_layout::metadata::{Header, Metadata, STATE_MAX_BYTES, newest};
+use understudy_layout::metadata::{Header, Metadata, Protection, Provisioning, STATE_MAX_BYTES, newest};
+use understudy_layout::thin::unmapped;
 use understudy_layout::{MetadataVersion, PAGE_BYTES, Uuid};
 
 use crate::choices::{Choices, Script};
@@ -49,7 +50,10 @@ fn judge(metadata: &Metadata) {
     for (uuid, volume) in &metadata.volumes {
         assert_eq!(*uuid, volume.uuid);
         let chunks: u64 = volume.runs.iter().map(|run| u64::from(run.chunks)).sum();
-        assert!(volume.bytes() <= chunks * u64::from(metadata.chunk_bytes));
+        match volume.provisioning {
+            Provisioning::Thick => assert!(volume.bytes() <= chunks * u64::from(metadata.chunk_bytes)),
+            Provisioning::Thin => assert!(chunks <= u64::from(volume.chunks(metadata.chunk_bytes))),
+        }
         for run in &volume.runs {
             let mirror = &metadata.mirrors[usize::from(run.mirror)];
             assert!(u64::from(run.physical) + u64::from(run.chunks) <= u64::from(mirror.chunks));
@@ -63,11 +67,30 @@ fn judge(metadata: &Metadata) {
 }
 
 fn changes(metadata: &Metadata) {
-    let new = NewVolume { uuid: Uuid([0xee; 16]), name: "another".into(), lun: 77, block_bytes: 4096, blocks: 300 };
+    let new = |provisioning| NewVolume {
+        uuid: Uuid([0xee; 16]),
+        name: "another".into(),
+        lun: 77,
+        block_bytes: 4096,
+        blocks: 300,
+        provisioning,
+    };
     let mut all = Vec::new();
-    all.extend(metadata.with_volume(new));
+    all.extend(metadata.with_volume(new(Provisioning::Thick)));
+    all.extend(metadata.with_volume(new(Provisioning::Thin)));
+    for (uuid, volume) in metadata.volumes.iter().filter(|(_, volume)| volume.provisioning == Provisioning::Thin) {
+        let end = volume.chunks(metadata.chunk_bytes);
+        let holes = unmapped(&volume.runs, end.saturating_sub(5)..end);
+        if let Ok(chosen) = metadata.plan_chunks(*uuid, &holes, &mut metadata.free(&[])) {
+            let more = metadata.with_chunks(*uuid, &chosen).expect("chosen from what is free");
+            assert!(unmapped(&more.volumes[uuid].runs, end.saturating_sub(5)..end).is_empty());
+            all.push(more);
+        }
+        all.push(metadata.without_chunks(*uuid, &[1..3, 2..end]).expect("it is thin"));
+    }
     if let Some(uuid) = metadata.volumes.keys().next() {
         all.push(metadata.without_volume(*uuid).expect("it is there"));
+        all.push(metadata.with_protection(*uuid, Protection::WriteProtected).expect("it is there"));
         all.push(metadata.with_state(*uuid, vec![7; 100]).expect("it is there and short"));
         assert!(metadata.with_state(*uuid, vec![0; STATE_MAX_BYTES + 1]).is_err());
     }
@@ -78,7 +101,7 @@ fn changes(metadata: &Metadata) {
     }
 }
 
-/// A pool without volumes and one with two.
+/// A pool without volumes, one with two, and one with a thin volume, too, that is write-protected.
 #[must_use]
 pub fn seeds() -> Vec<Vec<u8>> {
     let disk = |number: u8| (Uuid([number; 16]), 64 << 20);
@@ -99,6 +122,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         lun: u16::from(number),
         block_bytes: 512,
         blocks,
+        provisioning: Provisioning::Thick,
     };
     let one = empty.with_volume(volume(6, 2048 * 40)).expect("room");
     let two = one.with_volume(volume(7, 2048 * 50)).expect("room").with_state(Uuid([7; 16]), vec![1; 9]).expect("there");
@@ -107,5 +131,10 @@ pub fn seeds() -> Vec<Vec<u8>> {
         let length = Header::decode(&image).expect("our own").body_bytes as usize;
         Script::new().bytes(&[0]).bytes(&image[..HEADER_BYTES]).bytes(&image[PAGE_BYTES..PAGE_BYTES + length]).done()
     };
-    vec![seed(&empty), seed(&two)]
+    let thin = NewVolume { provisioning: Provisioning::Thin, ..volume(8, 2048 * 500) };
+    let three = two.with_volume(thin).expect("takes no room");
+    let chosen = three.plan_chunks(Uuid([8; 16]), &[0..4, 9..12], &mut three.free(&[])).expect("room");
+    let three = three.with_chunks(Uuid([8; 16]), &chosen).expect("free");
+    let three = three.with_protection(Uuid([8; 16]), Protection::WriteProtected).expect("there");
+    vec![seed(&empty), seed(&two), seed(&three)]
 }

@@ -308,6 +308,10 @@ impl Bench<'_> {
                 (spans.clone(), true, 0)
             }
             Work::Flush => (Vec::new(), true, 0),
+            Work::LbaStatus { lba, most, .. } => {
+                assert!((1..=256).contains(most));
+                (vec![Span { lba: *lba, blocks: 1 }], false, 0)
+            }
             Work::Done(_) | Work::Change(_) => unreachable!("answered elsewhere"),
         };
         assert!(needed <= have, "{work:?} with {have} bytes of data");

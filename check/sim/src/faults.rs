@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::task::spawn_local;
 use tokio::time::sleep;
-use understudy::admin::{Request, SoftVetoes, TakeoverKind};
+use understudy::admin::{Provisioning, Request, SoftVetoes, TakeoverKind};
 use understudy::config::NodeName;
 use understudy_failover::words::{LegIndex, LegSet};
 use understudy_layout::PAGE_BYTES;
@@ -241,7 +241,7 @@ async fn ask(stage: &Rc<Stage>, fault: Fault) {
         }
         Fault::MakeVolume { node, number } => {
             let (pool, name) = (POOLS[number as usize % 2].to_owned(), format!("extra{number}"));
-            (node, Request::VolumeCreate { pool, name, bytes: 1 << 20 })
+            (node, Request::VolumeCreate { pool, name, bytes: 1 << 20, provisioning: Provisioning::Thick })
         }
         Fault::DeleteVolume { node, number } => (node, Request::VolumeDelete { name: format!("extra{number}") }),
         _others => return,

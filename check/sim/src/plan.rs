@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use understudy::admin::Provisioning;
 use understudy::cli::{Size, VolumeWish};
 use understudy::config::Config;
 
@@ -411,6 +412,7 @@ pub fn volume_wishes() -> Vec<VolumeWish> {
         name: (*name).to_owned(),
         size: Size(8 << 20),
         pool: POOLS[*node].to_owned(),
+        provisioning: Provisioning::Thick,
     };
     VOLUMES.iter().map(wish).collect()
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::programs::{cargo, installed, succeed};
-use crate::{fuzz, layers, model, sizes, words};
+use crate::{citations, fuzz, layers, model, sizes, words};
 
 /// Programs that only some tests need; without them those tests skip themselves.
 const CLIENTS: [(&str, &str); 5] = [
@@ -29,10 +29,11 @@ const FUZZ_RUNS: &str = "20000";
 type Step = (&'static str, fn() -> Result<()>);
 
 /// The steps.
-const STEPS: [Step; 12] = [
+const STEPS: [Step; 13] = [
     ("layers", layers::run),
     ("sizes", sizes::run),
     ("words", words::run),
+    ("citations", citations::check),
     ("format", format),
     ("licences and sources of dependencies", deny),
     ("clippy", clippy),

@@ -7,6 +7,7 @@
 mod accept;
 mod bench;
 mod ci;
+mod citations;
 mod drill;
 mod fuzz;
 mod layers;
@@ -26,6 +27,7 @@ use anyhow::{Context, Result, bail};
 const USAGE: &str = "\
 cargo xtask ci                                       everything CI checks
 cargo xtask layers | sizes [--accept] | words        single checks
+cargo xtask citations                                which section of a standard is carried out and tested where
 cargo xtask model [--long | --deep | --mutants] [--scene NAME] [--tell] [--threads N] [--minutes N] [--json FILE]
                                                      every schedule of the failover machine within bounds
 cargo xtask bench failover [--runs N] [--json FILE]  pauses at takeover and giveback, from N demos
@@ -66,6 +68,7 @@ fn run(arguments: &[String]) -> Result<()> {
         ["sizes"] => sizes::run(),
         ["sizes", "--accept"] => sizes::accept(),
         ["words"] => words::run(),
+        ["citations"] => citations::list(),
         ["bench", "failover", options @ ..] => {
             let options = Options::parse(options, &["--runs", "--json"])?;
             bench::failover::run(options.number("--runs", 20)?, options.file("--json"))

@@ -2,12 +2,17 @@
 //!
 //! Every change returns new metadata with the next version and leaves the old one alone; it counts only after it was
 //! written. Free space is not stored anywhere: it is what no run covers, so it cannot disagree with the map.
+//!
+//! Chunks are made blank between the moment they are chosen and the moment they are a volume's. So choosing ([`Metadata::plan_volume`],
+//! [`Metadata::plan_chunks`]) and having ([`Metadata::with_planned`], [`Metadata::with_chunks`]) are two steps, and whoever chooses is told
+//! what others have chosen meanwhile.
 
 use thiserror::Error;
 
 use crate::label::NAME_MAX_BYTES;
 use crate::metadata::{
-    CHUNK_BYTES_RANGE, LEGS_MAX, LUN_MAX, MIRRORS_MAX, Metadata, Mirror, Run, STATE_MAX_BYTES, VOLUMES_MAX, Volume,
+    CHUNK_BYTES_RANGE, LEGS_MAX, LUN_MAX, MIRRORS_MAX, Metadata, Mirror, Protection, Provisioning, Run,
+    STATE_MAX_BYTES, VOLUMES_MAX, Volume,
 };
 use crate::{MetadataVersion, Uuid};
 
@@ -51,6 +56,9 @@ pub enum AllocateError {
     /// No such volume.
     #[error("no volume {0}")]
     NoSuchVolume(Uuid),
+    /// Chunks were chosen that are not free, or for a place of the volume that has some.
+    #[error("chunks chosen for volume {0} are in use")]
+    ChunksInUse(Uuid),
     /// Kept state above the limit.
     #[error("state of {0} bytes is above the {STATE_MAX_BYTES} a volume may keep")]
     StateTooLarge(usize),
@@ -93,15 +101,24 @@ pub struct NewVolume {
     pub block_bytes: u32,
     /// Size in these blocks.
     pub blocks: u64,
+    /// When its chunks are taken.
+    pub provisioning: Provisioning,
 }
 
-/// A piece of a volume that is contiguous on one mirror.
+/// A place on a mirror.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Segment {
+pub struct Place {
     /// The mirror.
     pub mirror: u16,
     /// Byte offset in the mirror's chunk space.
     pub offset: u64,
+}
+
+/// A piece of a volume that is contiguous on one mirror, or that it has no chunks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment {
+    /// Where it lies; nowhere if the volume has no chunks there.
+    pub place: Option<Place>,
     /// Bytes.
     pub bytes: u64,
 }
@@ -157,41 +174,69 @@ fn check_name(name: &str) -> Result<(), AllocateError> {
 
 impl Metadata {
     /// The next version, unchanged but for `change`.
-    fn next(&self, change: impl FnOnce(&mut Self)) -> Self {
+    pub(crate) fn next(&self, change: impl FnOnce(&mut Self)) -> Self {
         let mut next = self.clone();
         next.version.0 += 1;
         change(&mut next);
         next
     }
 
-    /// The next version with one more volume.
+    /// A new volume with the chunks it would get; `chosen` are free chunks that others have chosen already.
     ///
     /// # Errors
-    /// Any [`AllocateError`] but `NoSuchVolume`.
-    pub fn with_volume(&self, new: NewVolume) -> Result<Self, AllocateError> {
-        check_name(&new.name)?;
-        if self.volumes.len() >= VOLUMES_MAX {
-            return Err(AllocateError::TooManyVolumes);
-        }
-        if self.volumes.values().any(|volume| volume.name == new.name) {
-            return Err(AllocateError::NameTaken(new.name));
-        }
-        if new.lun > LUN_MAX {
-            return Err(AllocateError::LunTooLarge(new.lun));
-        }
-        if self.volumes.values().any(|volume| volume.lun == new.lun) {
-            return Err(AllocateError::LunTaken(new.lun));
-        }
-        if !matches!(new.block_bytes, 512 | 4096) || new.block_bytes < self.block_bytes {
-            return Err(AllocateError::BadBlockSize { needed: self.block_bytes, asked: new.block_bytes });
-        }
+    /// Any [`AllocateError`] but `NoSuchVolume` and `ChunksInUse`.
+    pub fn plan_volume(&self, new: NewVolume, chosen: &[Run]) -> Result<Volume, AllocateError> {
+        self.check_new(&new.name, new.lun, new.block_bytes)?;
         let bytes = new.blocks.checked_mul(u64::from(new.block_bytes)).filter(|&bytes| bytes > 0);
         let chunks = bytes.map(|bytes| bytes.div_ceil(u64::from(self.chunk_bytes)));
         let chunks = chunks.and_then(|chunks| u32::try_from(chunks).ok()).ok_or(AllocateError::BadSize(new.blocks))?;
-        let runs = self.find_room(chunks)?;
-        let NewVolume { uuid, name, lun, block_bytes, blocks } = new;
-        let volume = Volume { uuid, name, lun, block_bytes, blocks, runs, state: Vec::new() };
-        Ok(self.next(|next| drop(next.volumes.insert(uuid, volume))))
+        let runs = match new.provisioning {
+            Provisioning::Thick => self.find_room(chunks, chosen)?,
+            Provisioning::Thin => Vec::new(),
+        };
+        let NewVolume { uuid, name, lun, block_bytes, blocks, provisioning } = new;
+        let (protection, state) = (Protection::Writable, Vec::new());
+        Ok(Volume { uuid, name, lun, block_bytes, blocks, provisioning, protection, runs, state })
+    }
+
+    fn check_new(&self, name: &str, lun: u16, block_bytes: u32) -> Result<(), AllocateError> {
+        check_name(name)?;
+        if self.volumes.len() >= VOLUMES_MAX {
+            return Err(AllocateError::TooManyVolumes);
+        }
+        if self.volumes.values().any(|volume| volume.name == name) {
+            return Err(AllocateError::NameTaken(name.to_owned()));
+        }
+        if lun > LUN_MAX {
+            return Err(AllocateError::LunTooLarge(lun));
+        }
+        if self.volumes.values().any(|volume| volume.lun == lun) {
+            return Err(AllocateError::LunTaken(lun));
+        }
+        if !matches!(block_bytes, 512 | 4096) || block_bytes < self.block_bytes {
+            return Err(AllocateError::BadBlockSize { needed: self.block_bytes, asked: block_bytes });
+        }
+        Ok(())
+    }
+
+    /// The next version with a volume that was planned.
+    ///
+    /// # Errors
+    /// Those of [`Metadata::plan_volume`], and `ChunksInUse`.
+    pub fn with_planned(&self, volume: Volume) -> Result<Self, AllocateError> {
+        self.check_new(&volume.name, volume.lun, volume.block_bytes)?;
+        if !self.are_free(&volume.runs) {
+            return Err(AllocateError::ChunksInUse(volume.uuid));
+        }
+        Ok(self.next(|next| drop(next.volumes.insert(volume.uuid, volume))))
+    }
+
+    /// The next version with one more volume.
+    ///
+    /// # Errors
+    /// Any [`AllocateError`] but `NoSuchVolume` and `ChunksInUse`.
+    pub fn with_volume(&self, new: NewVolume) -> Result<Self, AllocateError> {
+        self.with_planned(self.plan_volume(new, &[])?)
     }
 
     /// The next version without this volume.
@@ -221,6 +266,19 @@ impl Metadata {
         }))
     }
 
+    /// The next version with this volume protected against writes, or not any more.
+    ///
+    /// # Errors
+    /// [`AllocateError::NoSuchVolume`].
+    pub fn with_protection(&self, uuid: Uuid, protection: Protection) -> Result<Self, AllocateError> {
+        if !self.volumes.contains_key(&uuid) {
+            return Err(AllocateError::NoSuchVolume(uuid));
+        }
+        Ok(self.next(|next| {
+            next.volumes.entry(uuid).and_modify(|volume| volume.protection = protection);
+        }))
+    }
+
     /// The next version, written under a new ownership.
     #[must_use]
     pub fn with_generation(&self, generation: u64) -> Self {
@@ -237,8 +295,8 @@ impl Metadata {
     /// Bytes that no volume has.
     #[must_use]
     pub fn free_bytes(&self) -> u64 {
-        let chunks: u64 = self.free_runs().iter().flatten().map(|&(_, count)| u64::from(count)).sum();
-        chunks * u64::from(self.chunk_bytes)
+        let mapped: u64 = self.volumes.values().map(Volume::chunks_mapped).sum();
+        self.capacity_bytes().saturating_sub(mapped * u64::from(self.chunk_bytes))
     }
 
     /// Bytes of all mirrors' chunks.
@@ -248,10 +306,18 @@ impl Metadata {
         chunks * u64::from(self.chunk_bytes)
     }
 
-    /// Per mirror, the runs (first chunk, count) that no volume has, in order.
-    fn free_runs(&self) -> Vec<Vec<(u32, u32)>> {
+    /// Bytes the volumes have if every block of them is written; above the capacity if thin ones were promised more than there is.
+    #[must_use]
+    pub fn promised_bytes(&self) -> u64 {
+        let chunks = self.volumes.values().map(|volume| u64::from(volume.chunks(self.chunk_bytes)));
+        chunks.sum::<u64>().saturating_mul(u64::from(self.chunk_bytes))
+    }
+
+    /// What no volume has and nobody has `chosen`.
+    #[must_use]
+    pub fn free(&self, chosen: &[Run]) -> Free {
         let mut used = vec![Vec::new(); self.mirrors.len()];
-        for run in self.volumes.values().flat_map(|volume| &volume.runs) {
+        for run in self.volumes.values().flat_map(|volume| &volume.runs).chain(chosen) {
             used[usize::from(run.mirror)].push((run.physical, run.chunks));
         }
         let gaps = |(mirror, mut used): (&Mirror, Vec<(u32, u32)>)| {
@@ -267,32 +333,78 @@ impl Metadata {
             }
             free
         };
-        self.mirrors.iter().zip(used).map(gaps).collect()
+        Free(self.mirrors.iter().zip(used).map(gaps).collect())
+    }
+
+    /// Whether no volume has any of these chunks, and none is named twice.
+    pub(crate) fn are_free(&self, runs: &[Run]) -> bool {
+        let mut free = self.free(&[]);
+        runs.iter().all(|run| free.take(run))
     }
 
     /// Takes the smallest gap that holds the whole volume, from the mirror with most room; failing that, the largest
     /// gaps there are. Few runs keep the map small and a client's sequential reads sequential.
-    fn find_room(&self, chunks: u32) -> Result<Vec<Run>, AllocateError> {
-        let mut free = self.free_runs();
-        let total: u64 = free.iter().flatten().map(|&(_, count)| u64::from(count)).sum();
-        let chunk = u64::from(self.chunk_bytes);
+    fn find_room(&self, chunks: u32, chosen: &[Run]) -> Result<Vec<Run>, AllocateError> {
+        let mut free = self.free(chosen);
+        let (total, chunk) = (free.chunks(), u64::from(self.chunk_bytes));
         if total < u64::from(chunks) {
             return Err(AllocateError::NoSpace { free: total * chunk, wanted: u64::from(chunks) * chunk });
         }
+        Ok(free.place(0, chunks))
+    }
+}
+
+/// Free chunks. Per mirror, the gaps (first chunk, count) in order.
+#[derive(Debug, Clone)]
+pub struct Free(Vec<Vec<(u32, u32)>>);
+
+impl Free {
+    /// How many there are.
+    #[must_use]
+    pub fn chunks(&self) -> u64 {
+        self.0.iter().flatten().map(|&(_, count)| u64::from(count)).sum()
+    }
+
+    /// Takes exactly these chunks; `false`, and nothing taken, if some are not free.
+    pub(crate) fn take(&mut self, run: &Run) -> bool {
+        let Some(gaps) = self.0.get_mut(usize::from(run.mirror)) else { return false };
+        let after = gaps.partition_point(|&(first, _)| first <= run.physical);
+        let Some(at) = after.checked_sub(1) else { return false };
+        let (first, count) = gaps[at];
+        let (before, end) = (run.physical - first, u64::from(run.physical) + u64::from(run.chunks));
+        let Some(behind) = (u64::from(first) + u64::from(count)).checked_sub(end) else { return false };
+        // As long as the gap it is cut from, so it fits.
+        let behind = u32::try_from(behind).unwrap_or(0);
+        gaps[at] = (first, before);
+        gaps.insert(at + 1, (run.physical + run.chunks, behind));
+        true
+    }
+
+    /// Up to `most` chunks that begin exactly there.
+    pub(crate) fn take_at(&mut self, mirror: u16, physical: u32, most: u32) -> u32 {
+        let Some(gaps) = self.0.get_mut(usize::from(mirror)) else { return 0 };
+        let Some(gap) = gaps.iter_mut().find(|gap| gap.0 == physical && gap.1 > 0) else { return 0 };
+        let taken = gap.1.min(most);
+        *gap = (physical + taken, gap.1 - taken);
+        taken
+    }
+
+    /// Places for so many chunks of a volume from `logical` on. The caller has looked whether there are as many.
+    pub(crate) fn place(&mut self, mut logical: u32, chunks: u32) -> Vec<Run> {
         let mut runs = Vec::new();
-        let mut logical = 0;
+        let mut wanted = chunks;
         // BOUND: every round uses up a gap or ends.
-        while logical < chunks {
-            let wanted = chunks - logical;
-            let (mirror, gap) = choose_gap(&free, wanted).expect("the sum of the gaps is large enough");
-            let (physical, count) = free[mirror][gap];
+        while wanted > 0 {
+            let Some((mirror, gap)) = choose_gap(&self.0, wanted) else { return runs };
+            let (physical, count) = self.0[mirror][gap];
             let taken = count.min(wanted);
-            let mirror_number = u16::try_from(mirror).expect("at most MIRRORS_MAX");
+            let mirror_number = u16::try_from(mirror).unwrap_or(u16::MAX);
             runs.push(Run { logical, mirror: mirror_number, physical, chunks: taken });
-            free[mirror][gap] = (physical + taken, count - taken);
+            self.0[mirror][gap] = (physical + taken, count - taken);
             logical += taken;
+            wanted -= taken;
         }
-        Ok(runs)
+        runs
     }
 }
 
@@ -312,30 +424,43 @@ fn choose_gap(free: &[Vec<(u32, u32)>], wanted: u32) -> Option<(usize, usize)> {
     best.map(|&(mirror, gap, _)| (mirror, gap))
 }
 
-/// Where the byte range of a volume lies, in order; ends early if the map does.
+/// Where the byte range of a volume lies, in order and without gaps: what the map does not cover lies nowhere.
 ///
 /// `runs` is a volume's map as [`Metadata::decode`] accepts it.
 pub fn locate(runs: &[Run], chunk_bytes: u32, offset: u64, bytes: u64) -> impl Iterator<Item = Segment> + '_ {
     let chunk = u64::from(chunk_bytes);
     let end = offset.saturating_add(bytes);
-    let first = runs.partition_point(|run| (u64::from(run.logical) + u64::from(run.chunks)) * chunk <= offset);
-    runs[first..].iter().map_while(move |run| {
+    let mut next = runs.partition_point(|run| (u64::from(run.logical) + u64::from(run.chunks)) * chunk <= offset);
+    let mut at = offset;
+    std::iter::from_fn(move || {
+        if at >= end {
+            return None;
+        }
+        let Some(run) = runs.get(next) else {
+            let segment = Segment { place: None, bytes: end - at };
+            at = end;
+            return Some(segment);
+        };
         let run_start = u64::from(run.logical) * chunk;
-        let run_end = run_start + u64::from(run.chunks) * chunk;
-        let (from, to) = (run_start.max(offset), run_end.min(end));
-        (from < to).then(|| Segment {
-            mirror: run.mirror,
-            offset: u64::from(run.physical) * chunk + (from - run_start),
-            bytes: to - from,
-        })
+        if at < run_start {
+            let to = run_start.min(end);
+            let segment = Segment { place: None, bytes: to - at };
+            at = to;
+            return Some(segment);
+        }
+        let to = (run_start + u64::from(run.chunks) * chunk).min(end);
+        let place = Place { mirror: run.mirror, offset: u64::from(run.physical) * chunk + (at - run_start) };
+        let segment = Segment { place: Some(place), bytes: to - at };
+        (at, next) = (to, next + 1);
+        Some(segment)
     })
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::{AllocateError, NewPool, NewVolume, Segment, locate};
+    use super::{AllocateError, NewPool, NewVolume, Place, Segment, locate};
     use crate::Uuid;
-    use crate::metadata::{Metadata, Run, VOLUMES_MAX};
+    use crate::metadata::{Metadata, Protection, Provisioning, Run, VOLUMES_MAX, Volume};
     use proptest::prelude::*;
 
     const MIB: u64 = 1 << 20;
@@ -358,10 +483,18 @@ pub(crate) mod tests {
         new.metadata().expect("sound")
     }
 
-    fn volume(number: u16, chunks: u64) -> NewVolume {
+    /// A thick volume of so many of these chunks.
+    pub fn volume(number: u16, chunks: u64) -> NewVolume {
         let mut uuid = [0; 16];
         uuid[..2].copy_from_slice(&number.to_le_bytes());
-        NewVolume { uuid: Uuid(uuid), name: format!("v{number}"), lun: number, block_bytes: 512, blocks: chunks * 2048 }
+        NewVolume {
+            uuid: Uuid(uuid),
+            name: format!("v{number}"),
+            lun: number,
+            block_bytes: 512,
+            blocks: chunks * 2048,
+            provisioning: Provisioning::Thick,
+        }
     }
 
     #[test]
@@ -411,12 +544,12 @@ pub(crate) mod tests {
         for number in 0..u16::try_from(VOLUMES_MAX).expect("small") {
             let new = volume(number, 1);
             let runs = vec![Run { logical: 0, mirror: 0, physical: u32::from(number), chunks: 1 }];
-            let NewVolume { uuid, lun, block_bytes, blocks, .. } = new;
+            let NewVolume { uuid, lun, block_bytes, blocks, provisioning, .. } = new;
             let name = format!("{number:064}");
-            let state = vec![1; 512];
+            let (state, protection) = (vec![1; 512], Protection::Writable);
             metadata
                 .volumes
-                .insert(uuid, crate::metadata::Volume { uuid, name, lun, block_bytes, blocks, runs, state });
+                .insert(uuid, Volume { uuid, name, lun, block_bytes, blocks, provisioning, protection, runs, state });
         }
         assert_eq!(metadata.with_volume(volume(5000, 1)).err(), Some(AllocateError::TooManyVolumes));
         let image = metadata.encode(8 << 20).expect("a large slot holds them all");
@@ -429,12 +562,28 @@ pub(crate) mod tests {
             Run { logical: 0, mirror: 0, physical: 7, chunks: 2 },
             Run { logical: 2, mirror: 1, physical: 0, chunks: 1 },
         ];
-        let found: Vec<_> = locate(&runs, 1 << 20, MIB, 2 * MIB).collect();
-        assert_eq!(
-            found,
-            [Segment { mirror: 0, offset: 8 * MIB, bytes: MIB }, Segment { mirror: 1, offset: 0, bytes: MIB }]
-        );
-        assert_eq!(locate(&runs, 1 << 20, 3 * MIB, 512).count(), 0);
+        let on = |mirror, offset, bytes| Segment { place: Some(Place { mirror, offset }), bytes };
+        let nowhere = |bytes| Segment { place: None, bytes };
+        let found = |offset, bytes| locate(&runs, 1 << 20, offset, bytes).collect::<Vec<_>>();
+        assert_eq!(found(MIB, 2 * MIB), [on(0, 8 * MIB, MIB), on(1, 0, MIB)]);
+        assert_eq!(found(MIB + 512, 512), [on(0, 8 * MIB + 512, 512)]);
+        assert_eq!(found(3 * MIB, 512), [nowhere(512)]);
+        assert_eq!(found(0, 0), []);
+        let holes = [runs[1]];
+        let around: Vec<_> = locate(&holes, 1 << 20, MIB, 3 * MIB).collect();
+        assert_eq!(around, [nowhere(MIB), on(1, 0, MIB), nowhere(MIB)]);
+    }
+
+    #[test]
+    fn a_plan_keeps_its_chunks_only_until_somebody_else_has_them() {
+        let metadata = pool(1, 10);
+        let planned = metadata.plan_volume(volume(0, 6), &[]).expect("room");
+        let beside = metadata.plan_volume(volume(1, 4), &planned.runs).expect("room beside");
+        assert!(metadata.plan_volume(volume(2, 5), &planned.runs).is_err());
+        let both = metadata.with_planned(planned.clone()).and_then(|next| next.with_planned(beside)).expect("apart");
+        assert_eq!((both.unsound(), both.free_bytes()), (None, 0));
+        let taken = metadata.with_volume(volume(3, 6)).expect("room");
+        assert_eq!(taken.with_planned(planned.clone()).err(), Some(AllocateError::ChunksInUse(planned.uuid)));
     }
 
     proptest! {

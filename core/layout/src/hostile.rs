@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use crate::allocate::{NewVolume, tests::pool};
 use crate::gpt::{self, DiskKind, INSPECTED_BYTES};
 use crate::label::{Label, PoolAreas, Role};
-use crate::metadata::{Header, Metadata};
+use crate::metadata::{Header, Metadata, Protection, Provisioning};
 use crate::{DiskShape, PAGE_BYTES, Uuid, crc32c};
 
 const SHAPE: DiskShape = DiskShape { block_bytes: 512, blocks: 1 << 17 };
@@ -23,8 +23,21 @@ fn label_page() -> Vec<u8> {
 }
 
 fn metadata_image() -> Vec<u8> {
-    let new = NewVolume { uuid: Uuid([1; 16]), name: "v".into(), lun: 0, block_bytes: 512, blocks: 2048 * 9 };
-    pool(2, 8).with_volume(new).expect("fits").encode(1 << 20).expect("fits")
+    let new = |number: u8, provisioning| NewVolume {
+        uuid: Uuid([number; 16]),
+        name: format!("v{number}"),
+        lun: u16::from(number),
+        block_bytes: 512,
+        blocks: 2048 * 9,
+        provisioning,
+    };
+    let thin = Uuid([2; 16]);
+    let metadata = pool(2, 8).with_volume(new(1, Provisioning::Thick)).expect("fits");
+    let metadata = metadata.with_volume(new(2, Provisioning::Thin)).expect("fits");
+    let chosen = metadata.plan_chunks(thin, &[0..1, 3..6], &mut metadata.free(&[])).expect("fits");
+    let metadata = metadata.with_chunks(thin, &chosen).expect("free");
+    let metadata = metadata.with_protection(thin, Protection::WriteProtected).expect("there");
+    metadata.encode(1 << 20).expect("fits")
 }
 
 proptest! {

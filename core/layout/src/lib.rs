@@ -22,6 +22,7 @@ pub mod gpt;
 pub mod label;
 pub mod lock;
 pub mod metadata;
+pub mod thin;
 
 #[cfg(test)]
 mod hostile;

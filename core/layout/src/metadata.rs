@@ -9,7 +9,10 @@
 //! the last version that was relied on, and the 4 KiB header alone tells whether anything changed.
 //!
 //! Invariants (checked by [`Metadata::decode`], so that nothing behind it has to): runs lie on their mirror, no chunk
-//! belongs to two volumes, a thick volume's map has no holes, names and numbers are unique.
+//! belongs to two volumes, a thick volume's map has no holes, a thin one's does not go past its end, names and numbers are unique.
+//!
+//! What a release from before thin and write-protected volumes would get wrong stands behind a feature bit each. A bit is set only in a
+//! pool that needs it, so that other pools stay readable for that release.
 //!
 //! What can fail: a torn write (checksum of the body), a stale disk (version below `at_least`), a newer release's
 //! format (version and feature bits; refused, never guessed at). Rejected: a log of changes (replay time in the pause,
@@ -26,6 +29,12 @@ use crate::{MetadataVersion, PAGE_BYTES, Uuid, crc32c};
 
 const MAGIC: [u8; 8] = *b"UNDRPOOL";
 const LAYOUT_VERSION: u16 = 1;
+/// Feature bit: there are thin volumes, whose maps have holes.
+const HAS_THIN: u64 = 1 << 0;
+/// Feature bit: there are write-protected volumes. A release that does not know of them would let clients write.
+const HAS_PROTECTED: u64 = 1 << 1;
+/// Every feature this release knows.
+const KNOWN_FEATURES: u64 = HAS_THIN | HAS_PROTECTED;
 
 /// Chunk size of new pools. 1 MiB rather than 4: a thick volume costs one run whatever the chunk size, so larger
 /// chunks save nothing, while a later snapshot or thin volume copies or zeroes one chunk at its first small write.
@@ -56,6 +65,26 @@ pub struct Run {
     pub chunks: u32,
 }
 
+/// When a volume's chunks are taken from its pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Provisioning {
+    /// All of them when it is made.
+    #[default]
+    Thick,
+    /// Each at the first write to it; they can be given back one by one.
+    Thin,
+}
+
+/// Whether clients may write to a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Protection {
+    /// They may.
+    #[default]
+    Writable,
+    /// They may not, whoever they are.
+    WriteProtected,
+}
+
 /// A volume and its map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Volume {
@@ -69,7 +98,11 @@ pub struct Volume {
     pub block_bytes: u32,
     /// Size in these blocks.
     pub blocks: u64,
-    /// Where its chunks lie, ordered by `logical`, without holes.
+    /// When its chunks are taken from the pool.
+    pub provisioning: Provisioning,
+    /// Whether clients may write to it.
+    pub protection: Protection,
+    /// Where its chunks lie, ordered by `logical`; without holes if it is thick.
     pub runs: Vec<Run>,
     /// Opaque state of its logical unit: reservations, mode pages.
     pub state: Vec<u8>,
@@ -80,6 +113,19 @@ impl Volume {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.blocks * u64::from(self.block_bytes)
+    }
+
+    /// Chunks it has if every block was written.
+    #[must_use]
+    pub fn chunks(&self, chunk_bytes: u32) -> u32 {
+        let chunks = self.bytes().div_ceil(u64::from(chunk_bytes.max(1)));
+        u32::try_from(chunks).unwrap_or(u32::MAX)
+    }
+
+    /// Chunks it has.
+    #[must_use]
+    pub fn chunks_mapped(&self) -> u64 {
+        self.runs.iter().map(|run| u64::from(run.chunks)).sum()
     }
 }
 
@@ -130,7 +176,7 @@ pub enum MetadataError {
     Damaged(&'static str),
     /// Written by a release that this one does not understand.
     #[error(
-        "pool metadata has layout version {version}, features {features:#x}; this release reads version 1 without features: update it"
+        "pool metadata has layout version {version}, features {features:#x}; this release reads version {LAYOUT_VERSION} with features {KNOWN_FEATURES:#x}: update it"
     )]
     Newer {
         /// Its layout version.
@@ -167,6 +213,8 @@ pub struct Header {
     pub generation: u64,
     /// The pool.
     pub pool: Uuid,
+    /// Feature bits: what a reader of the body has to know.
+    features: u64,
     /// Bytes of the body that follows the header page.
     pub body_bytes: u32,
     /// CRC32C of the body.
@@ -202,12 +250,12 @@ impl Header {
         reader.u16()?;
         let body_bytes = reader.u32()?;
         let features = reader.u64()?;
-        if version != LAYOUT_VERSION || features != 0 {
+        if version != LAYOUT_VERSION || features & !KNOWN_FEATURES != 0 {
             return Some(Err(MetadataError::Newer { version, features }));
         }
         let (number, generation) = (reader.u64()?, reader.u64()?);
         let (pool, body_crc) = (reader.uuid()?, reader.u32()?);
-        Some(Ok(Self { version: MetadataVersion(number), generation, pool, body_bytes, body_crc }))
+        Some(Ok(Self { version: MetadataVersion(number), generation, pool, features, body_bytes, body_crc }))
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -216,7 +264,7 @@ impl Header {
         page.u16(LAYOUT_VERSION);
         page.u16(0);
         page.u32(self.body_bytes);
-        page.u64(0); // feature bits: thin volumes, snapshots and clones will each own one
+        page.u64(self.features); // snapshots and clones will each own a bit
         page.u64(self.version.0);
         page.u64(self.generation);
         page.uuid(self.pool);
@@ -229,8 +277,10 @@ impl Header {
 
 /// Volume kinds on disk. A volume of another kind needs a feature bit, so an older release never gets this far.
 const THICK: u8 = 0;
-/// Run kinds on disk: the chunks are the volume's own and written. Shared (snapshot) and unwritten (thin) runs will
-/// be others, behind feature bits.
+const THIN: u8 = 1;
+/// Flags of a volume on disk: it is write-protected.
+const PROTECTED: u8 = 1 << 0;
+/// Run kinds on disk: the chunks are the volume's own. Shared (snapshot) runs will be another, behind a feature bit.
 const OWNED: u16 = 0;
 
 impl Metadata {
@@ -238,6 +288,16 @@ impl Metadata {
     #[must_use]
     pub fn slot(&self) -> u8 {
         u8::from(!self.version.0.is_multiple_of(2))
+    }
+
+    fn features(&self) -> u64 {
+        let of = |volume: &Volume| match (volume.provisioning, volume.protection) {
+            (Provisioning::Thick, Protection::Writable) => 0,
+            (Provisioning::Thick, Protection::WriteProtected) => HAS_PROTECTED,
+            (Provisioning::Thin, Protection::Writable) => HAS_THIN,
+            (Provisioning::Thin, Protection::WriteProtected) => HAS_THIN | HAS_PROTECTED,
+        };
+        self.volumes.values().fold(0, |features, volume| features | of(volume))
     }
 
     /// The bytes for that slot: whole pages, at most `slot_bytes`.
@@ -256,6 +316,7 @@ impl Metadata {
             version: self.version,
             generation: self.generation,
             pool: self.pool,
+            features: self.features(),
             body_bytes,
             body_crc: crc32c(&body),
         };
@@ -338,24 +399,36 @@ impl Metadata {
         {
             return Some("block size, LUN, name or state of a volume");
         }
+        let Some(bytes) = volume.blocks.checked_mul(u64::from(volume.block_bytes)).filter(|&bytes| bytes > 0) else {
+            return Some("a volume without blocks, or with more than there can be");
+        };
+        let Ok(chunks) = u32::try_from(bytes.div_ceil(u64::from(self.chunk_bytes))) else {
+            return Some("a volume longer than its map can be");
+        };
         let mut next = 0u32;
         for run in &volume.runs {
             let mirror = self.mirrors.get(usize::from(run.mirror));
             let end = run.physical.checked_add(run.chunks);
             let fits = mirror.zip(end).is_some_and(|(mirror, end)| end <= mirror.chunks);
-            if run.logical != next || run.chunks == 0 || !fits {
-                return Some("a run with a hole before it or past the end of its mirror");
+            let in_place = match volume.provisioning {
+                Provisioning::Thick => run.logical == next,
+                Provisioning::Thin => run.logical >= next,
+            };
+            if !in_place || run.chunks == 0 || !fits {
+                return Some(
+                    "a run out of order, with a hole before it where none may be, or past the end of its mirror",
+                );
             }
-            let Some(after) = next.checked_add(run.chunks) else {
+            let Some(after) = run.logical.checked_add(run.chunks) else {
                 return Some("a map longer than a volume can be");
             };
             next = after;
         }
-        let mapped = u64::from(next) * u64::from(self.chunk_bytes);
-        match volume.blocks.checked_mul(u64::from(volume.block_bytes)) {
-            Some(bytes) if bytes > 0 && bytes <= mapped && mapped - bytes < u64::from(self.chunk_bytes) => None,
-            _ => Some("a map shorter or longer than its volume"),
-        }
+        let whole = match volume.provisioning {
+            Provisioning::Thick => next == chunks,
+            Provisioning::Thin => next <= chunks,
+        };
+        (!whole).then_some("a map shorter or longer than its volume")
     }
 
     fn chunk_owned_twice(&self) -> Option<&'static str> {
@@ -394,8 +467,14 @@ fn sized(body: &mut Writer, record: &Writer) {
 fn encode_volume(volume: &Volume) -> Writer {
     let mut record = Writer::default();
     record.uuid(volume.uuid);
-    record.u8(THICK);
-    record.u8(0);
+    record.u8(match volume.provisioning {
+        Provisioning::Thick => THICK,
+        Provisioning::Thin => THIN,
+    });
+    record.u8(match volume.protection {
+        Protection::Writable => 0,
+        Protection::WriteProtected => PROTECTED,
+    });
     record.u16(volume.lun);
     record.u32(volume.block_bytes);
     record.u64(volume.blocks);
@@ -425,7 +504,7 @@ fn decode_body(header: Header, reader: &mut Reader<'_>) -> Option<Metadata> {
     let mirrors = (0..mirror_count).map(|_| decode_mirror(reader)).collect::<Option<Vec<_>>>()?;
     let mut volumes = BTreeMap::new();
     for _ in 0..volume_count {
-        let volume = decode_volume(reader)?;
+        let volume = decode_volume(reader, header.features)?;
         if volumes.insert(volume.uuid, volume).is_some() {
             return None;
         }
@@ -454,21 +533,27 @@ fn decode_mirror(reader: &mut Reader<'_>) -> Option<Mirror> {
     Some(Mirror { legs, chunks })
 }
 
-fn decode_volume(reader: &mut Reader<'_>) -> Option<Volume> {
+fn decode_volume(reader: &mut Reader<'_>, features: u64) -> Option<Volume> {
     let length = usize::try_from(reader.u32()?).ok()?;
     let mut record = Reader::new(reader.take(length)?);
     let uuid = record.uuid()?;
-    if record.u8()? != THICK {
-        return None;
-    }
-    record.u8()?;
+    let provisioning = match record.u8()? {
+        THICK => Provisioning::Thick,
+        THIN if features & HAS_THIN != 0 => Provisioning::Thin,
+        _ => return None,
+    };
+    let protection = match record.u8()? {
+        // A pool without the bit may be served by a release that neither looks at this byte nor keeps it.
+        flags if flags & PROTECTED != 0 && features & HAS_PROTECTED != 0 => Protection::WriteProtected,
+        _ => Protection::Writable,
+    };
     let (lun, block_bytes, blocks) = (record.u16()?, record.u32()?, record.u64()?);
     record.uuid()?;
     let (run_count, state_bytes) = (record.u32()?, usize::try_from(record.u32()?).ok()?);
     let name = record.text()?;
     let runs = (0..run_count).map(|_| decode_run(&mut record)).collect::<Option<Vec<_>>>()?;
     let state = record.take(state_bytes)?.to_vec();
-    Some(Volume { uuid, name, lun, block_bytes, blocks, runs, state })
+    Some(Volume { uuid, name, lun, block_bytes, blocks, provisioning, protection, runs, state })
 }
 
 fn decode_run(record: &mut Reader<'_>) -> Option<Run> {
@@ -478,7 +563,7 @@ fn decode_run(record: &mut Reader<'_>) -> Option<Run> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Header, Metadata, MetadataError, Run, newest};
+    use super::{Header, Metadata, MetadataError, Protection, Provisioning, Run, newest};
     use crate::allocate::{NewVolume, tests::pool};
     use crate::{MetadataVersion, PAGE_BYTES, Uuid, crc32c};
 
@@ -488,8 +573,14 @@ mod tests {
         let mut metadata = pool(3, 40);
         for lun in 0..5u16 {
             let uuid = Uuid([u8::try_from(lun).expect("small") + 1; 16]);
-            let new =
-                NewVolume { uuid, name: format!("v{lun}"), lun, block_bytes: 4096, blocks: 256 * 9 + u64::from(lun) };
+            let new = NewVolume {
+                uuid,
+                name: format!("v{lun}"),
+                lun,
+                block_bytes: 4096,
+                blocks: 256 * 9 + u64::from(lun),
+                provisioning: Provisioning::Thick,
+            };
             metadata = metadata.with_volume(new).expect("fits");
         }
         let first = *metadata.volumes.keys().next().expect("there are five");
@@ -523,6 +614,61 @@ mod tests {
         }
     }
 
+    /// What a release from before thin and write-protected volumes wrote: pool, header, thick volumes of one run and of two, kept state.
+    #[test]
+    fn pools_of_the_first_release_are_read_and_written_as_they_were() {
+        const HEAD: &str = "554e4452504f4f4c010000001f0100000000000000000000050000000000000003000000000000000101010101010101\
+            010101010101010193da11a2";
+        const CRC: &str = "79ca28c9";
+        const BODY: &str = "01000700000002000200000000001000000200000000000001702500000028000000026464646464646464646464\
+            6464646464c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c825000000280000000265656565656565656565656565656565c9c9c9c9c9c9c9\
+            c9c9c9c9c9c9c9c9c94b000000010101010101010101010101010101010000000000100000000900000000000000000000000000\
+            00000000000000000001000000000000000276300000000000000000090000000000000060000000080808080808080808080808\
+            080808080000070000100000013c0000000000000000000000000000000000000000000002000000050000000276370000000000\
+            0000002800000001000000280000000900000015000000000000000707070707";
+        let bytes = |hex: &str| -> Vec<u8> {
+            let digits = hex.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).expect("ASCII"));
+            digits.map(|pair| u8::from_str_radix(pair, 16).expect("hexadecimal")).collect()
+        };
+        let mut image = bytes(HEAD);
+        image.resize(PAGE_BYTES - 4, 0);
+        image.extend(bytes(CRC));
+        image.extend(bytes(BODY));
+        image.resize(2 * PAGE_BYTES, 0);
+        let metadata = Metadata::decode(&image).expect("understood");
+        let volumes: Vec<_> = metadata.volumes.values().collect();
+        assert!(volumes.iter().all(|volume| volume.provisioning == Provisioning::Thick));
+        assert!(volumes.iter().all(|volume| volume.protection == Protection::Writable));
+        assert_eq!((volumes[1].runs.len(), volumes[1].state.len(), metadata.generation), (2, 5, 3));
+        assert_eq!(metadata.encode(SLOT).expect("fits"), image);
+    }
+
+    #[test]
+    fn thin_and_protected_volumes_stand_behind_feature_bits_of_their_own() {
+        let metadata = sample();
+        let of = |metadata: &Metadata| Header::decode(&metadata.encode(SLOT).expect("fits")).expect("ours").features;
+        let uuid = *metadata.volumes.keys().next().expect("five");
+        let protected = metadata.with_protection(uuid, Protection::WriteProtected).expect("there");
+        let thin = NewVolume {
+            uuid: Uuid([9; 16]),
+            name: "thin".into(),
+            lun: 9,
+            block_bytes: 4096,
+            blocks: 1 << 20,
+            provisioning: Provisioning::Thin,
+        };
+        let both = protected.with_volume(thin).expect("takes no room");
+        assert_eq!([&metadata, &protected, &both].map(of), [0, 2, 3]);
+        let image = both.encode(SLOT).expect("fits");
+        assert_eq!(Metadata::decode(&image), Ok(both));
+        // A volume of a kind whose bit is not set was written by nobody.
+        let mut image = image;
+        image[16] = 2;
+        let crc = crc32c(&image[..PAGE_BYTES - 4]).to_le_bytes();
+        image[PAGE_BYTES - 4..PAGE_BYTES].copy_from_slice(&crc);
+        assert!(matches!(Metadata::decode(&image), Err(MetadataError::Damaged(_))));
+    }
+
     #[test]
     fn version_alternates_between_the_slots() {
         let mut metadata = sample();
@@ -552,10 +698,10 @@ mod tests {
     #[test]
     fn unknown_feature_bit_is_refused() {
         let mut image = sample().encode(SLOT).expect("fits");
-        image[16] = 1;
+        image[16] = 4;
         let crc = crc32c(&image[..PAGE_BYTES - 4]).to_le_bytes();
         image[PAGE_BYTES - 4..PAGE_BYTES].copy_from_slice(&crc);
-        assert_eq!(Metadata::decode(&image), Err(MetadataError::Newer { version: 1, features: 1 }));
+        assert_eq!(Metadata::decode(&image), Err(MetadataError::Newer { version: 1, features: 4 }));
     }
 
     #[test]

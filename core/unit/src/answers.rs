@@ -79,6 +79,7 @@ pub(crate) struct PageContext<'a> {
     pub(crate) identity: &'a Identity,
     pub(crate) geometry: Geometry,
     pub(crate) provisioning: Provisioning,
+    pub(crate) unmap_granularity_bytes: u32,
     pub(crate) target_name: &'a str,
     pub(crate) target_port: u16,
 }
@@ -125,7 +126,7 @@ impl PageContext<'_> {
             prefetch: 0,
             unmap_blocks: if thin { u32::MAX } else { 0 },
             unmap_descriptors: if thin { MOST_UNMAP_DESCRIPTORS } else { 0 },
-            unmap_granularity: if thin { (4096 / block_bytes).max(1) as u32 } else { 0 },
+            unmap_granularity: if thin { (self.unmap_granularity_bytes / self.geometry.block_bytes).max(1) } else { 0 },
             write_same: 0,
         }
     }
@@ -269,6 +270,7 @@ mod tests {
             identity: &identity,
             geometry: GEOMETRY,
             provisioning: Provisioning::Thin,
+            unmap_granularity_bytes: 1 << 20,
             target_name: "iqn.t",
             target_port: 1,
         };

@@ -35,6 +35,9 @@ pub enum Durability {
     ForceUnitAccess,
 }
 
+/// Descriptors one GET LBA STATUS is answered with at most: a client that wants to know more asks again from there.
+const MOST_LBA_STATUSES: usize = 256;
+
 /// What to do for a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Work {
@@ -58,6 +61,15 @@ pub enum Work {
     OrWrite(Span, Durability),
     /// Make everything written so far durable.
     Flush,
+    /// Find out which blocks have a place of their own, and answer [`LogicalUnit::lba_statuses`].
+    LbaStatus {
+        /// From this block on, which exists.
+        lba: u64,
+        /// Stretches that are told at most, not zero.
+        most: usize,
+        /// Bytes the answer may have.
+        allocation: u32,
+    },
     /// Plan, keep and commit a change of state.
     Change(StateRequest),
 }
@@ -117,7 +129,7 @@ impl LogicalUnit {
         }
     }
 
-    fn writable(&self) -> Result<(), Sense> {
+    pub(crate) fn writable(&self) -> Result<(), Sense> {
         if self.is_write_protected() {
             return Err(Sense::new(SenseKey::DataProtect, Asc::WRITE_PROTECTED));
         }
@@ -173,6 +185,11 @@ impl LogicalUnit {
             Command::PersistentReserveOut { action, scope_and_type, parameter_bytes } => {
                 let list = data_out.get(..*parameter_bytes as usize).unwrap_or(data_out);
                 Work::Change(StateRequest::Reserve(self.reserve_request(*action, *scope_and_type, list)?))
+            }
+            Command::GetLbaStatus { lba, allocation } if self.options.provisioning == Provisioning::Thin => {
+                self.check_span(*lba, 1)?;
+                let room = (allocation.saturating_sub(8) / 16) as usize;
+                Work::LbaStatus { lba: *lba, most: room.clamp(1, MOST_LBA_STATUSES), allocation: *allocation }
             }
             Command::Reserve6 => Work::Done(self.reserve_6(nexus)),
             Command::Release6 => Work::Done(self.release_6(nexus)),
@@ -297,6 +314,7 @@ impl LogicalUnit {
                     identity: &self.options.identity,
                     geometry: self.geometry,
                     provisioning: self.options.provisioning,
+                    unmap_granularity_bytes: self.options.unmap_granularity_bytes,
                     target_name,
                     target_port: self.state(nexus).nexus.target_port,
                 };
@@ -330,14 +348,21 @@ impl LogicalUnit {
         pending.map_or(Sense::new(SenseKey::NoSense, Asc::NONE), Sense::attention).encode(format)
     }
 
-    /// SBC-3 r36 §5.6. The medium does not tell which blocks are allocated, and "mapped" is what the standard lets such
-    /// a unit say.
+    /// GET LBA STATUS of a thin unit: what its medium told of the blocks from `lba` on (SBC-3 r36 §5.6).
+    #[must_use]
+    pub fn lba_statuses(lba: u64, stretches: &[(u64, ProvisioningStatus)], allocation: u32) -> Completion {
+        let mut bytes = provisioning::encode_lba_statuses(lba, stretches.iter().copied());
+        bytes.truncate(allocation as usize);
+        Completion::data(bytes.into())
+    }
+
+    /// SBC-3 r36 §5.6: all blocks of a fully provisioned unit are mapped.
     fn lba_status(&self, lba: u64) -> Result<Vec<u8>, Sense> {
         if lba >= self.geometry.blocks {
             return Err(Sense::illegal(Asc::LOGICAL_BLOCK_ADDRESS_OUT_OF_RANGE));
         }
-        let span = Span { lba, blocks: self.geometry.blocks - lba };
-        Ok(provisioning::encode_lba_status(span, ProvisioningStatus::Mapped))
+        let all = (self.geometry.blocks - lba, ProvisioningStatus::Mapped);
+        Ok(provisioning::encode_lba_statuses(lba, [all]))
     }
 
     fn mode_header(&self) -> mode::Header {

@@ -51,6 +51,19 @@ pub(crate) fn reach(command: &Command) -> Reach {
     }
 }
 
+/// Whether the command is one that write protection refuses (SBC-3 r36 §4.12).
+pub(crate) fn changes_blocks(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Write { .. }
+            | Command::WriteAndVerify { .. }
+            | Command::WriteSame { .. }
+            | Command::Unmap { .. }
+            | Command::CompareAndWrite { .. }
+            | Command::OrWrite { .. }
+    )
+}
+
 /// SPC-2 reservations (SPC-2 r20 §5.5.1): persistent reservation commands conflict even for the holder, RELEASE of
 /// anybody else is answered GOOD and does nothing.
 pub(crate) fn legacy_conflict(own: bool, command: &Command) -> bool {

@@ -168,6 +168,12 @@ impl TaskSet {
         self.at_medium
     }
 
+    /// Every task at the medium right now.
+    pub(crate) fn those_at_medium(&self) -> Vec<TaskId> {
+        let entries = self.entries.iter().enumerate().filter(|(_, entry)| entry.place == Place::AtMedium);
+        entries.map(|(slot, entry)| TaskId { slot: slot as u32, stamp: entry.stamp }).collect()
+    }
+
     /// Live tasks of a nexus with this tag.
     pub(crate) fn find(&self, nexus: NexusId, tag: u32) -> Option<TaskId> {
         self.entries

@@ -21,7 +21,7 @@ use crate::attention::Attentions;
 use crate::nexus::{Completion, Geometry, Nexus, NexusId, TaskAttribute};
 use crate::pages::ModePages;
 use crate::reservations::{Reservations, Standing};
-use crate::rules::{Reach, legacy_conflict, passes_attention, reach};
+use crate::rules::{Reach, changes_blocks, legacy_conflict, passes_attention, reach};
 use crate::state::{self, Kept, StateFault};
 use crate::tasks::{AbortedBy, Admission, MOST_TASKS_OF_A_NEXUS, TaskCounts, TaskId, TaskSet};
 use crate::untold::{Conditions, Untold};
@@ -56,6 +56,8 @@ pub struct UnitOptions {
     pub keep: Keep,
     /// Whether UNMAP is offered.
     pub provisioning: Provisioning,
+    /// Bytes that are forgotten as a whole: what UNMAP is best asked for in multiples of.
+    pub unmap_granularity_bytes: u32,
     /// Whether anybody may write.
     pub access: Access,
 }
@@ -64,7 +66,14 @@ impl UnitOptions {
     /// Thin, writable, registrations kept as APTPL asks.
     #[must_use]
     pub fn new(identity: Identity) -> Self {
-        Self { identity, keep: Keep::AsAskedByAptpl, provisioning: Provisioning::Thin, access: Access::ReadWrite }
+        Self {
+            identity,
+            keep: Keep::AsAskedByAptpl,
+            provisioning: Provisioning::Thin,
+            // A page of a file.
+            unmap_granularity_bytes: 4096,
+            access: Access::ReadWrite,
+        }
     }
 }
 
@@ -293,12 +302,23 @@ impl LogicalUnit {
         if conflict { Err(Completion::status(Status::ReservationConflict)) } else { Ok(()) }
     }
 
-    /// The reservation check once more, for a command that had to wait after [`LogicalUnit::work`].
+    /// The checks of reservation and write protection once more, for a command that had to wait after [`LogicalUnit::work`].
     ///
     /// # Errors
-    /// RESERVATION CONFLICT.
+    /// RESERVATION CONFLICT, WRITE PROTECTED.
     pub fn admit_again(&self, nexus: NexusId, command: &Command) -> Result<(), Completion> {
-        self.admit(nexus, command)
+        self.admit(nexus, command)?;
+        if changes_blocks(command) { self.writable().map_err(|sense| self.check(&sense)) } else { Ok(()) }
+    }
+
+    /// From now on anybody may write, or nobody. Every nexus is told that what MODE SENSE says has changed (WP,
+    /// SBC-3 r36 §6.5.2). Answers the tasks that are at the medium already.
+    pub fn set_access(&mut self, access: Access) -> Vec<TaskId> {
+        if self.options.access != access {
+            self.options.access = access;
+            self.tell_everybody(Asc::MODE_PARAMETERS_CHANGED);
+        }
+        self.tasks.those_at_medium()
     }
 
     /// Whether writes may stay in a cache (WCE).

@@ -48,6 +48,24 @@ pub enum Durability {
     ForceUnitAccess,
 }
 
+/// Whether blocks have a place of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Provisioned {
+    /// They do, or it is not known that they do not.
+    Mapped,
+    /// They do not, and read as zeroes.
+    Deallocated,
+}
+
+/// Blocks one after the other of which the same is true.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stretch {
+    /// How many.
+    pub blocks: u64,
+    /// What is true of them.
+    pub state: Provisioned,
+}
+
 /// Blocks of one logical unit.
 pub trait Medium {
     /// Size and block length.
@@ -58,8 +76,24 @@ pub trait Medium {
     fn write(&self, lba: u64, bytes: Bytes, durability: Durability) -> LocalBoxFuture<'_, Result<(), MediumError>>;
     /// Makes everything answered so far durable.
     fn flush(&self) -> LocalBoxFuture<'_, Result<(), MediumError>>;
-    /// Forgets or zeroes `blocks` blocks at `lba`; afterwards they read as zeroes.
+    /// Zeroes `blocks` blocks at `lba`. A medium that promises room takes it for them.
     fn zero(&self, lba: u64, blocks: u64) -> LocalBoxFuture<'_, Result<(), MediumError>>;
+    /// Forgets ranges of blocks (first block, number), which do not overlap; afterwards they read as zeroes, and what room it can it gives
+    /// back. A medium that has nothing to give back zeroes them.
+    fn unmap(&self, ranges: Vec<(u64, u64)>) -> LocalBoxFuture<'_, Result<(), MediumError>> {
+        Box::pin(async move {
+            for (lba, blocks) in ranges {
+                self.zero(lba, blocks).await?;
+            }
+            Ok(())
+        })
+    }
+    /// What there is from `lba` on, in at most `most` stretches, one behind the other; `lba` exists, and `most` is not zero.
+    fn stretches(&self, lba: u64, most: usize) -> LocalBoxFuture<'_, Result<Vec<Stretch>, MediumError>> {
+        let _ = most;
+        let all = Stretch { blocks: self.geometry().blocks.saturating_sub(lba), state: Provisioned::Mapped };
+        Box::pin(std::future::ready(Ok(vec![all])))
+    }
     /// Keeps the logical unit's own state (reservations, mode pages) durably with the medium, before the answer.
     ///
     /// An error is a promise, too: what was to be kept is nowhere, and whoever opens the medium next finds what was kept before.

@@ -4,13 +4,14 @@
 //! never written.
 
 use bytes::Bytes;
-use understudy_scsi::cdb::{Compare, Pattern, Span};
+use understudy_scsi::cdb::{Compare, Deallocate, Pattern, Span};
+use understudy_scsi::provisioning::ProvisioningStatus;
 use understudy_scsi::sense::{Asc, SenseKey};
 use understudy_unit::unit::{Change, Durability as UnitDurability, LogicalUnit, StateRequest, Work};
 use understudy_unit::{Completion, NexusId};
 
 use crate::compare::{first_difference, first_difference_from_repeated};
-use crate::medium::{Durability, MediumError};
+use crate::medium::{Durability, MediumError, Provisioned};
 use crate::task::{Holding, Listed};
 
 /// Bytes a long command reads or writes at once: long enough to be efficient, short enough to stop soon.
@@ -65,15 +66,19 @@ pub(crate) async fn run(listed: &Listed, nexus: NexusId, work: Work, holding: Ho
             listed.verify(span, compare, &data_out).await
         }
         Work::Verify(span, compare) => listed.verify(span, compare, &data_out).await,
-        Work::WriteSame(span, pattern, _) => listed.write_same(span, pattern, &data_out).await,
+        Work::WriteSame(span, pattern, deallocate) => listed.write_same(span, pattern, deallocate, &data_out).await,
         Work::Unmap(spans) => {
-            for span in merged(&spans) {
-                listed.zero(span).await?;
-            }
+            let ranges = merged(&spans).into_iter().map(|span| (span.lba, span.blocks)).collect();
+            listed.unit.medium.unmap(ranges).await?;
             Ok(Completion::good())
         }
         Work::CompareAndWrite(span, durability) => listed.compare_and_write(span, durability, &data_out).await,
         Work::OrWrite(span, durability) => listed.or_write(span, durability, &data_out).await,
+        Work::LbaStatus { lba, most, allocation } => {
+            let stretches = listed.unit.medium.stretches(lba, most).await?;
+            let stretches: Vec<_> = stretches.iter().map(|stretch| (stretch.blocks, status(stretch.state))).collect();
+            Ok(LogicalUnit::lba_statuses(lba, &stretches, allocation))
+        }
         Work::Flush => {
             listed.unit.medium.flush().await?;
             Ok(Completion::good())
@@ -83,6 +88,13 @@ pub(crate) async fn run(listed: &Listed, nexus: NexusId, work: Work, holding: Ho
             drop(holding.turn);
             done
         }
+    }
+}
+
+fn status(state: Provisioned) -> ProvisioningStatus {
+    match state {
+        Provisioned::Mapped => ProvisioningStatus::Mapped,
+        Provisioned::Deallocated => ProvisioningStatus::Deallocated,
     }
 }
 
@@ -138,13 +150,13 @@ impl Listed {
         self.unit.core.borrow().medium_error(SenseKey::Miscompare, Asc::MISCOMPARE_DURING_VERIFY, Some(offset))
     }
 
-    async fn write_same(&self, span: Span, pattern: Pattern, data_out: &Bytes) -> Done {
+    async fn write_same(&self, span: Span, pattern: Pattern, deallocate: Deallocate, data_out: &Bytes) -> Done {
         let block = match pattern {
             Pattern::Zeroes => None,
             Pattern::DataOut => Some(&data_out[..self.bytes(1)]).filter(|block| block.iter().any(|byte| *byte != 0)),
         };
         let Some(block) = block else {
-            self.zero(span).await?;
+            self.zero(span, deallocate).await?;
             return Ok(Completion::good());
         };
         let repeats = (CHUNK_BYTES / self.block_bytes()).min(span.blocks) as usize;
@@ -159,9 +171,13 @@ impl Listed {
         Ok(Completion::good())
     }
 
-    async fn zero(&self, span: Span) -> Result<(), MediumError> {
+    async fn zero(&self, span: Span, deallocate: Deallocate) -> Result<(), MediumError> {
+        let medium = &self.unit.medium;
         for (chunk, _) in self.chunks(span, ZERO_CHUNK_BYTES) {
-            self.unit.medium.zero(chunk.lba, chunk.blocks).await?;
+            match deallocate {
+                Deallocate::Allowed => medium.unmap(vec![(chunk.lba, chunk.blocks)]).await?,
+                Deallocate::No => medium.zero(chunk.lba, chunk.blocks).await?,
+            }
         }
         Ok(())
     }

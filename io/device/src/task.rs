@@ -172,7 +172,7 @@ impl OnUnit {
 
 fn needs(work: &Work) -> Needs {
     match work {
-        Work::Done(_) | Work::Flush => Needs::Nothing,
+        Work::Done(_) | Work::Flush | Work::LbaStatus { .. } => Needs::Nothing,
         Work::Read(span) | Work::Verify(span, _) => Needs::Blocks(*span, Sharing::Shared),
         Work::Write(span, _)
         | Work::WriteAndVerify(span, _)

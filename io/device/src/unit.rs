@@ -9,7 +9,7 @@ use std::rc::Rc;
 use thiserror::Error;
 use understudy_scsi::cdb::Span;
 use understudy_unit::state::StateFault;
-use understudy_unit::unit::{LogicalUnit, UnitOptions};
+use understudy_unit::unit::{Access, LogicalUnit, UnitOptions};
 use understudy_unit::{Claim, ExtentClaims, Geometry, Sharing, TaskId};
 
 use crate::carrier::Carrier;
@@ -102,6 +102,17 @@ impl UnitOnMedium {
     /// The medium has another size now: every nexus finds a unit attention (2Ah/09h).
     pub fn capacity_changed(&self) {
         self.core.borrow_mut().resize(geometry(&*self.medium));
+    }
+
+    /// From now on nobody writes; ends when nothing that was under way does any more.
+    pub async fn write_protect(&self) {
+        let under_way = self.core.borrow_mut().set_access(Access::WriteProtected);
+        self.off_medium(&under_way).await;
+    }
+
+    /// From now on anybody may write whom reservations let.
+    pub fn allow_writes(&self) {
+        self.core.borrow_mut().set_access(Access::ReadWrite);
     }
 
     /// From now on an initiator may have so many commands in the task set; see [`LogicalUnit::allow_tasks`].

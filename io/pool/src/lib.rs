@@ -19,6 +19,8 @@
 //! - A leg that is back is waited for before it is recorded good, and read only after (module `take_back`).
 //! - A leg is left out only after `Overseer::drop_leg` said that this is recorded; the last good leg is never left out.
 //! - A metadata version that could not be written everywhere is nowhere when its change is refused (module `commit`).
+//! - A thin volume has a chunk only after it was made blank on every good leg and the metadata that says so stands there; a chunk is free
+//!   only after the metadata without it stands there, and while nothing is under way on it (modules `allot` and `thin`).
 //! - After [`Pool::stop`] nothing is acknowledged and nothing new is sent to a disk.
 //!
 //! What can fail: links, disks, power, the fence. What cannot be decided here is waited for: a client's command is
@@ -29,6 +31,7 @@
 //!
 //! Everything runs on one thread: `Rc`, `Cell`, futures that are not `Send`, tasks by `spawn_local`.
 
+mod allot;
 mod commit;
 pub mod initialise;
 pub mod inventory;
@@ -44,6 +47,7 @@ mod switch;
 mod take_back;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod thin;
 mod volume;
 mod witness;
 
@@ -55,4 +59,5 @@ pub use pool::{
 };
 pub use resync::ResyncProgress;
 pub use take_back::ReturnProgress;
+pub use understudy_layout::metadata::{Protection, Provisioning};
 pub use volume::VolumeMedium;

@@ -346,11 +346,30 @@ impl Mirror {
     /// Whether what one leg answers may be passed on: every other that nothing is acknowledged without, asked now, still carries out this
     /// node's reads; in the place of one that does not say so, the lock disks do (`crate::witness`).
     async fn is_witnessed(&self, answers: &Leg) -> bool {
-        let others = self.counting_legs().filter(|leg| leg.place != answers.place);
-        let each = others.map(|leg| async move {
+        self.are_witnesses(self.counting_legs().filter(|leg| leg.place != answers.place)).await
+    }
+
+    async fn are_witnesses(&self, legs: impl Iterator<Item = Rc<Leg>>) -> bool {
+        let each = legs.map(|leg| async move {
             leg.admits_reads().await || leg.is_dropped() || self.switch.is_still_owner().await
         });
         join_all(each).await.into_iter().all(|witnessed| witnessed)
+    }
+
+    /// Ends when it is certain, by questions put after this call, that this node still owns the pool: for an answer that no disk gives. No
+    /// new owner serves before a leg of every mirror is fenced against this node or left out on a majority of the lock disks, so
+    /// asking one mirror is enough.
+    pub async fn confirm(&self) -> Result<(), MirrorFault> {
+        // BOUND: each round asks every leg and pauses; it ends with the answers or with the pool.
+        loop {
+            if self.switch.is_stopped() {
+                return Err(MirrorFault::Stopped);
+            }
+            if self.are_witnesses(self.counting_legs()).await {
+                return Ok(());
+            }
+            sleep(self.switch.retry_delay).await;
+        }
     }
 
     /// Reads from another leg, with every overlapping write finished; `None` if that has to wait.

@@ -18,9 +18,10 @@ use tokio::task::spawn_local;
 use understudy_disk::disk::{DiskError, Geometry};
 use understudy_layout::allocate::{AllocateError, NewVolume};
 use understudy_layout::label::{PoolAreas, Role};
-use understudy_layout::metadata::{Metadata, MetadataError, Volume};
+use understudy_layout::metadata::{Metadata, MetadataError, Protection, Provisioning, Volume};
 use understudy_layout::{MetadataVersion, Uuid};
 
+use crate::allot::Allotting;
 use crate::commit::Asked;
 use crate::inventory::PoolDisk;
 use crate::leg::{Leg, LegParts, Standing, supervise};
@@ -181,6 +182,8 @@ pub struct VolumeWish {
     pub block_bytes: u32,
     /// Size in these blocks.
     pub blocks: u64,
+    /// When its chunks are taken from the pool.
+    pub provisioning: Provisioning,
 }
 
 /// A volume as it is.
@@ -196,12 +199,27 @@ pub struct VolumeSummary {
     pub block_bytes: u32,
     /// Size in these blocks.
     pub blocks: u64,
+    /// When its chunks are taken from the pool.
+    pub provisioning: Provisioning,
+    /// Whether clients may write to it.
+    pub protection: Protection,
+    /// Chunks it has.
+    pub chunks: u64,
 }
 
 impl From<&Volume> for VolumeSummary {
     fn from(volume: &Volume) -> Self {
-        let Volume { uuid, name, lun, block_bytes, blocks, .. } = volume;
-        Self { uuid: *uuid, name: name.clone(), lun: *lun, block_bytes: *block_bytes, blocks: *blocks }
+        let Volume { uuid, name, lun, block_bytes, blocks, provisioning, protection, .. } = volume;
+        Self {
+            uuid: *uuid,
+            name: name.clone(),
+            lun: *lun,
+            block_bytes: *block_bytes,
+            blocks: *blocks,
+            provisioning: *provisioning,
+            protection: *protection,
+            chunks: volume.chunks_mapped(),
+        }
     }
 }
 
@@ -216,8 +234,10 @@ pub struct Pool {
     pub(crate) store: Mutex<()>,
     /// Changes that wait for their turn, in the order they were asked for. BOUND: one of each volume, and one that makes or deletes one.
     pub(crate) asked: RefCell<VecDeque<Asked>>,
-    /// One volume made or deleted at a time, so that its chunks stay free until it is there.
+    /// One volume made or deleted at a time.
     pub(crate) provisioning: Mutex<()>,
+    /// Chunks for thin volumes.
+    pub(crate) allotting: Allotting,
     pub(crate) slot_bytes: u32,
     in_sync: Cell<InSync>,
     /// Every good leg was seen with the newest version.
@@ -305,6 +325,7 @@ impl Pool {
             store: Mutex::new(()),
             asked: RefCell::default(),
             provisioning: Mutex::new(()),
+            allotting: Allotting::default(),
             slot_bytes,
             in_sync: Cell::new(expected.in_sync),
             uniform: Cell::new(found.uniform),
@@ -518,20 +539,26 @@ impl Pool {
         let _turn = self.provisioning.lock().await;
         let metadata = self.metadata();
         let lun = wish.lun.or_else(|| metadata.free_lun()).ok_or(AllocateError::TooManyVolumes)?;
-        let VolumeWish { name, block_bytes, blocks, .. } = wish;
+        let VolumeWish { name, block_bytes, blocks, provisioning, .. } = wish;
         let uuid = crate::initialise::fresh_uuid();
-        let new = NewVolume { uuid, name, lun, block_bytes, blocks };
-        let planned = metadata.with_volume(new.clone())?;
-        planned.encode(self.slot_bytes)?;
-        let medium = self.medium_of(&planned.volumes[&uuid]);
-        medium.clear().await?;
+        let new = NewVolume { uuid, name, lun, block_bytes, blocks, provisioning };
+        let planned = metadata.plan_volume(new, &self.allotting.chosen())?;
+        // Nobody else gets these chunks while they are made blank, which takes as long as the volume is large.
+        let _chosen = self.allotting.choose(&planned.runs);
+        metadata.with_planned(planned.clone())?.encode(self.slot_bytes)?;
+        self.clear(&planned.runs).await?;
         self.flush().await?;
-        // States may have been kept meanwhile; free chunks cannot have changed, so the map comes out the same.
-        let metadata = self.commit(move |metadata| metadata.with_volume(new.clone())).await?;
-        let volume = &metadata.volumes[&uuid];
-        assert!(medium.fits(volume), "chunks planned for a volume were given away meanwhile");
+        let metadata = self.commit(move |metadata| metadata.with_planned(planned.clone())).await?;
         self.adopt_volumes();
-        Ok(volume.into())
+        Ok((&metadata.volumes[&uuid]).into())
+    }
+
+    /// Protects a volume against writes, or lets clients write to it again. What the unit in front of it does meanwhile is its owner's.
+    ///
+    /// # Errors
+    /// [`VolumeError`].
+    pub async fn protect_volume(&self, volume: Uuid, protection: Protection) -> Result<(), VolumeError> {
+        self.commit(move |metadata| metadata.with_protection(volume, protection)).await.map(drop)
     }
 
     /// Deletes a volume: refuses its commands, waits for those under way, then forgets it.
@@ -560,11 +587,19 @@ impl Pool {
         VolumeMedium::new(volume, chunk_bytes, Rc::clone(&self.mirrors), Rc::clone(&self.switch), self.me.clone())
     }
 
-    /// Brings the media in line with the metadata; those that did not change stay the same objects.
-    fn adopt_volumes(&self) {
+    /// Brings one medium in line with the metadata.
+    pub(crate) fn adopt_map(&self, uuid: Uuid) {
+        let metadata = self.metadata();
+        if let (Some(volume), Some(medium)) = (metadata.volumes.get(&uuid), self.medium(uuid)) {
+            medium.adopt(volume);
+        }
+    }
+
+    /// Brings the media in line with the metadata; those of volumes that are still there stay the same objects.
+    pub(crate) fn adopt_volumes(&self) {
         let metadata = self.metadata();
         let mut volumes = self.volumes.borrow_mut();
-        volumes.retain(|uuid, medium| metadata.volumes.get(uuid).is_some_and(|volume| medium.fits(volume)));
+        volumes.retain(|uuid, medium| metadata.volumes.get(uuid).is_some_and(|volume| medium.adopt(volume)));
         for (uuid, volume) in &metadata.volumes {
             volumes.entry(*uuid).or_insert_with(|| Rc::new(self.medium_of(volume)));
         }
@@ -578,7 +613,9 @@ impl Drop for Pool {
 }
 
 /// Runs to its end even if the caller goes away.
-async fn detached<T: 'static>(work: impl Future<Output = Result<T, VolumeError>> + 'static) -> Result<T, VolumeError> {
+pub(crate) async fn detached<T: 'static>(
+    work: impl Future<Output = Result<T, VolumeError>> + 'static,
+) -> Result<T, VolumeError> {
     // The task ends without a result only when the runtime goes down, and then nobody is answered any more.
     spawn_local(work).await.unwrap_or(Err(VolumeError::Fenced))
 }

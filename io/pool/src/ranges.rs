@@ -1,4 +1,5 @@
-//! Locks on byte ranges of a mirror: whatever overlaps goes one after the other, in the order it came.
+//! Locks on ranges, of a mirror's bytes or of a volume's chunks: whatever overlaps goes one after the other, in the order it
+//! came. Those who only want a range to stay as it is share it.
 //!
 //! The entries are a plain list. Its length is the number of writes under way, a few hundred at most, and a scan of it
 //! costs less than one hash of a sturdier structure would for the dozen entries there usually are. A range waits for
@@ -9,10 +10,18 @@ use std::rc::Rc;
 
 use tokio::sync::oneshot;
 
+/// Who else may have the range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    Nobody,
+    Sharers,
+}
+
 struct Entry {
     ticket: u64,
     start: u64,
     end: u64,
+    sharing: Sharing,
     /// Present while waiting; sent to when the range becomes free.
     granted: Option<oneshot::Sender<()>>,
 }
@@ -26,8 +35,9 @@ struct Queue {
 }
 
 impl Queue {
-    fn is_free(&self, before: usize, start: u64, end: u64) -> bool {
-        self.entries[..before].iter().all(|entry| entry.end <= start || end <= entry.start)
+    fn is_free(&self, before: usize, start: u64, end: u64, sharing: Sharing) -> bool {
+        let shared = |entry: &Entry| sharing == Sharing::Sharers && entry.sharing == Sharing::Sharers;
+        self.entries[..before].iter().all(|entry| entry.end <= start || end <= entry.start || shared(entry))
     }
 }
 
@@ -47,7 +57,16 @@ impl RangeLocks {
     /// Waits until nothing that came earlier overlaps `start..end`, and keeps later ones out until the guard is
     /// dropped.
     pub async fn acquire(self: &Rc<Self>, start: u64, end: u64) -> RangeGuard {
-        let (guard, granted) = self.enter(start, end);
+        self.enter_and_wait(start, end, Sharing::Nobody).await
+    }
+
+    /// The same, but lets in others who share.
+    pub async fn share(self: &Rc<Self>, start: u64, end: u64) -> RangeGuard {
+        self.enter_and_wait(start, end, Sharing::Sharers).await
+    }
+
+    async fn enter_and_wait(self: &Rc<Self>, start: u64, end: u64, sharing: Sharing) -> RangeGuard {
+        let (guard, granted) = self.enter(start, end, sharing);
         if let Some(granted) = granted {
             // The sender lives in the queue until it is used or this guard is dropped.
             drop(granted.await);
@@ -55,21 +74,21 @@ impl RangeLocks {
         guard
     }
 
-    fn enter(self: &Rc<Self>, start: u64, end: u64) -> (RangeGuard, Option<oneshot::Receiver<()>>) {
+    fn enter(self: &Rc<Self>, start: u64, end: u64, sharing: Sharing) -> (RangeGuard, Option<oneshot::Receiver<()>>) {
         let mut queue = self.queue.borrow_mut();
         let ticket = queue.next_ticket;
         queue.next_ticket += 1;
-        let free = queue.is_free(queue.entries.len(), start, end);
+        let free = queue.is_free(queue.entries.len(), start, end, sharing);
         let (granted, receiver) = if free { (None, None) } else { Some(oneshot::channel()).unzip() };
         queue.waiting += usize::from(!free);
-        queue.entries.push(Entry { ticket, start, end, granted });
+        queue.entries.push(Entry { ticket, start, end, sharing, granted });
         (RangeGuard { locks: Rc::clone(self), ticket }, receiver)
     }
 
     /// Whether anything is under way or waiting in this range.
     pub fn overlaps(&self, start: u64, end: u64) -> bool {
         let queue = self.queue.borrow();
-        !queue.is_free(queue.entries.len(), start, end)
+        !queue.is_free(queue.entries.len(), start, end, Sharing::Nobody)
     }
 }
 
@@ -85,8 +104,8 @@ impl Drop for RangeGuard {
             return;
         }
         for at in at..queue.entries.len() {
-            let (start, end) = (queue.entries[at].start, queue.entries[at].end);
-            if queue.entries[at].granted.is_some() && queue.is_free(at, start, end) {
+            let Entry { start, end, sharing, .. } = queue.entries[at];
+            if queue.entries[at].granted.is_some() && queue.is_free(at, start, end, sharing) {
                 queue.waiting -= 1;
                 if let Some(granted) = queue.entries[at].granted.take() {
                     // A receiver that is gone has a guard about to be dropped, which passes the range on.
@@ -132,6 +151,24 @@ mod tests {
         drop(second);
         assert!(third.now_or_never().is_some());
         assert!(!locks.overlaps(0, 100));
+    }
+
+    #[test]
+    fn sharers_go_together_and_whoever_wants_a_range_alone_keeps_later_ones_out() {
+        let locks = Rc::new(RangeLocks::default());
+        let first = locks.share(0, 10).now_or_never().expect("free");
+        let second = locks.share(5, 15).now_or_never().expect("shared");
+        let mut alone = Box::pin(locks.acquire(8, 9));
+        assert!(alone.as_mut().now_or_never().is_none());
+        let mut late = Box::pin(locks.share(0, 10));
+        assert!(late.as_mut().now_or_never().is_none(), "else the one before it would never get its turn");
+        drop(first);
+        assert!(alone.as_mut().now_or_never().is_none());
+        drop(second);
+        let alone = alone.now_or_never().expect("nobody is left");
+        assert!(late.as_mut().now_or_never().is_none());
+        drop(alone);
+        assert!(late.now_or_never().is_some());
     }
 
     #[test]

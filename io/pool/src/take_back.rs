@@ -292,8 +292,9 @@ impl Pool {
 
     /// Puts a leg that has everything among those that count; false if it has not, after all.
     async fn join_leg(&self, mirror: &Rc<Mirror>, returning: &Rc<Returning>) -> Result<bool, GaveUp> {
-        // No volume is made meanwhile: what is not in use yet was not copied.
+        // No volume is made meanwhile, and none gets chunks: what is not in use yet was not copied.
         let _provisioning = self.provisioning.lock().await;
+        let _allotting = self.allotting.turn().await;
         let _store = self.store.lock().await;
         let metadata = self.metadata();
         let image = metadata.encode(self.slot_bytes).map_err(|_| GaveUp::OtherDisk)?;

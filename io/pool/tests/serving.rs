@@ -255,7 +255,13 @@ fn deleted_volume_gives_its_space_back_and_its_bytes_to_nobody() {
         let old = volume(&pool, "old", mib, 512).await;
         write(&old, 3, 0xaa).await;
         let full = pool
-            .create_volume(understudy_pool::VolumeWish { name: "more".into(), lun: None, block_bytes: 512, blocks: 1 })
+            .create_volume(understudy_pool::VolumeWish {
+                name: "more".into(),
+                lun: None,
+                block_bytes: 512,
+                blocks: 1,
+                provisioning: understudy_pool::Provisioning::Thick,
+            })
             .await;
         assert!(matches!(full, Err(VolumeError::Allocate(_))));
         pool.delete_volume(old.uuid()).await.expect("there");

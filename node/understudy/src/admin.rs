@@ -64,6 +64,64 @@ pub enum SoftVetoes {
     Override,
 }
 
+/// When a volume's chunks are taken from its pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Provisioning {
+    /// All of them when it is made.
+    #[default]
+    Thick,
+    /// Each at the first write to it.
+    Thin,
+}
+
+/// Whether clients may write to a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protection {
+    /// They may.
+    #[default]
+    Writable,
+    /// They may not.
+    WriteProtected,
+}
+
+impl From<Provisioning> for understudy_pool::Provisioning {
+    fn from(provisioning: Provisioning) -> Self {
+        match provisioning {
+            Provisioning::Thick => Self::Thick,
+            Provisioning::Thin => Self::Thin,
+        }
+    }
+}
+
+impl From<understudy_pool::Provisioning> for Provisioning {
+    fn from(provisioning: understudy_pool::Provisioning) -> Self {
+        match provisioning {
+            understudy_pool::Provisioning::Thick => Self::Thick,
+            understudy_pool::Provisioning::Thin => Self::Thin,
+        }
+    }
+}
+
+impl From<Protection> for understudy_pool::Protection {
+    fn from(protection: Protection) -> Self {
+        match protection {
+            Protection::Writable => Self::Writable,
+            Protection::WriteProtected => Self::WriteProtected,
+        }
+    }
+}
+
+impl From<understudy_pool::Protection> for Protection {
+    fn from(protection: understudy_pool::Protection) -> Self {
+        match protection {
+            understudy_pool::Protection::Writable => Self::Writable,
+            understudy_pool::Protection::WriteProtected => Self::WriteProtected,
+        }
+    }
+}
+
 /// What a client asks of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "kebab-case")]
@@ -90,9 +148,19 @@ pub enum Request {
         name: String,
         /// Size in bytes; rounded up to whole chunks by the pool.
         bytes: u64,
+        /// When its chunks are taken.
+        #[serde(default)]
+        provisioning: Provisioning,
     },
     /// The volumes of every pool this node owns: [`Response::Volumes`].
     VolumeList,
+    /// Protect a volume against writes, or let clients write again: [`Response::Done`] once no write is under way that came before.
+    VolumeProtect {
+        /// The volume's name.
+        name: String,
+        /// What shall hold.
+        protection: Protection,
+    },
     /// Delete a volume and what it holds: [`Response::Done`].
     VolumeDelete {
         /// The volume's name.
@@ -278,6 +346,9 @@ pub struct PoolStatus {
     pub bytes: Option<u64>,
     /// Bytes not used by a volume, if open here.
     pub free_bytes: Option<u64>,
+    /// Bytes the volumes use once every block of them is written, if open here: above `bytes` if thin ones were promised more.
+    #[serde(default)]
+    pub promised_bytes: Option<u64>,
     /// Number of volumes, if open here.
     pub volumes: Option<usize>,
 }
@@ -312,6 +383,15 @@ pub struct VolumeStatus {
     pub pool: String,
     /// Its size.
     pub bytes: u64,
+    /// Bytes of its pool that it uses, whole chunks.
+    #[serde(default)]
+    pub used_bytes: u64,
+    /// When its chunks are taken.
+    #[serde(default)]
+    pub provisioning: Provisioning,
+    /// Whether clients may write to it.
+    #[serde(default)]
+    pub protection: Protection,
     /// Its logical unit number at `target`.
     pub lun: u16,
     /// The iSCSI name clients find it under.

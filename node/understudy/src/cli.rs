@@ -75,7 +75,7 @@ enum Command {
     Takeover(TakeoverArgs),
     /// Hand the partner's pools home
     Giveback(GivebackArgs),
-    /// Make, list and delete volumes
+    /// Make, list, protect and delete volumes
     #[command(subcommand)]
     Volume(VolumeCommand),
     /// Show what happened: takeovers, bring-ups, givebacks, with their pauses
@@ -156,7 +156,7 @@ struct InitArgs {
     #[command(flatten)]
     file: PairFile,
     /// Make this volume too; may be given several times
-    #[arg(long = "volume", value_name = "NAME:SIZE:POOL")]
+    #[arg(long = "volume", value_name = "NAME:SIZE:POOL[:thin]")]
     volumes: Vec<VolumeWish>,
     /// Destroy what the disks hold, also another pair's pools
     #[arg(long)]
@@ -230,6 +230,12 @@ enum VolumeCommand {
         /// The pool it lives in
         #[arg(long, value_name = "POOL")]
         pool: String,
+        /// Take room from the pool only where clients write; it may be larger than what is free
+        ///
+        /// What clients delete (UNMAP, as fstrim sends it) goes back to the pool. When the pool is full, writes to new places fail
+        /// until there is room again; `status` raises an alarm before.
+        #[arg(long)]
+        thin: bool,
         #[command(flatten)]
         file: PairFile,
     },
@@ -238,6 +244,20 @@ enum VolumeCommand {
         /// As JSON
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        file: PairFile,
+    },
+    /// Let no client write to a volume any more, whatever node serves it
+    Protect {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        file: PairFile,
+    },
+    /// Let clients write to a volume again
+    Unprotect {
+        /// Its name
+        name: String,
         #[command(flatten)]
         file: PairFile,
     },

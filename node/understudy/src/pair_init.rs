@@ -396,6 +396,7 @@ async fn make_volume(pool: &Pool, wish: &VolumeWish) -> Result<u16, InitError> {
         lun: None,
         block_bytes: VOLUME_BLOCK_BYTES,
         blocks: wish.size.0.div_ceil(u64::from(VOLUME_BLOCK_BYTES)),
+        provisioning: wish.provisioning.into(),
     };
     let made = pool.create_volume(wanted).await;
     let made = made.map_err(|error| InitError::Volume { volume: wish.name.clone(), reason: error.to_string() })?;

@@ -59,14 +59,23 @@ pub enum ProvisioningStatus {
     Deallocated = 1,
 }
 
-/// GET LBA STATUS parameter data with one descriptor.
+/// GET LBA STATUS parameter data: blocks from `lba` on, in so many of each status one behind the other. A descriptor holds 32 bits of
+/// blocks; behind one that would need more nothing is told, and the initiator asks again from there (SBC-3 r36 §5.6.2).
 #[must_use]
-pub fn encode_lba_status(span: Span, status: ProvisioningStatus) -> Vec<u8> {
-    let mut out = vec![0u8; 24];
-    out[0..4].copy_from_slice(&20u32.to_be_bytes());
-    out[8..16].copy_from_slice(&span.lba.to_be_bytes());
-    out[16..20].copy_from_slice(&u32::try_from(span.blocks).unwrap_or(u32::MAX).to_be_bytes());
-    out[20] = status as u8;
+pub fn encode_lba_statuses(mut lba: u64, stretches: impl IntoIterator<Item = (u64, ProvisioningStatus)>) -> Vec<u8> {
+    let mut out = vec![0u8; 8];
+    for (blocks, status) in stretches {
+        let told = u32::try_from(blocks).unwrap_or(u32::MAX);
+        out.extend_from_slice(&lba.to_be_bytes());
+        out.extend_from_slice(&told.to_be_bytes());
+        out.extend_from_slice(&[status as u8, 0, 0, 0]);
+        if u64::from(told) != blocks {
+            break;
+        }
+        lba += blocks;
+    }
+    let length = (out.len() - 4) as u32;
+    out[0..4].copy_from_slice(&length.to_be_bytes());
     out
 }
 
@@ -87,6 +96,16 @@ mod tests {
         let list = encode_unmap(&[Span { lba: 5, blocks: 9 }, Span { lba: 6, blocks: 1 }]);
         assert_eq!(parse_unmap(&list[..30]).unwrap().len(), 1);
         assert_eq!(parse_unmap(&list[..7]), Err(Sense::illegal(Asc::PARAMETER_LIST_LENGTH_ERROR)));
+    }
+
+    /// SBC-3 r36 §5.6.2: descriptors are adjacent.
+    #[test]
+    fn statuses_are_told_one_behind_the_other_as_far_as_their_fields_go() {
+        use ProvisioningStatus::{Deallocated, Mapped};
+        let bytes = encode_lba_statuses(7, [(5, Mapped), (1 << 33, Deallocated), (9, Mapped)]);
+        assert_eq!((bytes.len(), u32_at(&bytes, 0)), (40, 36));
+        assert_eq!((u64_at(&bytes, 8), u32_at(&bytes, 16), bytes[20]), (7, 5, 0));
+        assert_eq!((u64_at(&bytes, 24), u32_at(&bytes, 32), bytes[36]), (12, u32::MAX, 1));
     }
 
     #[test]

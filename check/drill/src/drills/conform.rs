@@ -7,7 +7,7 @@ use anyhow::{Context, ensure};
 use clap::Args;
 use understudy::harness::{Pair, Plan};
 use understudy_drill::conformance::report::{Report, Subject, document};
-use understudy_drill::conformance::{self, Program, demand_all_explained, run_all};
+use understudy_drill::conformance::{self, Kind, Program, demand_all_explained, run_all};
 use understudy_drill::tgt::Tgtd;
 use understudy_drill::{Stage, stage};
 
@@ -71,7 +71,12 @@ fn subjects(options: &Options, program: &Program) -> anyhow::Result<Vec<Subject>
     }
     let parent = options.place.folder();
     std::fs::create_dir_all(&parent).with_context(|| format!("cannot make {}", parent.display()))?;
-    let mut subjects = vec![volume(options, program, &parent)?, disk(options, program, &parent)?];
+    let mut subjects = vec![
+        volume(options, program, &parent)?,
+        of_kind(options, program, &parent, Kind::Thin)?,
+        of_kind(options, program, &parent, Kind::WriteProtected)?,
+        disk(options, program, &parent)?,
+    ];
     if options.peer {
         ensure!(Tgtd::is_present(), "tgtd is not installed; leave --peer out, or install the package tgt");
         let folder = folder_in(&parent)?;
@@ -86,6 +91,19 @@ fn volume(options: &Options, program: &Program, parent: &Path) -> anyhow::Result
     let folder = folder_in(parent)?;
     let stage = Stage::set_up(plan(options, folder.path())?)?;
     tested("a volume of a pair", true, program, &conformance::volume_of(&stage)?)
+}
+
+/// A volume of a kind of its own, in a pair of its own: what a suite did to another volume is not to be seen here.
+fn of_kind(options: &Options, program: &Program, parent: &Path, kind: Kind) -> anyhow::Result<Subject> {
+    let folder = folder_in(parent)?;
+    let small = Plan { volume_bytes: DISK_BYTES / 16, ..plan(options, folder.path())? };
+    let stage = Stage::set_up(small)?;
+    let name = match kind {
+        Kind::Thick => "a volume of a pair",
+        Kind::Thin => "a thin volume",
+        Kind::WriteProtected => "a write-protected volume",
+    };
+    tested(name, true, program, &conformance::new_volume(&stage, kind, VOLUME_BYTES)?)
 }
 
 fn disk(options: &Options, program: &Program, parent: &Path) -> anyhow::Result<Subject> {

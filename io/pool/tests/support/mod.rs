@@ -17,7 +17,7 @@ use understudy_layout::{MetadataVersion, Uuid};
 use understudy_pool::testing::MemoryDisk;
 use understudy_pool::{
     Existing, Expected, FencedLeg, InSync, LegPlace, LegSet, LoadError, Overseer, Pool, PoolDisk, PoolOptions,
-    PoolPlan, Proof, Reason, ReturnNews, VolumeMedium, VolumeWish, discover, initialise_pool,
+    PoolPlan, Proof, Provisioning, Reason, ReturnNews, VolumeMedium, VolumeWish, discover, initialise_pool,
 };
 
 pub const MIB: u64 = 1 << 20;
@@ -235,7 +235,17 @@ impl Bench {
 
 /// A volume of this many MiB.
 pub async fn volume(pool: &Rc<Pool>, name: &str, mib: u64, block_bytes: u32) -> Rc<VolumeMedium> {
-    let wish = VolumeWish { name: name.into(), lun: None, block_bytes, blocks: mib * MIB / u64::from(block_bytes) };
+    make(pool, name, mib, block_bytes, Provisioning::Thick).await
+}
+
+/// A thin volume of this many MiB.
+pub async fn thin(pool: &Rc<Pool>, name: &str, mib: u64, block_bytes: u32) -> Rc<VolumeMedium> {
+    make(pool, name, mib, block_bytes, Provisioning::Thin).await
+}
+
+async fn make(pool: &Rc<Pool>, name: &str, mib: u64, block_bytes: u32, provisioning: Provisioning) -> Rc<VolumeMedium> {
+    let blocks = mib * MIB / u64::from(block_bytes);
+    let wish = VolumeWish { name: name.into(), lun: None, block_bytes, blocks, provisioning };
     let made = pool.create_volume(wish).await.expect("fits");
     pool.medium(made.uuid).expect("just made")
 }

@@ -7,7 +7,9 @@ use super::failure::list;
 use super::put::put;
 use super::size::{Size, check_volume_name};
 use super::{Failure, GivebackArgs, TakeoverArgs, VolumeCommand};
-use crate::admin::{Client, Request, Response, SoftVetoes, Status, TakeoverKind, VolumeStatus};
+use crate::admin::{
+    Client, Protection, Provisioning, Request, Response, SoftVetoes, Status, TakeoverKind, VolumeStatus,
+};
 use crate::config::{Config, NodeName};
 
 /// A hand-off may wait for a flush of everything; clients of the pair see none of that wait.
@@ -24,6 +26,7 @@ pub(super) fn ask(config: &Config, node: NodeName, request: &Request) -> Result<
         | Request::Giveback { .. }
         | Request::GivebackDryRun
         | Request::VolumeCreate { .. }
+        | Request::VolumeProtect { .. }
         | Request::VolumeDelete { .. } => PATIENCE,
     };
     Ok(Client::connect(&config.node(node).admin)?.ask(request, limit)?)
@@ -134,7 +137,7 @@ pub(super) fn forecast(vetoes: &[crate::admin::Veto], pause_micros: Option<u64>)
 
 pub(super) fn volume(command: &VolumeCommand) -> Result<ExitCode, Failure> {
     match command {
-        VolumeCommand::Create { name, size, pool, file } => {
+        VolumeCommand::Create { name, size, pool, thin, file } => {
             check_volume_name(name).map_err(|expected| Failure::new(expected, ""))?;
             let config = file.load()?;
             if config.pool(pool).is_none() {
@@ -143,19 +146,32 @@ pub(super) fn volume(command: &VolumeCommand) -> Result<ExitCode, Failure> {
                 return Err(Failure::new(format!("there is no pool `{pool}`"), advice));
             }
             let node = owner(&config, |status| owns(status, pool), &format!("pool `{pool}`"))?;
-            let request = Request::VolumeCreate { pool: pool.clone(), name: name.clone(), bytes: size.0 };
+            let provisioning = if *thin { Provisioning::Thin } else { Provisioning::Thick };
+            let request = Request::VolumeCreate { pool: pool.clone(), name: name.clone(), bytes: size.0, provisioning };
             report(ask(&config, node, &request)?)
         }
         VolumeCommand::Delete { name, file } => {
-            let config = file.load()?;
-            let holds = |status: &Status| {
-                volumes_of(&config, status.node).is_ok_and(|all| all.iter().any(|volume| volume.name == *name))
-            };
-            let node = owner(&config, holds, &format!("volume `{name}`"))?;
-            report(ask(&config, node, &Request::VolumeDelete { name: name.clone() })?)
+            ask_holder(&file.load()?, name, &Request::VolumeDelete { name: name.clone() })
+        }
+        VolumeCommand::Protect { name, file } => {
+            let protection = Protection::WriteProtected;
+            ask_holder(&file.load()?, name, &Request::VolumeProtect { name: name.clone(), protection })
+        }
+        VolumeCommand::Unprotect { name, file } => {
+            let protection = Protection::Writable;
+            ask_holder(&file.load()?, name, &Request::VolumeProtect { name: name.clone(), protection })
         }
         VolumeCommand::List { json, file } => volume_list(&file.load()?, *json),
     }
+}
+
+/// Asks the node that serves a volume.
+fn ask_holder(config: &Config, name: &str, request: &Request) -> Result<ExitCode, Failure> {
+    let holds = |status: &Status| {
+        volumes_of(config, status.node).is_ok_and(|all| all.iter().any(|volume| volume.name == *name))
+    };
+    let node = owner(config, holds, &format!("volume `{name}`"))?;
+    report(ask(config, node, request)?)
 }
 
 fn owns(status: &Status, pool: &str) -> bool {
@@ -198,6 +214,12 @@ pub(super) fn volume_table(volumes: &[VolumeStatus]) -> String {
         out.push_str(&format!("{:<20} {size:>10}  {:<12}", volume.name, volume.pool));
         for portal in &volume.portals {
             out.push_str(&format!("  iscsi://{portal}/{}/{}", volume.target, volume.lun));
+        }
+        if volume.provisioning == Provisioning::Thin {
+            out.push_str(&format!("  thin, {} used", Size(volume.used_bytes)));
+        }
+        if volume.protection == Protection::WriteProtected {
+            out.push_str("  write-protected");
         }
         if let Some(initiators) = &volume.initiators {
             let seen_by = if initiators.is_empty() { "nobody".to_owned() } else { initiators.join(", ") };

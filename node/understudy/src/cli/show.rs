@@ -133,10 +133,15 @@ fn partner(out: &mut String, status: &Status, style: Style) {
 
 fn one_pool(out: &mut String, pool: &PoolStatus, style: Style) {
     let owner = pool.owner.map_or_else(|| style.bad("nobody known"), |owner| style.node(owner, &owner.to_string()));
-    let space = match (pool.free_bytes, pool.bytes) {
+    let mut space = match (pool.free_bytes, pool.bytes) {
         (Some(free), Some(bytes)) => format!(", {} free of {}", Size(free), Size(bytes)),
         (None, _) | (_, None) => String::new(),
     };
+    if let (Some(free), Some(bytes), Some(promised)) = (pool.free_bytes, pool.bytes, pool.promised_bytes)
+        && promised + free > bytes
+    {
+        space.push_str(&format!(", {} promised", Size(promised)));
+    }
     let volumes = pool.volumes.map_or_else(String::new, |count| format!(", {count} volumes"));
     let _ = writeln!(
         out,

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::admin::Provisioning;
+
 /// A number of bytes, typed as `512MiB`, `1.5GiB` or `1000000`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size(pub u64);
@@ -50,7 +52,7 @@ impl fmt::Display for Size {
     }
 }
 
-/// A volume to be made, typed as `name:size:pool`.
+/// A volume to be made, typed as `name:size:pool` or `name:size:pool:thin`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VolumeWish {
     /// Its name.
@@ -59,17 +61,25 @@ pub struct VolumeWish {
     pub size: Size,
     /// The pool it shall live in.
     pub pool: String,
+    /// When its chunks are taken from the pool.
+    pub provisioning: Provisioning,
 }
 
 impl FromStr for VolumeWish {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let [name, size, pool] = text.split(':').collect::<Vec<_>>()[..] else {
-            return Err(format!("`{text}` is no volume; write it as name:size:pool, as in vm1:64MiB:pool-a"));
+        let (name, size, pool, provisioning) = match text.split(':').collect::<Vec<_>>()[..] {
+            [name, size, pool] => (name, size, pool, Provisioning::Thick),
+            [name, size, pool, "thin"] => (name, size, pool, Provisioning::Thin),
+            _ => {
+                return Err(format!(
+                    "`{text}` is no volume; write it as name:size:pool, as in vm1:64MiB:pool-a, or with :thin behind it"
+                ));
+            }
         };
         check_volume_name(name)?;
-        Ok(Self { name: name.to_owned(), size: size.parse()?, pool: pool.to_owned() })
+        Ok(Self { name: name.to_owned(), size: size.parse()?, pool: pool.to_owned(), provisioning })
     }
 }
 

@@ -5,7 +5,7 @@ use clap::{CommandFactory, Parser};
 use super::ask::{forecast, volume_table};
 use super::failure::Failure;
 use super::{Cli, Size, VolumeWish};
-use crate::admin::{ClientError, Response, Veto, VetoWeight, VolumeStatus};
+use crate::admin::{ClientError, Protection, Provisioning, Response, Veto, VetoWeight, VolumeStatus};
 use crate::timeline::Style;
 
 #[test]
@@ -99,6 +99,10 @@ fn sizes_are_shown_in_the_unit_that_fits() {
 fn a_volume_wish_has_name_size_and_pool() {
     let wish: VolumeWish = "vm-1:1.5GiB:fast".parse().expect("a wish");
     assert_eq!((wish.name.as_str(), wish.size.0, wish.pool.as_str()), ("vm-1", 3 << 29, "fast"));
+    assert_eq!(wish.provisioning, Provisioning::Thick);
+    let thin: VolumeWish = "vm-1:1.5GiB:fast:thin".parse().expect("a wish");
+    assert_eq!(thin, VolumeWish { provisioning: Provisioning::Thin, ..wish });
+    assert!("vm-1:1.5GiB:fast:fat".parse::<VolumeWish>().is_err());
 }
 
 #[test]
@@ -150,6 +154,9 @@ fn the_volume_list_gives_addresses_a_client_can_paste() {
         name: "vm".to_owned(),
         pool: "fast".to_owned(),
         bytes: 1 << 30,
+        used_bytes: 1 << 30,
+        provisioning: Provisioning::Thick,
+        protection: Protection::Writable,
         lun: 3,
         target: "iqn.2026-01.com.example:a".to_owned(),
         portals: vec!["10.0.0.1:3260".parse().expect("an address")],
@@ -162,6 +169,13 @@ fn the_volume_list_gives_addresses_a_client_can_paste() {
     };
     assert!(masked(&["iqn.c:x", "iqn.c:y"]).ends_with("/3  seen by iqn.c:x, iqn.c:y\n"));
     assert!(masked(&[]).ends_with("seen by nobody\n"));
+    let thin = VolumeStatus {
+        used_bytes: 3 << 20,
+        provisioning: Provisioning::Thin,
+        protection: Protection::WriteProtected,
+        ..volume.clone()
+    };
+    assert!(volume_table(&[thin]).ends_with("/3  thin, 3 MiB used  write-protected\n"));
     assert!(volume_table(&[volume]).contains("iscsi://10.0.0.1:3260/iqn.2026-01.com.example:a/3\n"));
     assert!(volume_table(&[]).contains("understudy volume create"));
 }

@@ -19,9 +19,10 @@ use super::node::Node;
 use super::service::{CreateError, OpenPool, node_name};
 use super::shelves::pool_id;
 use crate::admin::{
-    AdminRequest, DiskStatus, LegStatus, LinkState, MirrorStatus, PartnerStatus, PoolStatus, PortalStatus, Request,
-    Response, SoftVetoes, Status, TakeoverKind, Veto as ToldVeto, VetoWeight, VolumeStatus,
+    AdminRequest, DiskStatus, LegStatus, LinkState, MirrorStatus, PartnerStatus, PoolStatus, PortalStatus, Protection,
+    Provisioning, Request, Response, SoftVetoes, Status, TakeoverKind, Veto as ToldVeto, VetoWeight, VolumeStatus,
 };
+use crate::cli::Size;
 use crate::config::DiskSource;
 use crate::timeline::step;
 
@@ -49,6 +50,7 @@ impl Node {
             Request::Status
             | Request::VolumeCreate { .. }
             | Request::VolumeList
+            | Request::VolumeProtect { .. }
             | Request::VolumeDelete { .. }
             | Request::Timeline { .. }
             | Request::Events { .. } => {
@@ -65,7 +67,10 @@ impl Node {
     async fn answer_asked(&self, request: Request, reply: oneshot::Sender<Response>) {
         let response = match request {
             Request::Status => Response::Status { status: Box::new(self.status().await) },
-            Request::VolumeCreate { pool, name, bytes } => self.create_volume(&pool, &name, bytes).await,
+            Request::VolumeCreate { pool, name, bytes, provisioning } => {
+                self.create_volume(&pool, &name, bytes, provisioning).await
+            }
+            Request::VolumeProtect { name, protection } => self.protect_volume(&name, protection).await,
             Request::VolumeList => Response::Volumes { volumes: self.volumes() },
             Request::VolumeDelete { name } => self.delete_volume(&name).await,
             Request::Takeover { .. }
@@ -116,33 +121,48 @@ impl Node {
         let _ = answer.send(response);
     }
 
-    async fn create_volume(&self, pool: &str, name: &str, bytes: u64) -> Response {
+    async fn create_volume(&self, pool: &str, name: &str, bytes: u64, provisioning: Provisioning) -> Response {
         let Some(layout) = self.config.pool(pool) else {
             return refused(format!("there is no pool `{pool}` in this pair"), "`understudy status` lists the pools");
         };
         if self.volumes().iter().any(|volume| volume.name == name) {
             return refused(format!("there is a volume `{name}` already"), "choose another name");
         }
-        match self.service.create_volume(pool_id(layout.id), name, bytes).await {
+        match self.service.create_volume(pool_id(layout.id), name, bytes, provisioning.into()).await {
             Ok(volume) => Response::Volumes { volumes: vec![self.volume_status(pool_id(layout.id), &volume)] },
             Err(error) => not_made(&error),
         }
     }
 
     async fn delete_volume(&self, name: &str) -> Response {
-        let found = self.service.open_pools().into_iter().find_map(|(id, opened)| {
-            opened.pool.volumes().into_iter().find(|volume| volume.name == name).map(|volume| (id, volume.uuid))
-        });
-        let Some((id, uuid)) = found else {
-            return refused(
-                format!("no pool served by this node has a volume `{name}`"),
-                "`understudy volume list` shows the volumes and where they are",
-            );
-        };
-        match self.service.delete_volume(id, uuid).await {
+        let Some((id, volume)) = self.volume_named(name) else { return no_such_volume(name) };
+        if volume.protection == understudy_pool::Protection::WriteProtected {
+            let advice = format!("`understudy volume unprotect {name}` first, if it can really go");
+            return refused(format!("volume {name} is write-protected"), &advice);
+        }
+        match self.service.delete_volume(id, volume.uuid).await {
             Ok(()) => Response::Done { text: format!("volume {name} deleted") },
             Err(error) => not_made(&error),
         }
+    }
+
+    async fn protect_volume(&self, name: &str, protection: Protection) -> Response {
+        let Some((id, volume)) = self.volume_named(name) else { return no_such_volume(name) };
+        match self.service.protect_volume(id, volume.uuid, protection.into()).await {
+            Ok(()) => Response::Done {
+                text: match protection {
+                    Protection::WriteProtected => format!("volume {name} is write-protected"),
+                    Protection::Writable => format!("clients may write to volume {name}"),
+                },
+            },
+            Err(error) => not_made(&error),
+        }
+    }
+
+    fn volume_named(&self, name: &str) -> Option<(PoolId, VolumeSummary)> {
+        self.service.open_pools().into_iter().find_map(|(id, opened)| {
+            opened.pool.volumes().into_iter().find(|volume| volume.name == name).map(|volume| (id, volume))
+        })
     }
 
     fn is_served_here(&self, pool: PoolId) -> bool {
@@ -167,10 +187,14 @@ impl Node {
     fn volume_status(&self, id: PoolId, volume: &VolumeSummary) -> VolumeStatus {
         let layout = self.config.pools.iter().find(|layout| pool_id(layout.id) == id);
         let home = self.config.node(layout.map_or(self.own, |layout| layout.home));
+        let chunk_bytes = self.service.opened(id).map_or(0, |opened| opened.pool.metadata().chunk_bytes);
         VolumeStatus {
             name: volume.name.clone(),
             pool: self.pool_name(id),
             bytes: volume.blocks * u64::from(volume.block_bytes),
+            used_bytes: volume.chunks * u64::from(chunk_bytes),
+            provisioning: volume.provisioning.into(),
+            protection: volume.protection.into(),
             lun: volume.lun,
             target: home.target.clone(),
             portals: home.portals.clone(),
@@ -252,6 +276,7 @@ impl Node {
             mirrors: self.mirror_statuses(id, opened),
             bytes: opened.map(|opened| opened.pool.metadata().capacity_bytes()),
             free_bytes: opened.map(|opened| opened.pool.metadata().free_bytes()),
+            promised_bytes: opened.map(|opened| opened.pool.metadata().promised_bytes()),
             volumes: opened.map(|opened| opened.pool.volumes().len()),
         }
     }
@@ -310,7 +335,18 @@ impl Node {
             }
         }
         texts.extend(self.unseen_texts());
+        texts.extend(self.space_texts());
         texts
+    }
+
+    /// Pools served here that will refuse clients' writes soon, or do already.
+    fn space_texts(&self) -> Vec<String> {
+        let served = self.service.open_pools().into_iter().filter(|(id, _)| self.is_served_here(*id));
+        let of = served.filter_map(|(id, opened)| {
+            let metadata = opened.pool.metadata();
+            space_text(&self.pool_name(id), metadata.free_bytes(), metadata.capacity_bytes(), metadata.promised_bytes())
+        });
+        of.collect()
     }
 
     /// Volumes served here that no client sees, and entries for volumes that there are not, if this node can tell.
@@ -387,6 +423,25 @@ impl Node {
     }
 }
 
+/// Less than one part in so many free is nearly full: time for an operator to act, on a pool that grows by what clients write.
+const NEARLY_FULL_PARTS: u64 = 10;
+
+/// Of a pool that was promised to more than it can hold and has little left.
+fn space_text(pool: &str, free: u64, capacity: u64, promised: u64) -> Option<String> {
+    if promised.saturating_add(free) <= capacity || free >= capacity / NEARLY_FULL_PARTS {
+        return None;
+    }
+    let what = if free == 0 {
+        format!("{pool} is full: writes to new places of its thin volumes fail")
+    } else {
+        format!("{pool} is nearly full: {} of {} are free", Size(free), Size(capacity))
+    };
+    Some(format!(
+        "{what}, and its volumes may grow to {}; delete volumes, or have clients give back what they do not use (fstrim)",
+        Size(promised)
+    ))
+}
+
 /// Of a mirror that does without a leg.
 fn missing_text(pool: &str, mirror: usize, status: &MirrorStatus) -> Option<String> {
     let missing = |leg: &LegStatus| match leg.copied_percent {
@@ -431,10 +486,18 @@ fn done_text(asked: &Request, node: &Node) -> String {
         Request::Status
         | Request::VolumeCreate { .. }
         | Request::VolumeList
+        | Request::VolumeProtect { .. }
         | Request::VolumeDelete { .. }
         | Request::Timeline { .. }
         | Request::Events { .. } => "done".to_owned(),
     }
+}
+
+fn no_such_volume(name: &str) -> Response {
+    refused(
+        format!("no pool served by this node has a volume `{name}`"),
+        "`understudy volume list` shows the volumes and where they are",
+    )
 }
 
 fn refused(reason: String, advice: &str) -> Response {

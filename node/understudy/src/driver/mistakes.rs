@@ -8,7 +8,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use tokio::task::spawn_local;
-use understudy_device::medium::{Durability, Geometry, Medium, MediumError};
+use understudy_device::medium::{Durability, Geometry, Medium, MediumError, Stretch};
 
 /// Something the driver does wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,6 +112,14 @@ impl Medium for Hasty {
 
     fn zero(&self, lba: u64, blocks: u64) -> LocalBoxFuture<'_, Result<(), MediumError>> {
         self.0.zero(lba, blocks)
+    }
+
+    fn unmap(&self, ranges: Vec<(u64, u64)>) -> LocalBoxFuture<'_, Result<(), MediumError>> {
+        self.0.unmap(ranges)
+    }
+
+    fn stretches(&self, lba: u64, most: usize) -> LocalBoxFuture<'_, Result<Vec<Stretch>, MediumError>> {
+        self.0.stretches(lba, most)
     }
 
     fn keep_state(&self, state: Vec<u8>) -> LocalBoxFuture<'_, Result<(), MediumError>> {

@@ -16,7 +16,7 @@ use understudy_failover::input::{NotHeld, OpenOutcome};
 use understudy_failover::words::{Generation, LegSet, MetadataVersion, NodeId, PoolId};
 use understudy_layout::Uuid;
 use understudy_pool::{
-    Expected, FencedLeg, InSync, Inventory, LoadError, Pool, PoolOptions, VolumeError, VolumeSummary, VolumeWish,
+    self as pool, Expected, FencedLeg, InSync, Inventory, LoadError, Pool, PoolOptions, VolumeError, VolumeSummary,
     discover,
 };
 use understudy_portal::{LoginGate, Portal};
@@ -28,6 +28,10 @@ use super::publisher::Publisher;
 use super::shelves::PoolDisks;
 use super::world::World;
 use crate::config::{Config, NodeName};
+
+mod volumes;
+
+pub use volumes::CreateError;
 
 /// Disks asked at the same time while they are initialised: enough to hide their latency, few enough for a small shelf.
 const AT_ONCE: usize = 32;
@@ -309,8 +313,12 @@ impl Service {
         opened.generation.set(recorded.generation);
         self.remove_stale_units(id, &opened);
         for volume in opened.pool.volumes() {
-            if !opened.units.borrow().contains_key(&volume.uuid) {
-                self.add_unit(id, &opened, &volume);
+            let known = opened.units.borrow().get(&volume.uuid).map(|(_, unit)| Rc::clone(unit));
+            match (known, volume.protection) {
+                (None, _) => self.add_unit(id, &opened, &volume),
+                (Some(unit), pool::Protection::Writable) => unit.allow_writes(),
+                // Held since it was made, so nothing is under way.
+                (Some(unit), pool::Protection::WriteProtected) => unit.write_protect().await,
             }
         }
         Ok(MetadataVersion(opened.pool.metadata_version().0))
@@ -361,8 +369,15 @@ impl Service {
         let identity = UnitIdentity { uuid: volume.uuid.0, product: "VOLUME".to_owned() };
         let options = UnitOptions {
             keep: Keep::Always,
-            provisioning: Provisioning::Full,
-            access: Access::ReadWrite,
+            provisioning: match volume.provisioning {
+                pool::Provisioning::Thick => Provisioning::Full,
+                pool::Provisioning::Thin => Provisioning::Thin,
+            },
+            unmap_granularity_bytes: opened.pool.metadata().chunk_bytes,
+            access: match volume.protection {
+                pool::Protection::Writable => Access::ReadWrite,
+                pool::Protection::WriteProtected => Access::WriteProtected,
+            },
             ..UnitOptions::new(identity)
         };
         let kept = medium.kept_state();
@@ -505,46 +520,6 @@ impl Service {
             let _ = opened.pool.flush().await;
         }
     }
-
-    /// Makes a volume in an open pool and serves it at once.
-    ///
-    /// # Errors
-    /// What the pool says against it.
-    pub async fn create_volume(&self, id: PoolId, name: &str, bytes: u64) -> Result<VolumeSummary, CreateError> {
-        let _turn = self.turn(id).await;
-        let opened = self.opened(id).ok_or(CreateError::NotHere)?;
-        let block_bytes = opened.pool.metadata().block_bytes;
-        let blocks = bytes.div_ceil(u64::from(block_bytes));
-        let wish = VolumeWish { name: name.to_owned(), lun: self.free_lun(id), block_bytes, blocks };
-        let volume = opened.pool.create_volume(wish).await?;
-        self.add_unit(id, &opened, &volume);
-        if let Some((_, unit)) = opened.units.borrow().get(&volume.uuid) {
-            unit.resume();
-        }
-        Ok(volume)
-    }
-
-    /// The lowest LUN that no volume behind this pool's target has.
-    fn free_lun(&self, id: PoolId) -> Option<u16> {
-        let taken = self.identity_of(id)?.target.luns();
-        (0..u16::MAX).find(|lun| !taken.contains(lun))
-    }
-
-    /// Deletes a volume of an open pool.
-    ///
-    /// # Errors
-    /// What the pool says against it.
-    pub async fn delete_volume(&self, id: PoolId, uuid: Uuid) -> Result<(), CreateError> {
-        let _turn = self.turn(id).await;
-        let opened = self.opened(id).ok_or(CreateError::NotHere)?;
-        if let Some((lun, unit)) = opened.units.borrow_mut().remove(&uuid) {
-            if let Some(place) = self.identity_of(id) {
-                place.target.remove(lun);
-            }
-            unit.fence();
-        }
-        Ok(opened.pool.delete_volume(uuid).await?)
-    }
 }
 
 impl OpenPool {
@@ -556,17 +531,6 @@ impl OpenPool {
 /// A disk refused with a reservation conflict.
 #[derive(Debug)]
 pub struct Conflicted;
-
-/// Why a volume was not made or deleted.
-#[derive(Debug, thiserror::Error)]
-pub enum CreateError {
-    /// The pool is not served by this node.
-    #[error("the pool is not served by this node")]
-    NotHere,
-    /// The pool refused.
-    #[error(transparent)]
-    Refused(#[from] VolumeError),
-}
 
 fn expected(pool: Uuid, recorded: &Recorded) -> Expected {
     #[cfg(feature = "mistakes")]

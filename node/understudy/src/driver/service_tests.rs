@@ -14,7 +14,7 @@ use understudy_fabric::PAGE_BYTES;
 use understudy_failover::machine::Machine;
 use understudy_failover::words::{Incarnation, PairId};
 use understudy_pool::testing::MemoryDisk;
-use understudy_pool::{Existing, LegPlace, PoolPlan, VolumeMedium, initialise_pool};
+use understudy_pool::{Existing, LegPlace, PoolPlan, VolumeMedium, VolumeWish, initialise_pool};
 use understudy_portal::{PortalError, PortalOptions};
 use understudy_scsi::encode;
 use understudy_scsi::reservation::{OutAction, OutList};
@@ -189,7 +189,13 @@ fn a_pool_opened_for_a_second_claim_has_what_the_partner_kept_in_between() {
         let bench = Bench::new().await;
         let partner = bench.partner().await;
         let make = async |name: &str, lun| {
-            let wish = VolumeWish { name: name.into(), lun: Some(lun), block_bytes: 512, blocks: 2048 };
+            let wish = VolumeWish {
+                name: name.into(),
+                lun: Some(lun),
+                block_bytes: 512,
+                blocks: 2048,
+                provisioning: understudy_pool::Provisioning::Thick,
+            };
             partner.create_volume(wish).await.expect("room").uuid
         };
         let (kept, gone) = (make("kept", 0).await, make("gone", 1).await);

@@ -1,0 +1,89 @@
+//! Volumes as operators make, protect and delete them: in the pool's metadata and behind its target, one change at a time.
+
+use understudy_layout::Uuid;
+use understudy_layout::allocate::AllocateError;
+use understudy_pool::{Protection, Provisioning, VolumeError, VolumeSummary, VolumeWish};
+
+use super::{PoolId, Rc, Service};
+
+/// Why a volume was not made, changed or deleted.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// The pool is not served by this node.
+    #[error("the pool is not served by this node")]
+    NotHere,
+    /// The pool refused.
+    #[error(transparent)]
+    Refused(#[from] VolumeError),
+}
+
+impl Service {
+    /// Makes a volume in an open pool and serves it at once.
+    ///
+    /// # Errors
+    /// What the pool says against it.
+    pub async fn create_volume(
+        &self,
+        id: PoolId,
+        name: &str,
+        bytes: u64,
+        provisioning: Provisioning,
+    ) -> Result<VolumeSummary, CreateError> {
+        let _turn = self.turn(id).await;
+        let opened = self.opened(id).ok_or(CreateError::NotHere)?;
+        let block_bytes = opened.pool.metadata().block_bytes;
+        let blocks = bytes.div_ceil(u64::from(block_bytes));
+        let wish = VolumeWish { name: name.to_owned(), lun: self.free_lun(id), block_bytes, blocks, provisioning };
+        let volume = opened.pool.create_volume(wish).await?;
+        self.add_unit(id, &opened, &volume);
+        if let Some((_, unit)) = opened.units.borrow().get(&volume.uuid) {
+            unit.resume();
+        }
+        Ok(volume)
+    }
+
+    /// The lowest LUN that no volume behind this pool's target has.
+    fn free_lun(&self, id: PoolId) -> Option<u16> {
+        let taken = self.identity_of(id)?.target.luns();
+        (0..u16::MAX).find(|lun| !taken.contains(lun))
+    }
+
+    /// Protects a volume of an open pool against writes, or lets clients write again. Once it is protected, nothing writes that was
+    /// under way before.
+    ///
+    /// # Errors
+    /// What the pool says against it; then it is as it was.
+    pub async fn protect_volume(&self, id: PoolId, uuid: Uuid, protection: Protection) -> Result<(), CreateError> {
+        let _turn = self.turn(id).await;
+        let opened = self.opened(id).ok_or(CreateError::NotHere)?;
+        let known = opened.pool.volumes().into_iter().find(|volume| volume.uuid == uuid);
+        let before = known.ok_or(VolumeError::Allocate(AllocateError::NoSuchVolume(uuid)))?.protection;
+        let unit = opened.units.borrow().get(&uuid).map(|(_, unit)| Rc::clone(unit));
+        if let (Protection::WriteProtected, Some(unit)) = (protection, &unit) {
+            // Before it is kept: a write that is answered after a new owner may have read that there is none would be one too many.
+            unit.write_protect().await;
+        }
+        let kept = opened.pool.protect_volume(uuid, protection).await;
+        let now = if kept.is_ok() { protection } else { before };
+        if let (Protection::Writable, Some(unit)) = (now, &unit) {
+            unit.allow_writes();
+        }
+        Ok(kept?)
+    }
+
+    /// Deletes a volume of an open pool.
+    ///
+    /// # Errors
+    /// What the pool says against it.
+    pub async fn delete_volume(&self, id: PoolId, uuid: Uuid) -> Result<(), CreateError> {
+        let _turn = self.turn(id).await;
+        let opened = self.opened(id).ok_or(CreateError::NotHere)?;
+        if let Some((lun, unit)) = opened.units.borrow_mut().remove(&uuid) {
+            if let Some(place) = self.identity_of(id) {
+                place.target.remove(lun);
+            }
+            unit.fence();
+        }
+        Ok(opened.pool.delete_volume(uuid).await?)
+    }
+}
