@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use understudy::config::NodeName;
 use understudy::harness::{Pair, Plan};
+use understudy_drill::conformance::{Choice, Kind};
 use understudy_drill::registered::registered_on;
 use understudy_drill::stage::plan;
 use understudy_drill::{Stage, conformance, play};
@@ -28,11 +29,34 @@ fn libiscsis_suite_neither_hangs_nor_ends_a_node_nor_fails_unexplained() {
         stage.start_client(NodeName::B, 1)?;
         let incarnation = stage.pair.status(NodeName::A)?.incarnation;
         let program = conformance::Program::ask(conformance::INSTALLED)?;
-        let results = conformance::run_all(&program, &conformance::volume_of(&stage)?, |suite| {
+        let results = conformance::run_all(&program, &conformance::volume_of(&stage)?, Choice::Every, |suite| {
             ensure!(stage.pair.status(NodeName::A)?.incarnation == incarnation, "node a restarted in {suite}");
             Ok(())
         })?;
         conformance::demand_all_explained(&results)?;
+        stage.conclude()
+    });
+}
+
+#[test]
+fn libiscsis_suite_fails_nothing_unexplained_on_thin_and_write_protected_volumes_behind_chap() {
+    if !conformance::is_present() {
+        return;
+    }
+    play(LIMIT, |folder| {
+        let plan = Plan {
+            disk_bytes: 256 << 20,
+            volume_bytes: 16 << 20,
+            more: conformance::access_by_proof(),
+            ..plan(env!("CARGO_BIN_EXE_understudy-drilled"), folder)
+        };
+        let stage = Stage::set_up(plan)?;
+        let program = conformance::Program::ask(conformance::INSTALLED)?;
+        for kind in [Kind::Thin, Kind::WriteProtected] {
+            let door = conformance::new_volume(&stage, kind, 128 << 20)?;
+            let results = conformance::run_all(&program, &door, kind.choice(), |_| Ok(()))?;
+            conformance::demand_all_explained(&results)?;
+        }
         stage.conclude()
     });
 }
@@ -46,7 +70,7 @@ fn libiscsis_suite_neither_hangs_nor_ends_a_shelf_nor_fails_unexplained() {
         let mut pair = Pair::lay_out(plan(env!("CARGO_BIN_EXE_understudy-drilled"), folder))?;
         pair.start_shelf()?;
         let program = conformance::Program::ask(conformance::INSTALLED)?;
-        let results = conformance::run_all(&program, &conformance::last_disk_of(&pair)?, |_| Ok(()))?;
+        let results = conformance::run_all(&program, &conformance::last_disk_of(&pair)?, Choice::Every, |_| Ok(()))?;
         conformance::demand_all_explained(&results)?;
         // Still there, and its other disks are as they were.
         let config = pair.config();

@@ -329,7 +329,8 @@ impl Metadata {
                 if first > next {
                     free.push((next, first - next));
                 }
-                next = first + count;
+                // What was chosen may be recorded by now, as a part of a longer run.
+                next = next.max(first + count);
             }
             free
         };
@@ -582,6 +583,9 @@ pub(crate) mod tests {
         assert!(metadata.plan_volume(volume(2, 5), &planned.runs).is_err());
         let both = metadata.with_planned(planned.clone()).and_then(|next| next.with_planned(beside)).expect("apart");
         assert_eq!((both.unsound(), both.free_bytes()), (None, 0));
+        let parts = planned.runs[0];
+        let chosen = [Run { physical: parts.physical + 1, chunks: 2, ..parts }, parts];
+        assert_eq!(both.free(&chosen).chunks(), 0, "chosen and recorded is counted once");
         let taken = metadata.with_volume(volume(3, 6)).expect("room");
         assert_eq!(taken.with_planned(planned.clone()).err(), Some(AllocateError::ChunksInUse(planned.uuid)));
     }

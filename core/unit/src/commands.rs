@@ -136,7 +136,9 @@ impl LogicalUnit {
         Ok(())
     }
 
-    fn is_write_protected(&self) -> bool {
+    /// Whether writes are refused, by the unit's owner or because a client asked for it (SWP).
+    #[must_use]
+    pub fn is_write_protected(&self) -> bool {
         self.options.access == Access::WriteProtected || self.pages.software_write_protected()
     }
 

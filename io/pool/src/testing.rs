@@ -362,8 +362,7 @@ impl Disk for MemoryDisk {
             let epoch = self.check()?;
             self.take_time().await;
             self.still(epoch)?;
-            let live = self.live.borrow().clone();
-            *self.durable.borrow_mut() = live;
+            self.durable.borrow_mut().copy_from_slice(&self.live.borrow());
             Ok(())
         }
         .boxed_local()

@@ -105,12 +105,18 @@ impl VolumeMedium {
             ranges.into_iter().map(|(lba, blocks)| self.byte_offset(lba)..self.byte_offset(lba + blocks)).collect();
         ranges.sort_unstable_by_key(|range| range.start);
         // In ascending order, so that two commands never wait for each other; and joined, so that none waits for itself.
+        let whole: Vec<_> = ranges.iter().map(|range| self.whole_chunks(range)).collect();
         let mut held = Vec::new();
         // BOUND: one for each range.
         for chunks in joined(ranges.iter().map(|range| self.chunks_of(range.start, range.end - range.start))) {
-            held.push(thin.in_use.acquire(u64::from(chunks.start), u64::from(chunks.end)).await);
+            let goes = |whole: &Range<u32>| whole.start < whole.end && chunks.contains(&whole.start);
+            let (start, end) = (u64::from(chunks.start), u64::from(chunks.end));
+            held.push(match whole.iter().any(goes) {
+                true => thin.in_use.acquire(start, end).await,
+                // Only zeroed: others may go on beside it.
+                false => thin.in_use.share(start, end).await,
+            });
         }
-        let whole: Vec<_> = ranges.iter().map(|range| self.whole_chunks(range)).collect();
         let held: Held = held.into();
         self.give_back(&ranges, &whole, lba, &held).await?;
         for (range, whole) in ranges.iter().zip(&whole) {

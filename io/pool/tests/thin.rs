@@ -162,7 +162,7 @@ fn whoever_writes_one_chunk_after_the_other_gets_some_ahead_unless_the_pool_is_n
     });
 }
 
-/// SBC-3 r36 §4.7.3.6: what a full pool cannot take is refused, and what is there stays.
+/// SBC-3 r36 §4.7.3: what a full pool cannot take is refused, and what is there stays.
 #[test]
 fn full_pool_refuses_the_first_write_to_a_chunk_and_loses_nothing() {
     run(async {

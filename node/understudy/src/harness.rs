@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use understudy_load::LunAddress;
 
-use crate::admin::{Client, Request, Response, Status, VolumeStatus};
+use crate::admin::{Client, Provisioning, Request, Response, Status, VolumeStatus};
 use crate::cli::Size;
 use crate::config::{Config, NodeName};
 
@@ -52,6 +52,8 @@ pub struct Plan {
     pub volumes: usize,
     /// Size of a volume.
     pub volume_bytes: u64,
+    /// When the volumes' chunks are taken.
+    pub provisioning: Provisioning,
     /// Sections of the pair's file beside those that are laid out here, as TOML.
     pub more: String,
     /// Where the disks come from.
@@ -83,6 +85,7 @@ impl Plan {
             disk_bytes: 128 << 20,
             volumes: 1,
             volume_bytes: 32 << 20,
+            provisioning: Provisioning::Thick,
             more: String::new(),
             shelf: ShelfKind::Own,
             shelf_access: None,
@@ -198,7 +201,12 @@ impl Pair {
         let mut args = vec!["pair".to_owned(), "init".to_owned(), "--pair".to_owned(), self.file()];
         for pool in &self.config.pools {
             for index in 0..self.plan.volumes {
-                let volume = format!("{}:{}:{}", volume_name(pool.home, index), self.plan.volume_bytes, pool.name);
+                let thin = match self.plan.provisioning {
+                    Provisioning::Thick => "",
+                    Provisioning::Thin => ":thin",
+                };
+                let name = volume_name(pool.home, index);
+                let volume = format!("{name}:{}:{}{thin}", self.plan.volume_bytes, pool.name);
                 args.extend(["--volume".to_owned(), volume]);
             }
         }

@@ -7,7 +7,7 @@ use anyhow::{Context, ensure};
 use clap::Args;
 use understudy::harness::{Pair, Plan};
 use understudy_drill::conformance::report::{Report, Subject, document};
-use understudy_drill::conformance::{self, Kind, Program, demand_all_explained, run_all};
+use understudy_drill::conformance::{self, Choice, Door, Kind, Program, demand_all_explained, run_all};
 use understudy_drill::tgt::Tgtd;
 use understudy_drill::{Stage, stage};
 
@@ -67,7 +67,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
 
 fn subjects(options: &Options, program: &Program) -> anyhow::Result<Vec<Subject>> {
     if let Some(url) = &options.url {
-        return Ok(vec![tested("the target named", true, program, url)?]);
+        return Ok(vec![tested("the target named", true, program, &Door::open(url.clone()))?]);
     }
     let parent = options.place.folder();
     std::fs::create_dir_all(&parent).with_context(|| format!("cannot make {}", parent.display()))?;
@@ -82,7 +82,7 @@ fn subjects(options: &Options, program: &Program) -> anyhow::Result<Vec<Subject>
         let folder = folder_in(&parent)?;
         let tgtd = Tgtd::start(folder.path(), &[DISK_BYTES])?;
         let url = tgtd.urls(1).pop().context("tgtd has no disk")?;
-        subjects.push(tested("tgtd", false, program, &url)?);
+        subjects.push(tested("tgtd", false, program, &Door::open(url))?);
     }
     Ok(subjects)
 }
@@ -96,14 +96,16 @@ fn volume(options: &Options, program: &Program, parent: &Path) -> anyhow::Result
 /// A volume of a kind of its own, in a pair of its own: what a suite did to another volume is not to be seen here.
 fn of_kind(options: &Options, program: &Program, parent: &Path, kind: Kind) -> anyhow::Result<Subject> {
     let folder = folder_in(parent)?;
-    let small = Plan { volume_bytes: DISK_BYTES / 16, ..plan(options, folder.path())? };
+    let small =
+        Plan { volume_bytes: DISK_BYTES / 16, more: conformance::access_by_proof(), ..plan(options, folder.path())? };
     let stage = Stage::set_up(small)?;
     let name = match kind {
         Kind::Thick => "a volume of a pair",
         Kind::Thin => "a thin volume",
         Kind::WriteProtected => "a write-protected volume",
     };
-    tested(name, true, program, &conformance::new_volume(&stage, kind, VOLUME_BYTES)?)
+    let door = conformance::new_volume(&stage, kind, VOLUME_BYTES)?;
+    tested_by(kind.choice(), name, true, program, &door)
 }
 
 fn disk(options: &Options, program: &Program, parent: &Path) -> anyhow::Result<Subject> {
@@ -113,8 +115,12 @@ fn disk(options: &Options, program: &Program, parent: &Path) -> anyhow::Result<S
     tested("a disk of `understudy shelf`", true, program, &conformance::last_disk_of(&pair)?)
 }
 
-fn tested(name: &str, is_ours: bool, program: &Program, url: &str) -> anyhow::Result<Subject> {
-    let suites = run_all(program, url, |suite| {
+fn tested(name: &str, is_ours: bool, program: &Program, door: &Door) -> anyhow::Result<Subject> {
+    tested_by(Choice::Every, name, is_ours, program, door)
+}
+
+fn tested_by(choice: Choice, name: &str, is_ours: bool, program: &Program, door: &Door) -> anyhow::Result<Subject> {
+    let suites = run_all(program, door, choice, |suite| {
         eprintln!("{name}: {suite}");
         Ok(())
     })?;

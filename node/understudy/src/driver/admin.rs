@@ -531,3 +531,17 @@ fn told(veto: Veto) -> ToldVeto {
     let weight = if veto.is_soft() { VetoWeight::Soft } else { VetoWeight::Hard };
     ToldVeto { weight, reason: reason.to_owned() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::space_text;
+
+    #[test]
+    fn only_a_pool_that_was_promised_to_more_than_it_has_raises_an_alarm_before_it_is_full() {
+        let text = |free: u64, promised: u64| space_text("fast", free << 30, 100 << 30, promised << 30);
+        assert_eq!(text(0, 100), None, "full of thick volumes, which have what they need");
+        assert_eq!(text(10, 200), None, "a tenth is free");
+        assert!(text(9, 200).is_some_and(|text| text.starts_with("fast is nearly full: 9 GiB of 100 GiB are free")));
+        assert!(text(0, 200).is_some_and(|text| text.starts_with("fast is full: writes to new places")));
+    }
+}

@@ -220,3 +220,49 @@ fn a_pool_opened_for_a_second_claim_has_what_the_partner_kept_in_between() {
     };
     tokio::task::LocalSet::new().block_on(&runtime.expect("a runtime"), test);
 }
+
+/// Which units of a service clients may not write to, by LUN.
+fn protected(service: &Service, id: PoolId) -> Vec<u16> {
+    let opened = service.opened(id).expect("open");
+    let units = opened.units.borrow();
+    let mut luns: Vec<_> =
+        units.values().filter(|(_, unit)| unit.look(|unit| unit.is_write_protected())).map(|(lun, _)| *lun).collect();
+    luns.sort_unstable();
+    luns
+}
+
+/// What the partner protected, let go and gave room to since the pool was opened here holds here as well.
+#[test]
+fn write_protection_and_chunks_of_thin_volumes_move_with_the_pool() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let test = async {
+        let bench = Bench::new().await;
+        let partner = bench.partner().await;
+        let make = async |name: &str, lun, provisioning| {
+            let wish = VolumeWish { name: name.into(), lun: Some(lun), block_bytes: 512, blocks: 4096, provisioning };
+            partner.create_volume(wish).await.expect("room").uuid
+        };
+        let thin = make("thin", 0, pool::Provisioning::Thin).await;
+        let thick = make("thick", 1, pool::Provisioning::Thick).await;
+        partner.protect_volume(thick, pool::Protection::WriteProtected).await.expect("kept");
+        let version = |pool: &Pool| MetadataVersion(pool.metadata_version().0);
+
+        let service = bench.service();
+        let opened = service.open(bench.id, Bench::recorded(version(&partner))).await;
+        assert!(matches!(opened, OpenOutcome::Opened { .. }));
+        assert_eq!(protected(&service, bench.id), [1]);
+
+        let medium = partner.medium(thin).expect("there");
+        let block = Bytes::from(vec![7; 512]);
+        medium.write(3000, block, understudy_device::medium::Durability::Cached).await.expect("written");
+        partner.protect_volume(thin, pool::Protection::WriteProtected).await.expect("kept");
+        partner.protect_volume(thick, pool::Protection::Writable).await.expect("kept");
+        let opened = service.open(bench.id, Bench::recorded(version(&partner))).await;
+        assert!(matches!(opened, OpenOutcome::Opened { .. }));
+        assert_eq!(protected(&service, bench.id), [0]);
+        let opened = service.opened(bench.id).expect("open");
+        let summaries = opened.pool.volumes();
+        assert_eq!((summaries[0].chunks, summaries[1].chunks), (1, 2));
+    };
+    tokio::task::LocalSet::new().block_on(&runtime.expect("a runtime"), test);
+}
