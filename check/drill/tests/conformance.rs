@@ -1,6 +1,7 @@
 //! libiscsi's suite against a volume of a pair and a disk of the shelf: nothing hangs, the node lives on, clients elsewhere go on, and nothing fails
 //! but what is known to be the suite's own mistake.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -14,18 +15,17 @@ use understudy_drill::{Stage, conformance, play};
 /// Several times what the whole suite takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(240);
 
+fn on_large_disks(folder: &Path, volume_bytes: u64) -> Plan {
+    Plan { disk_bytes: 256 << 20, volume_bytes, ..plan(env!("CARGO_BIN_EXE_understudy-drilled"), folder) }
+}
+
 #[test]
 fn libiscsis_suite_neither_hangs_nor_ends_a_node_nor_fails_unexplained() {
     if !conformance::is_present() {
         return;
     }
     play(LIMIT, |folder| {
-        let plan = Plan {
-            disk_bytes: 256 << 20,
-            volume_bytes: 128 << 20,
-            ..plan(env!("CARGO_BIN_EXE_understudy-drilled"), folder)
-        };
-        let mut stage = Stage::set_up(plan)?;
+        let mut stage = Stage::set_up(on_large_disks(folder, 128 << 20))?;
         stage.start_client(NodeName::B, 1)?;
         let incarnation = stage.pair.status(NodeName::A)?.incarnation;
         let program = conformance::Program::ask(conformance::INSTALLED)?;
@@ -44,13 +44,8 @@ fn libiscsis_suite_fails_nothing_unexplained_on_thin_and_write_protected_volumes
         return;
     }
     play(LIMIT, |folder| {
-        let plan = Plan {
-            disk_bytes: 256 << 20,
-            volume_bytes: 16 << 20,
-            more: conformance::access_by_proof(),
-            ..plan(env!("CARGO_BIN_EXE_understudy-drilled"), folder)
-        };
-        let stage = Stage::set_up(plan)?;
+        let more = conformance::access_by_proof();
+        let stage = Stage::set_up(Plan { more, ..on_large_disks(folder, 16 << 20) })?;
         let program = conformance::Program::ask(conformance::INSTALLED)?;
         for kind in [Kind::Thin, Kind::WriteProtected] {
             let door = conformance::new_volume(&stage, kind, 128 << 20)?;

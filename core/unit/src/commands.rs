@@ -189,9 +189,7 @@ impl LogicalUnit {
                 Work::Change(StateRequest::Reserve(self.reserve_request(*action, *scope_and_type, list)?))
             }
             Command::GetLbaStatus { lba, allocation } if self.options.provisioning == Provisioning::Thin => {
-                self.check_span(*lba, 1)?;
-                let room = (allocation.saturating_sub(8) / 16) as usize;
-                Work::LbaStatus { lba: *lba, most: room.clamp(1, MOST_LBA_STATUSES), allocation: *allocation }
+                self.find_out_status(*lba, *allocation)?
             }
             Command::Reserve6 => Work::Done(self.reserve_6(nexus)),
             Command::Release6 => Work::Done(self.release_6(nexus)),
@@ -348,6 +346,12 @@ impl LogicalUnit {
     fn pending_sense(&mut self, nexus: NexusId, format: SenseFormat) -> Vec<u8> {
         let pending = self.state_mut(nexus).attentions.take();
         pending.map_or(Sense::new(SenseKey::NoSense, Asc::NONE), Sense::attention).encode(format)
+    }
+
+    fn find_out_status(&self, lba: u64, allocation: u32) -> Result<Work, Sense> {
+        self.check_span(lba, 1)?;
+        let room = (allocation.saturating_sub(8) / 16) as usize;
+        Ok(Work::LbaStatus { lba, most: room.clamp(1, MOST_LBA_STATUSES), allocation })
     }
 
     /// GET LBA STATUS of a thin unit: what its medium told of the blocks from `lba` on (SBC-3 r36 §5.6).
