@@ -1,10 +1,16 @@
 //! A target: units by number, and the I_T nexuses attached to them.
 //!
-//! The target answers what no single unit can: REPORT LUNS, and commands to a number nobody has. A nexus has a place only in the
+//! The target answers what no single unit can: REPORT LUNS, and commands to a number nobody has. A nexus has a place only in
 //! units whose [`Audience`] its initiator belongs to, and reaches units only by its places: what it does not see is not
 //! there for it, whichever command, function or reservation it tries it with.
+//!
+//! It takes its place in a unit with its first command to it, and not when it logs in: a login costs the same with one unit as with a
+//! thousand, so that a thousand clients that come back after a move of a thousand volumes do not wait for a million places. To
+//! the initiator it is the same: its first command is told of a power-on or a nexus loss, which says more than whatever
+//! happened before (SAM-5 r21 §5.14, §6.3). For the same reason news of the list of units wait at the nexus until it
+//! comes to a place.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 
 use bytes::Bytes;
@@ -92,15 +98,25 @@ pub struct Target {
     name: Rc<str>,
     /// By number.
     units: RefCell<Vec<Numbered>>,
-    // BOUND: dead entries are swept at every attach.
+    // BOUND: dead entries are swept before it grows.
     attached: RefCell<Vec<Weak<Attached>>>,
 }
 
-/// A nexus and its place in each unit it sees, ordered by number.
+/// A nexus and its place in each unit it has asked something, ordered by number.
 #[derive(Debug)]
 struct Attached {
     nexus: Nexus,
     places: RefCell<Vec<Place>>,
+    list: Cell<List>,
+}
+
+/// What became of the list of units, as one nexus sees it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct List {
+    /// How often it changed.
+    changes: u32,
+    /// How many of these changes the initiator knew when it read the list last.
+    reported: u32,
 }
 
 #[derive(Debug, Clone)]
@@ -108,6 +124,43 @@ struct Place {
     lun: u16,
     unit: Rc<UnitOnMedium>,
     id: NexusId,
+    /// What the unit was told of the list.
+    told: List,
+}
+
+impl Attached {
+    fn sees(&self, numbered: &Numbered) -> bool {
+        numbered.audience.includes(&self.nexus.initiator.name)
+    }
+
+    fn list_changed(&self) {
+        let List { changes, reported } = self.list.get();
+        self.list.set(List { changes: changes + 1, reported });
+    }
+
+    fn list_reported(&self) {
+        let changes = self.list.get().changes;
+        self.list.set(List { changes, reported: changes });
+    }
+
+    /// The place in the unit of this number, taken now if it has none yet.
+    fn place(&self, lun: u16, units: &RefCell<Vec<Numbered>>) -> Option<Place> {
+        let mut places = self.places.borrow_mut();
+        let at = match places.binary_search_by_key(&lun, |place| place.lun) {
+            Ok(at) => at,
+            Err(at) => {
+                let units = units.borrow();
+                let found = units.binary_search_by_key(&lun, |numbered| numbered.lun).ok()?;
+                let unit = Rc::clone(&units.get(found).filter(|numbered| self.sees(numbered))?.unit);
+                let id = unit.core.borrow_mut().attach(self.nexus.clone());
+                places.insert(at, Place { lun, unit, id, told: self.list.get() });
+                at
+            }
+        };
+        let place = &mut places[at];
+        place.tell(self.list.get());
+        Some(place.clone())
+    }
 }
 
 impl Target {
@@ -140,44 +193,45 @@ impl Target {
             Err(at) if lun <= HIGHEST_LUN => at,
             Ok(_) | Err(_) => return Err(LunTaken(lun)),
         };
-        self.luns_changed(&audience);
+        let numbered = Numbered { lun, unit, audience };
         for attached in self.attached.borrow().iter().filter_map(Weak::upgrade) {
-            if audience.includes(&attached.nexus.initiator.name) {
-                let id = unit.core.borrow_mut().attach(attached.nexus.clone());
-                let mut places = attached.places.borrow_mut();
-                let at = places.partition_point(|place| place.lun < lun);
-                places.insert(at, Place { lun, unit: Rc::clone(&unit), id });
+            if attached.sees(&numbered) {
+                attached.list_changed();
             }
         }
-        self.units.borrow_mut().insert(at, Numbered { lun, unit, audience });
+        self.units.borrow_mut().insert(at, numbered);
         Ok(())
     }
 
     /// Removes a unit; its commands are aborted as if every nexus were lost.
     pub fn remove(&self, lun: u16) -> Option<Rc<UnitOnMedium>> {
-        let at = self.units.borrow().iter().position(|numbered| numbered.lun == lun)?;
-        let Numbered { unit, audience, .. } = self.units.borrow_mut().remove(at);
-        for attached in self.attached.borrow().iter().filter_map(Weak::upgrade) {
-            attached.places.borrow_mut().retain(|place| {
-                if place.lun == lun {
-                    place.leave();
-                }
-                place.lun != lun
-            });
-        }
-        self.luns_changed(&audience);
-        Some(unit)
+        self.remove_all(|other| other == lun).pop()
     }
 
-    /// The list of units is another one for those in `audience`.
-    fn luns_changed(&self, audience: &Audience) {
+    /// Removes every unit whose number `goes`, as [`Target::remove`] does, and answers them by number: one look at each nexus,
+    /// however many they are.
+    pub fn remove_all(&self, goes: impl Fn(u16) -> bool) -> Vec<Rc<UnitOnMedium>> {
+        let mut gone = Vec::new();
+        self.units.borrow_mut().retain(|numbered| {
+            let stays = !goes(numbered.lun);
+            if !stays {
+                gone.push(numbered.clone());
+            }
+            stays
+        });
         for attached in self.attached.borrow().iter().filter_map(Weak::upgrade) {
-            if audience.includes(&attached.nexus.initiator.name) {
-                for place in attached.places.borrow().iter() {
-                    place.unit.core.borrow_mut().luns_changed(place.id);
+            attached.places.borrow_mut().retain(|place| {
+                let stays = !goes(place.lun);
+                if !stays {
+                    place.leave();
                 }
+                stays
+            });
+            if gone.iter().any(|numbered| attached.sees(numbered)) {
+                attached.list_changed();
             }
         }
+        gone.into_iter().map(|numbered| numbered.unit).collect()
     }
 
     /// Whether an initiator would find anything here: a unit it sees, or no units at all, as in a target whose units are on their
@@ -205,17 +259,11 @@ impl Target {
     #[must_use]
     pub fn attach(self: &Rc<Self>, nexus: NexusName) -> NexusHandle {
         let nexus = Nexus::from(nexus);
-        let units = self.units.borrow();
-        let seen = units.iter().filter(|numbered| numbered.audience.includes(&nexus.initiator.name));
-        let places = seen.map(|Numbered { lun, unit, .. }| Place {
-            lun: *lun,
-            unit: Rc::clone(unit),
-            id: unit.core.borrow_mut().attach(nexus.clone()),
-        });
-        let places = places.collect();
-        let attached = Rc::new(Attached { nexus, places: RefCell::new(places) });
+        let attached = Rc::new(Attached { nexus, places: RefCell::default(), list: Cell::default() });
         let mut all = self.attached.borrow_mut();
-        all.retain(|other| other.strong_count() > 0);
+        if all.len() == all.capacity() {
+            all.retain(|other| other.strong_count() > 0);
+        }
         all.push(Rc::downgrade(&attached));
         drop(all);
         NexusHandle { target: Rc::clone(self), attached }
@@ -249,6 +297,22 @@ impl Target {
 }
 
 impl Place {
+    /// Brings the unit up to date about the list of units.
+    fn tell(&mut self, list: List) {
+        if self.told == list {
+            return;
+        }
+        let mut core = self.unit.core.borrow_mut();
+        if self.told.reported != list.reported {
+            core.luns_reported(self.id);
+        }
+        if list.reported < list.changes && self.told.changes != list.changes {
+            core.luns_changed(self.id);
+        }
+        drop(core);
+        self.told = list;
+    }
+
     fn leave(&self) -> Vec<TaskId> {
         let aborting = self.unit.core.borrow_mut().detach(self.id);
         self.unit.look_again();
@@ -279,10 +343,12 @@ impl NexusHandle {
     }
 
     fn place(&self, lun: u64) -> Option<Place> {
-        let lun = luns::decode_lun(lun)?;
-        let places = self.attached.places.borrow();
-        let at = places.binary_search_by_key(&lun, |place| place.lun).ok()?;
-        Some(places[at].clone())
+        self.attached.place(luns::decode_lun(lun)?, &self.target.units)
+    }
+
+    /// The units it sees.
+    fn seen(&self) -> Vec<Numbered> {
+        self.target.units.borrow().iter().filter(|numbered| self.attached.sees(numbered)).cloned().collect()
     }
 
     /// Enters a command; `lun` are the eight bytes of the LUN field as a big-endian number, `tag` the initiator task
@@ -311,13 +377,11 @@ impl NexusHandle {
             return refuse(Sense::cdb_field(6, None));
         }
         let listed = match luns::lists_units(select) {
-            Some(Listing::EveryUnit) => self.attached.places.borrow().iter().map(|place| place.lun).collect(),
+            Some(Listing::EveryUnit) => self.seen().iter().map(|numbered| numbered.lun).collect(),
             Some(Listing::WellKnown) => Vec::new(),
             None => return refuse(Sense::cdb_field(2, None)),
         };
-        for place in self.attached.places.borrow().iter() {
-            place.unit.core.borrow_mut().luns_reported(place.id);
-        }
+        self.attached.list_reported();
         Completion::data(LogicalUnit::report_luns(&listed, allocation))
     }
 
@@ -353,17 +417,17 @@ impl NexusHandle {
     /// Resets what this nexus sees, which it could reset one by one as well. A cold reset also ends every session of the target, so it
     /// is left to those who see all of it: RFC 7143 §11.5.1 subjects it to access controls.
     async fn reset_target(&self, reset: Reset) -> TaskManagementResponse {
-        let places = self.attached.places.borrow().clone();
-        if reset == Reset::Cold && places.len() < self.target.units.borrow().len() {
+        let seen = self.seen();
+        if reset == Reset::Cold && seen.len() < self.target.units.borrow().len() {
             return TaskManagementResponse::NotAuthorized;
         }
         let mut aborting = Vec::new();
-        for place in &places {
-            aborting.push(place.unit.core.borrow_mut().reset(reset));
-            place.unit.look_again();
+        for Numbered { unit, .. } in &seen {
+            aborting.push(unit.core.borrow_mut().reset(reset));
+            unit.look_again();
         }
-        for (place, tasks) in places.iter().zip(&aborting) {
-            place.unit.off_medium(tasks).await;
+        for (Numbered { unit, .. }, tasks) in seen.iter().zip(&aborting) {
+            unit.off_medium(tasks).await;
         }
         TaskManagementResponse::Complete
     }

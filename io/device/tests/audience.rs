@@ -169,3 +169,43 @@ fn a_target_has_something_for_those_who_see_a_unit_of_it() {
         assert_eq!(go(&nexus, 0, encode::inquiry(96), Bytes::new()).await.data_in[0], 0x7f);
     });
 }
+
+/// SAM-5 r21 §5.14: a power-on says more than whatever happened before it was told.
+#[test]
+fn whoever_comes_to_a_unit_first_is_told_of_a_power_on_and_of_nothing_before() {
+    run(|| async {
+        let target = target(&LateMedium::new());
+        let isid = [0x80, 0, 0, 0, 0, 7];
+        let nexus = target.attach(NexusName { initiator_name: "iqn.x".into(), isid, target_portal_group: 1 });
+        let more = UnitOnMedium::new(options(), MemoryMedium::new(512, 64), None).unwrap();
+        target.add(9, more).unwrap();
+        for lun in [0, 9] {
+            let told = go(&nexus, lun, encode::test_unit_ready(), Bytes::new()).await;
+            assert_eq!(asc(&told), Asc::POWER_ON_RESET_OR_BUS_DEVICE_RESET);
+            assert_eq!(go(&nexus, lun, encode::test_unit_ready(), Bytes::new()).await.status, Status::Good);
+        }
+    });
+}
+
+/// SPC-4 r37 §6.33: whoever has read the list knows it, by whatever number it was asked.
+#[test]
+fn a_list_read_by_one_number_is_no_news_by_another() {
+    run(|| async {
+        let (target, _) = masked();
+        let sees = host(&target, 1).await;
+        let ready = async |lun| go(&sees, lun, encode::test_unit_ready(), Bytes::new()).await;
+        ready(HIDDEN).await;
+        let more = UnitOnMedium::new(options(), MemoryMedium::new(512, 64), None).unwrap();
+        target.add(9, more).unwrap();
+        assert_eq!(asc(&ready(0).await), Asc::REPORTED_LUNS_DATA_HAS_CHANGED);
+        // INQUIRY leaves the attention where it is; reading the list takes it away.
+        go(&sees, HIDDEN, encode::inquiry(96), Bytes::new()).await;
+        assert_eq!(listed(&sees).await.len(), 3);
+        assert_eq!(ready(HIDDEN).await.status, Status::Good);
+        target.remove(9);
+        for lun in [0, HIDDEN] {
+            assert_eq!(asc(&ready(lun).await), Asc::REPORTED_LUNS_DATA_HAS_CHANGED);
+            assert_eq!(ready(lun).await.status, Status::Good);
+        }
+    });
+}
