@@ -67,6 +67,8 @@ pub(crate) struct Registry {
     /// Those of them that have not logged in, the oldest first.
     negotiating: RefCell<BTreeSet<u64>>,
     sessions: RefCell<BTreeMap<NexusKey, (Tsih, Rc<Control>)>>,
+    /// Their handles.
+    handles: RefCell<BTreeSet<u16>>,
     logins: RefCell<BTreeMap<NexusKey, Rc<Control>>>,
     held_logins: Cell<usize>,
     /// Bytes of data of commands under way, of all connections.
@@ -115,8 +117,10 @@ impl Drop for Place {
     fn drop(&mut self) {
         let Some(registry) = self.registry.upgrade() else { return };
         let mut sessions = registry.sessions.borrow_mut();
-        if sessions.get(&self.key).is_some_and(|(_, control)| Rc::ptr_eq(control, &self.control)) {
-            sessions.remove(&self.key);
+        if sessions.get(&self.key).is_some_and(|(_, control)| Rc::ptr_eq(control, &self.control))
+            && let Some((tsih, _)) = sessions.remove(&self.key)
+        {
+            registry.handles.borrow_mut().remove(&tsih.0);
         }
     }
 }
@@ -194,6 +198,7 @@ impl Registry {
             connections: RefCell::default(),
             negotiating: RefCell::default(),
             sessions: RefCell::default(),
+            handles: RefCell::default(),
             logins: RefCell::default(),
             held_logins: Cell::new(0),
             memory_used: Cell::new(0),
@@ -326,7 +331,12 @@ impl Registry {
             isid: key.isid.0,
             target_portal_group: self.options.portal_group,
         });
-        self.sessions.borrow_mut().insert(key.clone(), (tsih, Rc::clone(&control)));
+        let before = self.sessions.borrow_mut().insert(key.clone(), (tsih, Rc::clone(&control)));
+        let mut handles = self.handles.borrow_mut();
+        handles.insert(tsih.0);
+        // The older session of this nexus was over, see `admit`; a handle would be lost if it was not.
+        before.map(|(older, _)| handles.remove(&older.0));
+        drop(handles);
         self.activity.logins.set(self.activity.logins.get() + 1);
         served.activity.logins.set(served.activity.logins.get() + 1);
         let place = Some(Place { registry: Rc::downgrade(self), key, control });
@@ -335,12 +345,12 @@ impl Registry {
 
     /// A session handle that no session has; never 0 (RFC 7143 §11.12.6).
     fn free_tsih(&self) -> Tsih {
-        let sessions = self.sessions.borrow();
+        let handles = self.handles.borrow();
         // BOUND: there are fewer sessions than handles, see `PortalOptions::connections_max`.
         loop {
             let next = self.next_tsih.get().wrapping_add(1);
             self.next_tsih.set(next);
-            if next != 0 && !sessions.values().any(|(tsih, _)| tsih.0 == next) {
+            if next != 0 && !handles.contains(&next) {
                 return Tsih(next);
             }
         }
