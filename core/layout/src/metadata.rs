@@ -284,6 +284,12 @@ const PROTECTED: u8 = 1 << 0;
 const OWNED: u16 = 0;
 
 impl Metadata {
+    /// The volume of this name.
+    #[must_use]
+    pub fn volume_named(&self, name: &str) -> Option<&Volume> {
+        self.volumes.values().find(|volume| volume.name == name)
+    }
+
     /// The slot (0 or 1) that this version goes to.
     #[must_use]
     pub fn slot(&self) -> u8 {

@@ -1,6 +1,7 @@
 //! What operators ask: requests for the failover machine are passed on, everything else is answered from what the node
 //! knows.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use tokio::sync::oneshot;
@@ -125,7 +126,7 @@ impl Node {
         let Some(layout) = self.config.pool(pool) else {
             return refused(format!("there is no pool `{pool}` in this pair"), "`understudy status` lists the pools");
         };
-        if self.volumes().iter().any(|volume| volume.name == name) {
+        if self.served_pools().any(|(_, opened)| opened.pool.metadata().volume_named(name).is_some()) {
             return refused(format!("there is a volume `{name}` already"), "choose another name");
         }
         match self.service.create_volume(pool_id(layout.id), name, bytes, provisioning.into()).await {
@@ -173,9 +174,13 @@ impl Node {
         self.publisher.content()?.pool(pool).copied()
     }
 
+    fn served_pools(&self) -> impl Iterator<Item = (PoolId, Rc<OpenPool>)> {
+        self.service.open_pools().into_iter().filter(|(id, _)| self.is_served_here(*id))
+    }
+
     fn volumes(&self) -> Vec<VolumeStatus> {
-        let pools = self.service.open_pools().into_iter().filter(|(id, _)| self.is_served_here(*id));
-        let mut volumes: Vec<_> = pools
+        let mut volumes: Vec<_> = self
+            .served_pools()
             .flat_map(|(id, opened)| {
                 opened.pool.volumes().into_iter().map(|volume| self.volume_status(id, &volume)).collect::<Vec<_>>()
             })
@@ -277,7 +282,7 @@ impl Node {
             bytes: opened.map(|opened| opened.pool.metadata().capacity_bytes()),
             free_bytes: opened.map(|opened| opened.pool.metadata().free_bytes()),
             promised_bytes: opened.map(|opened| opened.pool.metadata().promised_bytes()),
-            volumes: opened.map(|opened| opened.pool.volumes().len()),
+            volumes: opened.map(|opened| opened.pool.metadata().volumes.len()),
         }
     }
 
@@ -351,22 +356,26 @@ impl Node {
 
     /// Volumes served here that no client sees, and entries for volumes that there are not, if this node can tell.
     fn unseen_texts(&self) -> Vec<String> {
-        let (config, volumes) = (&self.config, self.volumes());
-        let home = |volume: &VolumeStatus| config.pool(&volume.pool).map_or(self.own, |pool| pool.home);
-        let unseen = volumes.iter().filter(|volume| config.nobody_sees(&volume.name, home(volume)));
-        let mut texts: Vec<_> = unseen
-            .map(|volume| {
+        let config = &self.config;
+        let mut texts = Vec::new();
+        for (id, opened) in self.served_pools() {
+            let home = self.service.home_of(id).unwrap_or(self.own);
+            let metadata = opened.pool.metadata();
+            let unseen = metadata.volumes.values().filter(|volume| config.nobody_sees(&volume.name, home));
+            let unseen: BTreeSet<_> = unseen.map(|volume| &volume.name).collect();
+            texts.extend(unseen.into_iter().map(|name| {
                 format!(
-                    "no client sees volume {}: none that its [[volume]] names, if it has one, may use the volumes of node {}; add one in the \
-                     pair's file and restart the nodes one after the other",
-                    volume.name,
-                    home(volume)
+                    "no client sees volume {name}: none that its [[volume]] names, if it has one, may use the volumes of node {home}; add \
+                     one in the pair's file and restart the nodes one after the other"
                 )
-            })
-            .collect();
-        if config.pools.iter().all(|pool| self.is_served_here(pool_id(pool.id))) {
-            let known = |name: &&str| volumes.iter().any(|volume| volume.name == *name);
-            texts.extend(config.audiences.listed().filter(|name| !known(name)).map(|name| {
+            }));
+        }
+        let mut listed = config.audiences.listed().peekable();
+        if listed.peek().is_some() && config.pools.iter().all(|pool| self.is_served_here(pool_id(pool.id))) {
+            let served: Vec<_> = self.served_pools().map(|(_, opened)| opened.pool.metadata()).collect();
+            let known: BTreeSet<&str> =
+                served.iter().flat_map(|pool| pool.volumes.values()).map(|volume| volume.name.as_str()).collect();
+            texts.extend(listed.filter(|name| !known.contains(name)).map(|name| {
                 format!("the pair's file has a [[volume]] `{name}`, but there is no such volume: is the name right?")
             }));
         }

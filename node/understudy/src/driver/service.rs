@@ -10,14 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, OwnedMutexGuard};
-use understudy_device::{Access, Keep, Provisioning, Target, UnitIdentity, UnitOnMedium, UnitOptions};
+use understudy_device::{Access, Keep, OpenError, Provisioning, Target, UnitIdentity, UnitOnMedium, UnitOptions};
 use understudy_failover::effect::LegsAre;
 use understudy_failover::input::{NotHeld, OpenOutcome};
 use understudy_failover::words::{Generation, LegSet, MetadataVersion, NodeId, PoolId};
 use understudy_layout::Uuid;
 use understudy_pool::{
-    self as pool, Expected, FencedLeg, InSync, Inventory, LoadError, Pool, PoolOptions, VolumeError, VolumeSummary,
-    discover,
+    self as pool, Expected, FencedLeg, InSync, Inventory, LoadError, Pool, PoolOptions, VolumeError, VolumeMedium,
+    VolumeSummary, discover,
 };
 use understudy_portal::{LoginGate, Portal};
 
@@ -35,6 +35,9 @@ pub use volumes::CreateError;
 
 /// Disks asked at the same time while they are initialised: enough to hide their latency, few enough for a small shelf.
 const AT_ONCE: usize = 32;
+
+/// Units of a warm pool made without a look at anything else: a fraction of a millisecond.
+const MADE_AT_ONCE: usize = 32;
 
 /// What a pool's disks must show before it is opened: everything the record says of it.
 #[derive(Debug, Clone)]
@@ -55,7 +58,18 @@ pub struct OpenPool {
     pub pool: Rc<Pool>,
     /// Its volumes as logical units, by volume.
     pub units: RefCell<BTreeMap<Uuid, (u16, Rc<UnitOnMedium>)>>,
+    /// Units made while the pool is warm and not yet behind a target: making a thousand in the pause would lengthen it.
+    made: RefCell<BTreeMap<Uuid, Made>>,
+    /// The metadata all of them were made of.
+    made_of: Cell<Option<understudy_layout::MetadataVersion>>,
     generation: Cell<Generation>,
+}
+
+/// A unit, and what it was made of.
+struct Made {
+    unit: Rc<UnitOnMedium>,
+    medium: Rc<VolumeMedium>,
+    options: UnitOptions,
 }
 
 /// What clients see of a node.
@@ -257,9 +271,12 @@ impl Service {
                 legs_are: LegsAre::PerhapsDifferent,
                 legs: legs.clone(),
             };
-            if let Err(error) = self.load(*id, &inventory, &recorded).await {
-                tracing::warn!("{id} could not be loaded beforehand: {error}");
-                unopenable.insert(*id);
+            match self.load(*id, &inventory, &recorded).await {
+                Ok(warm) => make_units(&warm).await,
+                Err(error) => {
+                    tracing::warn!("{id} could not be loaded beforehand: {error}");
+                    unopenable.insert(*id);
+                }
             }
         }
         Ok((inventory, unopenable))
@@ -281,7 +298,14 @@ impl Service {
         let (disks, options) = (inventory.pool_disks(uuid), PoolOptions::default());
         let pool = Pool::load(disks, expected(uuid, recorded), Rc::clone(overseer) as _, options).await?;
         self.publisher.progress();
-        let opened = Rc::new(OpenPool { pool, units: RefCell::default(), generation: Cell::new(recorded.generation) });
+        let generation = Cell::new(recorded.generation);
+        let opened = Rc::new(OpenPool {
+            pool,
+            units: RefCell::default(),
+            made: RefCell::default(),
+            made_of: Cell::default(),
+            generation,
+        });
         self.pools.borrow_mut().insert(id, Rc::clone(&opened));
         Ok(opened)
     }
@@ -321,6 +345,7 @@ impl Service {
                 (Some(unit), pool::Protection::WriteProtected) => unit.write_protect().await,
             }
         }
+        opened.made.borrow_mut().clear();
         Ok(MetadataVersion(opened.pool.metadata_version().0))
     }
 
@@ -366,32 +391,14 @@ impl Service {
     /// Puts a volume behind the target of its pool's home, held.
     fn add_unit(&self, id: PoolId, opened: &OpenPool, volume: &VolumeSummary) {
         let Some(medium) = opened.pool.medium(volume.uuid) else { return };
-        let identity = UnitIdentity { uuid: volume.uuid.0, product: "VOLUME".to_owned() };
-        let options = UnitOptions {
-            keep: Keep::Always,
-            provisioning: match volume.provisioning {
-                pool::Provisioning::Thick => Provisioning::Full,
-                pool::Provisioning::Thin => Provisioning::Thin,
-            },
-            unmap_granularity_bytes: opened.pool.metadata().chunk_bytes,
-            access: match volume.protection {
-                pool::Protection::Writable => Access::ReadWrite,
-                pool::Protection::WriteProtected => Access::WriteProtected,
-            },
-            ..UnitOptions::new(identity)
-        };
-        let kept = medium.kept_state();
-        let kept = Some(kept.as_slice()).filter(|kept| !kept.is_empty());
-        #[cfg(feature = "mistakes")]
-        let medium = super::mistakes::before(medium);
-        let unit = match UnitOnMedium::new(options, medium, kept) {
+        let make = || make_unit(&opened.pool, volume, Rc::clone(&medium));
+        let unit = match opened.take_made(volume, &medium).map_or_else(make, Ok) {
             Ok(unit) => unit,
             Err(error) => {
                 tracing::error!("volume {} is not served: {error}", volume.name);
                 return;
             }
         };
-        unit.hold();
         let Some(place) = self.identity_of(id) else { return };
         let audience = self.config.audiences.of(&volume.name).clone();
         if place.target.add_for(volume.lun, Rc::clone(&unit), audience).is_err() {
@@ -500,15 +507,17 @@ impl Service {
         self.end_hold(id);
         self.served.borrow_mut().remove(&id);
         let Some(opened) = self.pools.borrow_mut().remove(&id) else { return };
+        #[cfg(feature = "mistakes")]
+        if is_made(Mistake::ClosedUnfenced) {
+            return opened.pool.stop();
+        }
+        let mut gone = BTreeSet::new();
         for (lun, unit) in opened.units.borrow().values() {
-            #[cfg(feature = "mistakes")]
-            if is_made(Mistake::ClosedUnfenced) {
-                continue;
-            }
             unit.fence();
-            if let Some(place) = self.identity_of(id) {
-                place.target.remove(*lun);
-            }
+            gone.insert(*lun);
+        }
+        if let Some(place) = self.identity_of(id) {
+            place.target.remove_all(|lun| gone.contains(&lun));
         }
         opened.pool.stop();
     }
@@ -522,7 +531,64 @@ impl Service {
     }
 }
 
+/// What a volume is as a unit.
+fn unit_options(pool: &Pool, volume: &VolumeSummary) -> UnitOptions {
+    let identity = UnitIdentity { uuid: volume.uuid.0, product: "VOLUME".to_owned() };
+    UnitOptions {
+        keep: Keep::Always,
+        provisioning: match volume.provisioning {
+            pool::Provisioning::Thick => Provisioning::Full,
+            pool::Provisioning::Thin => Provisioning::Thin,
+        },
+        unmap_granularity_bytes: pool.metadata().chunk_bytes,
+        access: match volume.protection {
+            pool::Protection::Writable => Access::ReadWrite,
+            pool::Protection::WriteProtected => Access::WriteProtected,
+        },
+        ..UnitOptions::new(identity)
+    }
+}
+
+/// The unit of a volume, held.
+fn make_unit(pool: &Pool, volume: &VolumeSummary, medium: Rc<VolumeMedium>) -> Result<Rc<UnitOnMedium>, OpenError> {
+    let kept = medium.kept_state();
+    let kept = Some(kept.as_slice()).filter(|kept| !kept.is_empty());
+    #[cfg(feature = "mistakes")]
+    let medium = super::mistakes::before(medium);
+    let unit = UnitOnMedium::new(unit_options(pool, volume), medium, kept)?;
+    unit.hold();
+    Ok(unit)
+}
+
+/// Makes the units of a warm pool. A few at a time: this node may be serving others.
+async fn make_units(warm: &OpenPool) {
+    warm.made_of.set(Some(warm.pool.metadata_version()));
+    for volumes in warm.pool.volumes().chunks(MADE_AT_ONCE) {
+        for volume in volumes {
+            let Some(medium) = warm.pool.medium(volume.uuid) else { continue };
+            // One that cannot be made is tried again when the pool is opened, and told of then.
+            if let Ok(unit) = make_unit(&warm.pool, volume, Rc::clone(&medium)) {
+                let made = Made { unit, medium, options: unit_options(&warm.pool, volume) };
+                warm.made.borrow_mut().insert(volume.uuid, made);
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
 impl OpenPool {
+    /// The unit made for a volume beforehand, if what it was made of is still so.
+    fn take_made(&self, volume: &VolumeSummary, medium: &Rc<VolumeMedium>) -> Option<Rc<UnitOnMedium>> {
+        let made = self.made.borrow_mut().remove(&volume.uuid)?;
+        let same = Rc::ptr_eq(&made.medium, medium) && made.options == unit_options(&self.pool, volume);
+        // What a unit keeps is metadata: of the same version it cannot be anything else, and a thousand need not be compared.
+        let knows = || {
+            let unchanged = self.made_of.get() == Some(self.pool.metadata_version());
+            unchanged || made.unit.look(|unit| unit.has_kept(&medium.kept_state()))
+        };
+        (same && knows()).then_some(made.unit)
+    }
+
     fn held_units(&self) -> Vec<Rc<UnitOnMedium>> {
         self.units.borrow().values().map(|(_, unit)| Rc::clone(unit)).collect()
     }

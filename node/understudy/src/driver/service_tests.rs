@@ -266,3 +266,38 @@ fn write_protection_and_chunks_of_thin_volumes_move_with_the_pool() {
     };
     tokio::task::LocalSet::new().block_on(&runtime.expect("a runtime"), test);
 }
+
+/// A node that waits for its pool has made the units beforehand. Meanwhile the partner serves: a client registers there, and a volume
+/// is deleted.
+#[test]
+fn units_made_while_the_pool_was_warm_have_what_the_partner_kept_since() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let test = async {
+        let bench = Bench::new().await;
+        let partner = bench.partner().await;
+        let make = async |name: &str, lun| {
+            let provisioning = pool::Provisioning::Thick;
+            let wish = VolumeWish { name: name.into(), lun: Some(lun), block_bytes: 512, blocks: 2048, provisioning };
+            partner.create_volume(wish).await.expect("room").uuid
+        };
+        let (kept, gone, _) = (make("kept", 0).await, make("gone", 1).await, make("same", 2).await);
+        let service = bench.service();
+        let found = service.initialise(&[(bench.id, vec![LegSet(0b11)])].into()).await;
+        assert!(matches!(found, Ok((_, unopenable)) if unopenable.is_empty()));
+        let warm = service.opened(bench.id).expect("warm");
+        assert_eq!(warm.made.borrow().len(), 3);
+        assert!(service.identity_of(bench.id).expect("home").target.luns().is_empty(), "offered before it is its own");
+
+        let host = host(partner.medium(kept).expect("just made")).await;
+        register(&host, 7).await;
+        partner.delete_volume(gone).await.expect("there");
+        let version = MetadataVersion(partner.metadata_version().0);
+        let opened = service.open(bench.id, Bench::recorded(version)).await;
+        assert!(matches!(opened, OpenOutcome::Opened { .. }));
+        assert_eq!(keys(&service, bench.id), [(0, vec![7]), (2, vec![])]);
+        assert!(warm.made.borrow().is_empty());
+        assert_eq!(service.free_lun(bench.id), Some(1));
+        assert_eq!(service.identity_of(bench.id).expect("home").target.luns(), [0, 2]);
+    };
+    tokio::task::LocalSet::new().block_on(&runtime.expect("a runtime"), test);
+}

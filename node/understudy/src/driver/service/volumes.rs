@@ -43,9 +43,11 @@ impl Service {
     }
 
     /// The lowest LUN that no volume behind this pool's target has.
-    fn free_lun(&self, id: PoolId) -> Option<u16> {
+    pub(super) fn free_lun(&self, id: PoolId) -> Option<u16> {
         let taken = self.identity_of(id)?.target.luns();
-        (0..u16::MAX).find(|lun| !taken.contains(lun))
+        // They ascend: the first one that is not where it would be without a gap tells where the gap is.
+        let gap = (0..u16::MAX).zip(&taken).find(|(lun, taken)| lun != *taken);
+        gap.map(|(lun, _)| lun).or_else(|| u16::try_from(taken.len()).ok())
     }
 
     /// Protects a volume of an open pool against writes, or lets clients write again. Once it is protected, nothing writes that was
