@@ -1,8 +1,10 @@
-//! `understudy-drills`: the table of drills, endurance, moves of pools and conformance; started by `cargo xtask drill`, `soak`, `bench handoff`
-//! and `conformance`.
+//! `understudy-drills`: the table of drills, endurance, moves of pools, conformance and growth; started by `cargo xtask drill`, `soak`,
+//! `bench handoff`, `conformance` and `bench growth`.
 
 #[path = "drills/conform.rs"]
 mod conform;
+#[path = "drills/grow.rs"]
+mod grow;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -32,6 +34,8 @@ enum Command {
     Handoff(HandoffArgs),
     /// Run libiscsi's conformance suite
     Conformance(conform::Options),
+    /// Measure what more volumes, sessions, commands and bytes cost a node
+    Growth(grow::Options),
 }
 
 #[derive(Debug, Args)]
@@ -132,6 +136,7 @@ fn main() -> ExitCode {
         Command::Soak(args) => endure(&args),
         Command::Handoff(args) => move_pools(&args),
         Command::Conformance(options) => conform::run(&options),
+        Command::Growth(options) => grow::run(&options),
     };
     match outcome {
         Ok(status) => status,

@@ -36,6 +36,8 @@ cargo xtask bench target [--against tgtd] [--rounds N] [--seconds S] [--json FIL
 cargo xtask bench handoff [--runs N] [--killed] [--json FILE] [--help]
                                                      pools moved there and back: pauses of clients, step by step
 cargo xtask bench fabric [--json FILE]               latency of reading the partner's page
+cargo xtask bench growth [--volumes N] [--sessions N] [--json FILE] [--svg FILE] [--markdown FILE] [--help]
+                                                     what more volumes, sessions, commands and bytes cost a node
 cargo xtask drill [--only CELL] [--list] [--json FILE] [--markdown FILE] [--help]
                                                      every fault at every step of takeover, bring-up and giveback
 cargo xtask sim [--seed N] [--runs M] [--json FILE]   two whole nodes in one process, simulated
@@ -84,6 +86,7 @@ fn run(arguments: &[String]) -> Result<()> {
         }
         ["bench", "handoff", options @ ..] => drill::handoff(options),
         ["bench", "fabric", options @ ..] => bench::fabric::run(Options::parse(options, &["--json"])?.file("--json")),
+        ["bench", "growth", options @ ..] => bench::growth::run(options),
         ["drill", options @ ..] => drill::table(options),
         ["sim", options @ ..] => sim::run(options),
         ["soak", options @ ..] => drill::soak(options),

@@ -1,11 +1,10 @@
 //! The pauses of an endurance run as a picture: time from left to right, length of the pause from bottom to top on a logarithmic
 //! scale, a row of dots a kind of event, and median and worst of each kind as a table.
-//!
-//! SVG is text; nothing more than rectangles, lines, circles and words is needed, so no library draws it.
 
 use std::fmt::Write;
 
 use super::tally::{Report, Seen};
+use crate::strokes::{self, line, words};
 
 /// Of the whole picture.
 const WIDTH: f64 = 1200.0;
@@ -32,10 +31,7 @@ const COLOURS: [(&str, &str); 5] = [
 /// The picture of a report.
 #[must_use]
 pub fn picture(report: &Report) -> String {
-    let mut out = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" font-size=\"12\">\n\
-         <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"white\"/>\n"
-    );
+    let mut out = strokes::begin(WIDTH, HEIGHT);
     let heading = format!(
         "{:.0} minutes, {} drills, {} takeovers, {} givebacks, {} lost writes: longest pause of any client in each drill",
         report.minutes, report.cycles, report.takeovers, report.givebacks, report.lost_writes
@@ -46,7 +42,7 @@ pub fn picture(report: &Report) -> String {
         out += &dot(seen, report.minutes.max(0.1));
     }
     out += &legend(report);
-    out + "</svg>\n"
+    out + strokes::END
 }
 
 fn axes(minutes: f64) -> String {
@@ -67,8 +63,7 @@ fn axes(minutes: f64) -> String {
 }
 
 fn dot(seen: &Seen, minutes: f64) -> String {
-    let (x, y) = (place_of(seen.at_s / 60.0, minutes), height_of(seen.pause_ms));
-    format!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{}\" fill-opacity=\"0.7\"/>\n", colour_of(&seen.kind))
+    strokes::dot(place_of(seen.at_s / 60.0, minutes), height_of(seen.pause_ms), colour_of(&seen.kind))
 }
 
 fn legend(report: &Report) -> String {
@@ -107,15 +102,6 @@ fn place_of(minute: f64, minutes: f64) -> f64 {
 fn height_of(ms: f64) -> f64 {
     let decades = (DECADES.len() - 1) as f64;
     BOTTOM - (BOTTOM - TOP) * (ms.max(1.0).log10() / decades).clamp(0.0, 1.0)
-}
-
-fn line(x1: f64, y1: f64, x2: f64, y2: f64, colour: &str) -> String {
-    format!("<line x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\" stroke=\"{colour}\"/>\n")
-}
-
-fn words(x: f64, y: f64, anchor: &str, colour: &str, text: &str) -> String {
-    let text = text.replace('&', "&amp;").replace('<', "&lt;");
-    format!("<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" fill=\"{colour}\">{text}</text>\n")
 }
 
 #[cfg(test)]
