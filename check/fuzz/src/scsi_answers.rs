@@ -3,6 +3,7 @@
 //! Properties: nothing read is larger than what it was read from, however long it says it is; what is read is written
 //! back to bytes that read the same.
 
+use understudy_scsi::alua::{self, AccessCause, AccessState, PortGroup, ReportFormat};
 use understudy_scsi::capacity::Capacity;
 use understudy_scsi::inquiry::{self, BlockLimits, Designator, DesignatorName, page};
 use understudy_scsi::luns;
@@ -15,7 +16,7 @@ use crate::choices::{Choices, Script};
 /// Reads the bytes as each of the answers.
 pub fn run(bytes: &[u8]) {
     let mut choices = Choices::new(bytes);
-    match choices.below(8) {
+    match choices.below(9) {
         0 => sense(choices.remainder()),
         1 => standard(choices.remainder()),
         2 => pages(choices.remainder()),
@@ -23,7 +24,16 @@ pub fn run(bytes: &[u8]) {
         4 => units(choices.remainder()),
         5 => keys(choices.remainder()),
         6 => report(choices.remainder()),
-        _ => full_status(choices.remainder()),
+        7 => full_status(choices.remainder()),
+        _ => groups(choices.remainder()),
+    }
+}
+
+fn groups(bytes: &[u8]) {
+    let read = alua::parse_groups(bytes);
+    assert!(read.len() * 8 <= bytes.len());
+    for format in [ReportFormat::LengthOnly, ReportFormat::Extended] {
+        assert_eq!(alua::parse_groups(&alua::encode_groups(&read, format, 0)), read);
     }
 }
 
@@ -62,7 +72,10 @@ fn pages(bytes: &[u8]) {
 fn is_written_back(designator: &Designator) -> bool {
     match &designator.name {
         DesignatorName::T10(text) | DesignatorName::ScsiName(text) => text.len() <= 248,
-        DesignatorName::Naa(_) | DesignatorName::RelativeTargetPort(_) | DesignatorName::Other { .. } => true,
+        DesignatorName::Naa(_)
+        | DesignatorName::RelativeTargetPort(_)
+        | DesignatorName::TargetPortGroup(_)
+        | DesignatorName::Other { .. } => true,
     }
 }
 
@@ -123,6 +136,13 @@ pub fn seeds() -> Vec<Vec<u8>> {
     };
     let identity = inquiry::Identity { vendor: "V".into(), product: "P".into(), revision: "1".into() };
     let designators = inquiry::encode_designators(&[designator]);
+    let group = PortGroup {
+        group: 2,
+        state: AccessState::Standby,
+        cause: AccessCause::Implicit,
+        possible: AccessState::ALL.to_vec(),
+        ports: vec![2, 4],
+    };
     let limits = BlockLimits { transfer: 65_536, ..BlockLimits::default() };
     let answers = [
         (0, Sense::attention(Asc::POWER_ON_RESET_OR_BUS_DEVICE_RESET).encode(SenseFormat::Fixed)),
@@ -134,6 +154,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         (5, KeyList::encode(3, [1, 2].into_iter())),
         (6, ReservationReport { generation: 3, held }.encode()),
         (7, reservation::encode_full_status(3, &[full.clone(), full])),
+        (8, alua::encode_groups(&[group], ReportFormat::Extended, 30)),
     ];
     answers.iter().map(|(kind, bytes)| Script::new().bytes(&[*kind]).bytes(bytes).done()).collect()
 }

@@ -58,13 +58,14 @@ impl Identity {
         inquiry::encode_standard(peripheral, &identity)
     }
 
-    fn designators(&self, target_name: &str, target_port: u16) -> Vec<Designator> {
+    fn designators(&self, target_name: &str, target_port: u16, port_group: u16) -> Vec<Designator> {
         let unit = |name| Designator { association: Association::LogicalUnit, name };
         let port = |name| Designator { association: Association::TargetPort, name };
         vec![
             unit(DesignatorName::Naa(self.naa())),
             unit(DesignatorName::T10(format!("{VENDOR}{}", self.serial()))),
             port(DesignatorName::RelativeTargetPort(target_port)),
+            port(DesignatorName::TargetPortGroup(port_group)),
             port(DesignatorName::ScsiName(format!("{target_name},t,0x{target_port:04x}"))),
             Designator {
                 association: Association::TargetDevice,
@@ -82,6 +83,7 @@ pub(crate) struct PageContext<'a> {
     pub(crate) unmap_granularity_bytes: u32,
     pub(crate) target_name: &'a str,
     pub(crate) target_port: u16,
+    pub(crate) port_group: u16,
 }
 
 const PAGES: [u8; 8] = [
@@ -102,7 +104,8 @@ impl PageContext<'_> {
             page::SUPPORTED_PAGES => PAGES.to_vec(),
             page::UNIT_SERIAL_NUMBER => self.identity.serial().into_bytes(),
             page::DEVICE_IDENTIFICATION => {
-                inquiry::encode_designators(&self.identity.designators(self.target_name, self.target_port))
+                let designators = self.identity.designators(self.target_name, self.target_port, self.port_group);
+                inquiry::encode_designators(&designators)
             }
             page::EXTENDED_INQUIRY => inquiry::encode_extended(),
             page::MODE_PAGE_POLICY => inquiry::encode_mode_page_policy(),
@@ -273,6 +276,7 @@ mod tests {
             unmap_granularity_bytes: 1 << 20,
             target_name: "iqn.t",
             target_port: 1,
+            port_group: 1,
         };
         for code in PAGES {
             let bytes = context.page(code).unwrap();

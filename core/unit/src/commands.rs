@@ -86,6 +86,10 @@ pub enum StateRequest {
 impl LogicalUnit {
     /// What to do for an admitted command. `target_name` is the iSCSI name of the target the nexus is attached to.
     pub fn work(&mut self, nexus: NexusId, command: &Command, data_out: &Bytes, target_name: &str) -> Work {
+        // A pool may have moved while the command waited: it is not carried out by a way that is closed now.
+        if let Err(sense) = self.open_to(nexus, command) {
+            return Work::Done(self.check(&sense));
+        }
         if let Err(conflict) = self.admit(nexus, command) {
             return Work::Done(conflict);
         }
@@ -205,6 +209,7 @@ impl LogicalUnit {
             | Command::ModeSense { .. }
             | Command::ReportSupportedOperationCodes { .. }
             | Command::ReportSupportedTaskManagement { .. }
+            | Command::ReportTargetPortGroups { .. }
             | Command::PersistentReserveIn { .. } => {
                 let (mut bytes, allocation) = self.answer(nexus, command, target_name)?;
                 bytes.truncate(allocation as usize);
@@ -317,6 +322,7 @@ impl LogicalUnit {
                     unmap_granularity_bytes: self.options.unmap_granularity_bytes,
                     target_name,
                     target_port: self.state(nexus).nexus.target_port,
+                    port_group: self.group_of_port(self.state(nexus).nexus.target_port),
                 };
                 (context.page(*page).ok_or(Sense::cdb_field(2, None))?, *allocation)
             }
@@ -336,6 +342,7 @@ impl LogicalUnit {
             Command::ReportSupportedTaskManagement { report, allocation } => {
                 (answers::supported_task_management(*report), *allocation)
             }
+            Command::ReportTargetPortGroups { format, allocation } => (self.report_groups(nexus, *format), *allocation),
             Command::PersistentReserveIn { action, allocation } => (self.reserve_in(*action), *allocation),
             // REPORT LUNS belongs to the target, which knows its units; everything else is answered elsewhere.
             _ => return Err(Sense::illegal(Asc::INVALID_COMMAND_OPERATION_CODE)),

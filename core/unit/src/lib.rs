@@ -15,6 +15,7 @@
 //! start (the unit does not open; guessing "no reservations" would let a fenced initiator write).
 #![forbid(unsafe_code)]
 
+mod access_state;
 mod answers;
 mod attention;
 mod change;

@@ -40,6 +40,7 @@ pub(crate) fn reach(command: &Command) -> Reach {
         | Command::Inquiry { .. }
         | Command::VitalProductData { .. }
         | Command::ReportLuns { .. }
+        | Command::ReportTargetPortGroups { .. }
         | Command::LogSense { .. }
         | Command::ReadCapacity10
         | Command::ReadCapacity16 { .. }
@@ -72,6 +73,7 @@ pub(crate) fn legacy_conflict(own: bool, command: &Command) -> bool {
         Command::Inquiry { .. }
         | Command::VitalProductData { .. }
         | Command::ReportLuns { .. }
+        | Command::ReportTargetPortGroups { .. }
         | Command::RequestSense { .. }
         | Command::Release6 => false,
         // Everything else is the holder's alone.

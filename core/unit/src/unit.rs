@@ -16,6 +16,7 @@ use understudy_scsi::inquiry::Provisioning;
 use understudy_scsi::sense::{Asc, Sense, SenseFormat, SenseKey};
 use understudy_scsi::{Status, luns};
 
+use crate::access_state::PortGroups;
 use crate::answers::{Identity, MOST_TRANSFER_BYTES};
 use crate::attention::Attentions;
 use crate::nexus::{Completion, Geometry, Nexus, NexusId, TaskAttribute};
@@ -134,6 +135,7 @@ pub struct LogicalUnit {
     /// Ports that are not attached and have to be told of their reservations; always empty where registrations are kept as
     /// APTPL asks.
     pub(crate) untold: Untold,
+    pub(crate) port_groups: PortGroups,
     pub(crate) tasks: TaskSet,
     /// Tasks one nexus may have.
     most_tasks: u32,
@@ -159,6 +161,7 @@ impl LogicalUnit {
             free: Vec::new(),
             visited: BTreeSet::new(),
             untold,
+            port_groups: PortGroups::default(),
             tasks: TaskSet::default(),
             most_tasks: MOST_TASKS_OF_A_NEXUS,
             kept,
@@ -262,6 +265,7 @@ impl LogicalUnit {
             self.raise_attention(nexus, &parsed)?;
         }
         let command = parsed.map_err(|fault| self.check(&fault.sense()))?;
+        self.open_to(nexus, &command).map_err(|sense| self.check(&sense))?;
         let data_out_bytes = self.data_out_bytes(&command).map_err(|sense| self.check(&sense))?;
         Ok((command, data_out_bytes))
     }
@@ -393,6 +397,7 @@ impl LogicalUnit {
             | Command::ModeSense { .. }
             | Command::ReportSupportedOperationCodes { .. }
             | Command::ReportSupportedTaskManagement { .. }
+            | Command::ReportTargetPortGroups { .. }
             | Command::StartStopUnit(_)
             | Command::Reserve6
             | Command::Release6
@@ -499,7 +504,7 @@ impl LogicalUnit {
         aborting
     }
 
-    fn tell_everybody(&mut self, asc: Asc) {
+    pub(crate) fn tell_everybody(&mut self, asc: Asc) {
         for state in self.nexuses.iter_mut().filter(|state| state.attached) {
             state.attentions.establish(asc);
         }

@@ -451,7 +451,10 @@ fn best_designator(body: &[u8]) -> String {
         DesignatorName::Naa(bytes) => Some((0, format!("naa.{}", hex(&bytes)))),
         DesignatorName::Other { kind: 2, bytes } => Some((1, format!("eui.{}", hex(&bytes)))),
         DesignatorName::T10(text) => Some((2, format!("t10.{text}"))),
-        DesignatorName::ScsiName(_) | DesignatorName::RelativeTargetPort(_) | DesignatorName::Other { .. } => None,
+        DesignatorName::ScsiName(_)
+        | DesignatorName::RelativeTargetPort(_)
+        | DesignatorName::TargetPortGroup(_)
+        | DesignatorName::Other { .. } => None,
     };
     let own = parse_designators(body).into_iter().filter(|one| one.association == Association::LogicalUnit);
     own.filter_map(|one| name(one.name)).min().map(|(_, text)| text).unwrap_or_default()

@@ -3,6 +3,7 @@
 //! Parsing checks what can be known from the sixteen bytes alone: operation code, service action, bits no field owns.
 //! Whether a block lies within the unit, or a reservation refuses the command, is the logical unit's business.
 
+use crate::alua::ReportFormat;
 use crate::bytes::{u16_at, u32_at, u64_at};
 use crate::operations::{self, Found, action, opcode};
 use crate::reservation::{InAction, OutAction};
@@ -246,6 +247,10 @@ pub enum Command {
         report: TaskManagementReport,
         allocation: u32,
     },
+    ReportTargetPortGroups {
+        format: ReportFormat,
+        allocation: u32,
+    },
     LogSense {
         page: u8,
         subpage: u8,
@@ -382,6 +387,14 @@ impl Command {
             opcode::REPORT_LUNS => Self::ReportLuns { select: cdb[2], allocation },
             opcode::MAINTENANCE_IN if cdb[1] & 0x1f == action::REPORT_SUPPORTED_OPERATION_CODES => {
                 supported_operations(cdb, allocation)?
+            }
+            opcode::MAINTENANCE_IN if cdb[1] & 0x1f == action::REPORT_TARGET_PORT_GROUPS => {
+                let format = match cdb[1] >> 5 {
+                    0 => ReportFormat::LengthOnly,
+                    1 => ReportFormat::Extended,
+                    _ => return Err(CdbFault::Field { byte: 1, bit: Some(7) }),
+                };
+                Self::ReportTargetPortGroups { format, allocation }
             }
             opcode::MAINTENANCE_IN => {
                 let report =

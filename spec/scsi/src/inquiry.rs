@@ -51,8 +51,10 @@ const VERSION_DESCRIPTORS: [u16; 4] = [0x00a0, 0x0460, 0x04c0, 0x0960];
 /// Standard INQUIRY data, 96 bytes.
 #[must_use]
 pub fn encode_standard(peripheral: Peripheral, identity: &Identity) -> Vec<u8> {
+    // TPGS 01b: ports may differ in how they reach the unit, and nobody's command changes that (SPC-4 r37 §6.6.2).
+    let port_groups = if peripheral == Peripheral::Disk { 0x10 } else { 0x00 };
     // Version 6 (SPC-4), HISUP with response data format 2, CMDQUE.
-    let mut out = vec![peripheral as u8, 0x00, 0x06, 0x12, 91, 0x00, 0x00, 0x02];
+    let mut out = vec![peripheral as u8, 0x00, 0x06, 0x12, 91, port_groups, 0x00, 0x02];
     push_text(&mut out, &identity.vendor, 8);
     push_text(&mut out, &identity.product, 16);
     push_text(&mut out, &identity.revision, 4);
@@ -123,6 +125,8 @@ pub enum DesignatorName {
     Naa(Vec<u8>),
     /// Type 4: relative target port identifier.
     RelativeTargetPort(u16),
+    /// Type 5: target port group.
+    TargetPortGroup(u16),
     /// Type 8: SCSI name string.
     ScsiName(String),
     /// Any other, as it came.
@@ -140,6 +144,7 @@ impl Designator {
             DesignatorName::T10(text) => (2, 1, text.as_bytes().to_vec()),
             DesignatorName::Naa(bytes) => (1, 3, bytes.clone()),
             DesignatorName::RelativeTargetPort(port) => (1, 4, u32::from(*port).to_be_bytes().to_vec()),
+            DesignatorName::TargetPortGroup(group) => (1, 5, u32::from(*group).to_be_bytes().to_vec()),
             DesignatorName::ScsiName(text) => {
                 // At least one zero, then to a multiple of four (SPC-4 r37 §7.8.6.11).
                 let mut bytes = text.as_bytes().to_vec();
@@ -181,6 +186,7 @@ pub fn parse_designators(body: &[u8]) -> Vec<Designator> {
             1 => DesignatorName::T10(text()),
             3 => DesignatorName::Naa(bytes.to_vec()),
             4 => DesignatorName::RelativeTargetPort(u16_at(bytes, 2)),
+            5 => DesignatorName::TargetPortGroup(u16_at(bytes, 2)),
             8 => DesignatorName::ScsiName(text()),
             kind => DesignatorName::Other { kind, bytes: bytes.to_vec() },
         };
@@ -316,6 +322,7 @@ mod tests {
             },
             Designator { association: Association::LogicalUnit, name: DesignatorName::T10("UNDRSTDYabc".into()) },
             Designator { association: Association::TargetPort, name: DesignatorName::RelativeTargetPort(7) },
+            Designator { association: Association::TargetPort, name: DesignatorName::TargetPortGroup(0x201) },
             Designator {
                 association: Association::TargetPort,
                 name: DesignatorName::ScsiName("iqn.a,t,0x0001".into()),
@@ -324,7 +331,7 @@ mod tests {
         let page = encode_page(page::DEVICE_IDENTIFICATION, &encode_designators(&all));
         assert_eq!(parse_designators(parse_page(&page, 0x83).unwrap()), all);
         assert!(parse_page(&page, 0x80).is_none());
-        assert_eq!(parse_designators(&page[4..page.len() - 1]).len(), 3);
+        assert_eq!(parse_designators(&page[4..page.len() - 1]).len(), 4);
     }
 
     #[test]

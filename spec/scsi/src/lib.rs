@@ -8,6 +8,7 @@
 //! byte was wrong; no function here panics on input.
 #![forbid(unsafe_code)]
 
+pub mod alua;
 mod bytes;
 pub mod capacity;
 pub mod cdb;

@@ -58,6 +58,7 @@ pub mod opcode {
 pub mod action {
     pub const READ_CAPACITY_16: u8 = 0x10;
     pub const GET_LBA_STATUS: u8 = 0x12;
+    pub const REPORT_TARGET_PORT_GROUPS: u8 = 0x0a;
     pub const REPORT_SUPPORTED_OPERATION_CODES: u8 = 0x0c;
     pub const REPORT_SUPPORTED_TASK_MANAGEMENT_FUNCTIONS: u8 = 0x0d;
 }
@@ -100,6 +101,13 @@ const fn with_action(usage: &[u8], timeout_s: u32) -> Operation {
     operation
 }
 
+/// With `evaluated` bits of byte 1 beside the service action.
+const fn with_action_beside(usage: &[u8], evaluated: u8, timeout_s: u32) -> Operation {
+    let mut operation = with_action(usage, timeout_s);
+    operation.usage[1] |= evaluated;
+    operation
+}
+
 const fn read_write_10(code: u8, flags: u8) -> Operation {
     plain(&[code, flags, 0xff, 0xff, 0xff, 0xff, 0x3f, 0xff, 0xff, 0], MEDIUM_TIMEOUT_S)
 }
@@ -121,7 +129,7 @@ const fn reserve_out(action: u8) -> Operation {
 }
 
 /// Every command, ordered by operation code and service action.
-pub static OPERATIONS: [Operation; 55] = [
+pub static OPERATIONS: [Operation; 56] = [
     plain(&[opcode::TEST_UNIT_READY, 0, 0, 0, 0, 0], MEDIUM_TIMEOUT_S),
     plain(&[opcode::REQUEST_SENSE, 0x01, 0, 0, 0xff, 0], MEDIUM_TIMEOUT_S),
     plain(&[opcode::READ_6, 0x1f, 0xff, 0xff, 0xff, 0], MEDIUM_TIMEOUT_S),
@@ -214,6 +222,12 @@ pub static OPERATIONS: [Operation; 55] = [
         MEDIUM_TIMEOUT_S,
     ),
     plain(&[opcode::REPORT_LUNS, 0, 0xff, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0], MEDIUM_TIMEOUT_S),
+    // The format is in the bits beside the service action.
+    with_action_beside(
+        &[opcode::MAINTENANCE_IN, action::REPORT_TARGET_PORT_GROUPS, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0],
+        0xe0,
+        MEDIUM_TIMEOUT_S,
+    ),
     with_action(
         &[
             opcode::MAINTENANCE_IN,

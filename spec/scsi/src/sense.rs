@@ -77,6 +77,8 @@ impl Asc {
     pub const LOGICAL_UNIT_NOT_READY_CAUSE_NOT_REPORTABLE: Self = Self(0x0400);
     pub const LOGICAL_UNIT_BECOMING_READY: Self = Self(0x0401);
     pub const LOGICAL_UNIT_NOT_READY_INITIALIZING_COMMAND_REQUIRED: Self = Self(0x0402);
+    pub const TARGET_PORT_IN_STANDBY_STATE: Self = Self(0x040b);
+    pub const TARGET_PORT_IN_UNAVAILABLE_STATE: Self = Self(0x040c);
     pub const WRITE_ERROR: Self = Self(0x0c00);
     pub const INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT: Self = Self(0x0e03);
     pub const UNRECOVERED_READ_ERROR: Self = Self(0x1100);
@@ -101,6 +103,7 @@ impl Asc {
     pub const RESERVATIONS_PREEMPTED: Self = Self(0x2a03);
     pub const RESERVATIONS_RELEASED: Self = Self(0x2a04);
     pub const REGISTRATIONS_PREEMPTED: Self = Self(0x2a05);
+    pub const ASYMMETRIC_ACCESS_STATE_CHANGED: Self = Self(0x2a06);
     pub const CAPACITY_DATA_HAS_CHANGED: Self = Self(0x2a09);
     pub const COMMAND_SEQUENCE_ERROR: Self = Self(0x2c00);
     pub const COMMANDS_CLEARED_BY_ANOTHER_INITIATOR: Self = Self(0x2f00);

@@ -1,10 +1,12 @@
 //! Linux: `drivers/scsi/scsi_scan.c`, `scsi.c` and `sd.c` of 4.19 to 6.12; sg3_utils, udev's `scsi_id`, multipath-tools.
 
+use understudy_scsi::alua::{self, AccessState};
+
 use crate::pages::{
     capacity_16, characteristics, disk, identification, limits, mode_head_6, only_lun_0, page_head, provisioning,
     serial, supported, whole_inquiry, write_cache_on,
 };
-use crate::{POWER_ON, Seen, Step, asks, invalid, is_refused, no_data, sends};
+use crate::{POWER_ON, Seen, Step, UNKNOWN_COMMAND, asks, invalid, is_refused, no_data, sends};
 
 /// REPORT SUPPORTED OPERATION CODES for one command: SUPPORT is 3, "as the standard says".
 fn is_supported(seen: &Seen) {
@@ -64,6 +66,12 @@ fn capabilities(seen: &Seen) {
     assert_eq!((seen.bytes[4] & 0xea, seen.bytes[5] & 0x01), (0xea, 1), "every type");
 }
 
+fn one_active_group(seen: &Seen) {
+    let groups = alua::parse_groups(&seen.bytes);
+    let states: Vec<_> = groups.iter().map(|group| (group.group, group.state, group.ports.len())).collect();
+    assert_eq!(states, [(1, AccessState::ActiveOptimized, 1)]);
+}
+
 fn one_key(seen: &Seen) {
     assert_eq!((seen.u32(4), seen.u64(8)), (8, 0x1234));
 }
@@ -84,10 +92,13 @@ pub(crate) const MULTIPATH: &[Step] = &[
     asks("scsi_id: INQUIRY", &[0x12, 0, 0, 0, 36, 0], disk),
     asks("scsi_id: VPD 83h", &[0x12, 1, 0x83, 0, 254, 0], identification),
     asks("scsi_id: VPD 80h", &[0x12, 1, 0x80, 0, 254, 0], serial),
+    asks("REPORT TARGET PORT GROUPS", &[0xa3, 0x0a, 0, 0, 0, 0, 0, 0, 0, 128, 0, 0], one_active_group),
+    // `scsi_dh_alua` asks for the extended form first, with room for one group of one port.
+    asks("the same with the time of a transition", &[0xa3, 0x2a, 0, 0, 0, 0, 0, 0, 0, 20, 0, 0], one_active_group),
     is_refused(
-        "REPORT TARGET PORT GROUPS, which TPGS does not announce",
-        &[0xa3, 0x0a, 0, 0, 0, 0, 0, 0, 0, 128, 0, 0],
-        invalid(1, Some(4)),
+        "SET TARGET PORT GROUPS, which TPGS does not announce",
+        &[0xa4, 0x0a, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0],
+        UNKNOWN_COMMAND,
     ),
     asks("REPORT CAPABILITIES", &[0x5e, 2, 0, 0, 0, 0, 0, 0, 8, 0], capabilities),
     sends("REGISTER AND IGNORE EXISTING KEY", &[0x5f, 6, 0, 0, 0, 0, 0, 0, 24, 0], NEW_KEY),

@@ -16,7 +16,11 @@ pub(crate) fn disk(seen: &Seen) {
     assert_eq!(bytes[2], 6, "SPC-4");
     assert_eq!(bytes[3] & 0x0f, 2, "response data format");
     assert_eq!(bytes[4], 91, "96 bytes in all");
-    assert_eq!(bytes[5] & 0x39, 0, "no target port groups, no third-party copy, no protection information");
+    assert_eq!(
+        bytes[5] & 0x39,
+        0x10,
+        "port groups that move by themselves, no third-party copy, no protection information"
+    );
     assert_eq!(bytes[7] & 0x02, 2, "commands are queued");
     assert!(bytes.len() >= 36, "vendor, product and revision");
     assert_eq!(&bytes[8..16], b"UNDRSTDY");
@@ -56,7 +60,7 @@ pub(crate) fn serial(seen: &Seen) {
     assert_eq!(body(seen, 0x80), SERIAL);
 }
 
-/// The unit is named by NAA and by vendor and serial number, the port by its relative number, all in the forms of the standard.
+/// The unit is named by NAA and by vendor and serial number, the port by its relative number and its group, all in the forms of the standard.
 pub(crate) fn identification(seen: &Seen) {
     let designators = inquiry::parse_designators(&body(seen, 0x83));
     let of_unit: Vec<_> = designators.iter().filter(|one| one.association == Association::LogicalUnit).collect();
@@ -68,7 +72,10 @@ pub(crate) fn identification(seen: &Seen) {
     let t10 = DesignatorName::T10(format!("UNDRSTDY{}", String::from_utf8_lossy(SERIAL)));
     assert!(of_unit.iter().any(|one| one.name == t10));
     let port = DesignatorName::RelativeTargetPort(1);
-    assert!(designators.iter().any(|one| one.association == Association::TargetPort && one.name == port));
+    let group = DesignatorName::TargetPortGroup(1);
+    for name in [port, group] {
+        assert!(designators.iter().any(|one| one.association == Association::TargetPort && one.name == name));
+    }
 }
 
 pub(crate) fn extended_inquiry(seen: &Seen) {
