@@ -4,18 +4,21 @@
 //! connections share one thread, so that on a small machine the target under test keeps a processor to itself.
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::try_join_all;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use thiserror::Error;
-use tokio::task::{LocalSet, spawn_local};
-use understudy_disk::disk::{Disk, DiskError, Durability, Extent, Geometry};
+use tokio::time::Instant;
+use understudy_scsi::capacity::Capacity;
+use understudy_scsi::cdb::{Force, Span};
+use understudy_scsi::encode::{self, Cdb};
+use understudy_session::initiator::Transfer;
 
-use crate::route::{Deadlines, IscsiRoute, LunAddress, Route};
+use crate::drive::{Client, Trouble};
+use crate::route::LunAddress;
 use crate::stamp::scramble;
 
 /// Where the commands go.
@@ -83,6 +86,8 @@ pub struct Latency {
 pub struct LoadReport {
     /// Commands completed in the measured part.
     pub commands: u64,
+    /// Commands completed before, in, and after it: what the target worked for.
+    pub commands_altogether: u64,
     /// Length of the measured part.
     pub seconds: f64,
     /// Commands per second.
@@ -108,21 +113,15 @@ pub enum LoadError {
         portal: String,
         /// Why.
         #[source]
-        source: DiskError,
+        source: Trouble,
     },
     /// A command did not end with GOOD.
     #[error("a command failed")]
-    Command(#[from] DiskError),
+    Command(#[from] Trouble),
     /// No thread or event queue.
     #[error("the operating system gave no event queue")]
     System(#[from] std::io::Error),
 }
-
-/// Latest answer to a login the generator waits for.
-const LOGIN_DEADLINE: Duration = Duration::from_secs(10);
-
-/// Latest answer to a command the generator waits for.
-const COMMAND_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Longest latency the histogram tells apart, in nanoseconds; longer ones are counted as this long.
 const LONGEST_NANOS: u64 = 60_000_000_000;
@@ -133,117 +132,116 @@ const LONGEST_NANOS: u64 = 60_000_000_000;
 /// [`LoadError`]; the first failed command ends the run.
 pub fn generate(plan: &LoadPlan) -> Result<LoadReport, LoadError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let tasks = LocalSet::new();
-    runtime.block_on(tasks.run_until(async {
-        let connecting = (0..plan.connections.max(1)).map(|number| connect(plan, number));
-        let disks = try_join_all(connecting).await?;
-        generate_on(plan, &disks).await
-    }))
-}
-
-async fn connect(plan: &LoadPlan, number: usize) -> Result<Rc<dyn Disk>, LoadError> {
-    let mut address = plan.address.clone();
-    address.initiator = format!("{}-{number}", address.initiator);
-    let (target, portal) = (address.target.clone(), address.portal.to_string());
-    let route = IscsiRoute::new(address, Deadlines { login: LOGIN_DEADLINE, command: COMMAND_DEADLINE });
-    route.connect().await.map_err(|source| LoadError::Connect { target, portal, source })
-}
-
-/// Runs `plan` over sessions that are already up.
-async fn generate_on(plan: &LoadPlan, disks: &[Rc<dyn Disk>]) -> Result<LoadReport, LoadError> {
-    let mut workers = Vec::new();
-    let shared = Rc::new(Measured::new(plan));
-    for (number, disk) in disks.iter().enumerate() {
-        let part = Part::of(plan, disk.geometry()?, number, disks.len())?;
-        let position = Rc::new(Cell::new(0));
-        for worker in 0..plan.depth.max(1) as u64 {
-            let choices = scramble(plan.seed ^ (worker << 32) ^ ((number as u64) << 48) | 1);
-            let (disk, position, shared) = (Rc::clone(disk), Rc::clone(&position), Rc::clone(&shared));
-            workers.push(spawn_local(work(disk, part, position, shared, choices)));
+    runtime.block_on(async {
+        let connections = plan.connections.max(1);
+        let clients = try_join_all((0..connections).map(|number| connect(plan, number))).await?;
+        let shared = Measured::new(plan);
+        let mut workers = Vec::with_capacity(connections);
+        for (number, (client, capacity)) in clients.into_iter().enumerate() {
+            let part = Part::of(plan, capacity, number)?;
+            workers.push(work(client, part, plan.depth.max(1), &shared));
         }
-    }
-    for ended in join_all(workers).await {
-        ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
-    }
-    Ok(shared.report(plan.command_bytes))
+        try_join_all(workers).await?;
+        Ok(shared.report(plan.command_bytes))
+    })
 }
 
-/// The slots one connection works on.
-#[derive(Debug, Clone, Copy)]
+async fn connect(plan: &LoadPlan, number: usize) -> Result<(Client, Capacity), LoadError> {
+    let refused = |source| LoadError::Connect {
+        target: plan.address.target.clone(),
+        portal: plan.address.portal.to_string(),
+        source,
+    };
+    let mut client = Client::log_in(&plan.address, number).await.map_err(refused)?;
+    let capacity = client.capacity().await.map_err(refused)?;
+    Ok((client, capacity))
+}
+
+/// What one connection does: the slots it works on, and what it chooses next.
 struct Part {
-    geometry: Geometry,
     blocks: u32,
     first_slot: u64,
     slots: u64,
     order: Order,
     read_percent: u8,
+    next_slot: u64,
+    choices: u64,
+    /// Content that no compressing or zero-detecting medium can make cheap, the same for every command.
+    content: Bytes,
 }
 
 impl Part {
-    fn of(plan: &LoadPlan, geometry: Geometry, number: usize, connections: usize) -> Result<Self, LoadError> {
-        let blocks = plan.command_bytes / geometry.block_bytes;
-        if blocks == 0 || !plan.command_bytes.is_multiple_of(geometry.block_bytes) {
-            let (command, block) = (plan.command_bytes, geometry.block_bytes);
-            return Err(LoadError::Plan(format!("{command} bytes are not a whole number of blocks of {block} bytes")));
+    fn of(plan: &LoadPlan, capacity: Capacity, number: usize) -> Result<Self, LoadError> {
+        let block_bytes = capacity.block_bytes.max(1);
+        let blocks = plan.command_bytes / block_bytes;
+        if blocks == 0 || !plan.command_bytes.is_multiple_of(block_bytes) {
+            let command = plan.command_bytes;
+            return Err(LoadError::Plan(format!(
+                "{command} bytes are not a whole number of blocks of {block_bytes} bytes"
+            )));
         }
-        let capacity = geometry.blocks.saturating_mul(u64::from(geometry.block_bytes));
-        let all = plan.span_bytes.unwrap_or(capacity).min(capacity) / u64::from(plan.command_bytes);
+        let bytes = capacity.blocks.saturating_mul(u64::from(block_bytes));
+        let all = plan.span_bytes.unwrap_or(bytes).min(bytes) / u64::from(plan.command_bytes);
         let (first_slot, slots) = match plan.order {
             Order::Random => (0, all),
             Order::Sequential => {
-                let share = all / connections as u64;
+                let share = all / plan.connections.max(1) as u64;
                 (share * number as u64, share)
             }
         };
         if slots == 0 {
             return Err(LoadError::Plan("fewer commands fit the span than there are connections".to_owned()));
         }
-        Ok(Self { geometry, blocks, first_slot, slots, order: plan.order, read_percent: plan.read_percent })
+        let mut choices = scramble(plan.seed ^ ((number as u64) << 48) | 1);
+        let mut content = vec![0; plan.command_bytes as usize];
+        for piece in content.chunks_mut(8) {
+            choices = scramble(choices);
+            piece.copy_from_slice(&choices.to_le_bytes()[..piece.len()]);
+        }
+        let (order, read_percent) = (plan.order, plan.read_percent);
+        Ok(Self { blocks, first_slot, slots, order, read_percent, next_slot: 0, choices, content: content.into() })
     }
 
-    fn choose(&self, choices: u64, position: &Cell<u64>) -> Extent {
+    fn next(&mut self) -> (Cdb, Transfer) {
+        self.choices = scramble(self.choices);
         let within = match self.order {
-            Order::Random => (choices >> 16) % self.slots,
+            Order::Random => (self.choices >> 16) % self.slots,
             Order::Sequential => {
-                let next = position.get();
-                position.set((next + 1) % self.slots);
+                let next = self.next_slot;
+                self.next_slot = (next + 1) % self.slots;
                 next
             }
         };
-        let lba = (self.first_slot + within) * u64::from(self.blocks);
-        Extent::within(self.geometry, lba, self.blocks).expect("slots lie within the LUN by construction")
+        let span = Span { lba: (self.first_slot + within) * u64::from(self.blocks), blocks: self.blocks.into() };
+        if self.choices % 100 < u64::from(self.read_percent) {
+            let bytes = u32::try_from(self.content.len()).unwrap_or(u32::MAX);
+            (encode::read_16(span, Force::CacheAllowed), Transfer::Read(bytes))
+        } else {
+            (encode::write_16(span, Force::CacheAllowed), Transfer::Write(self.content.clone()))
+        }
     }
 }
 
-/// BOUND: ends with the run's length or the first error of any worker.
-async fn work(
-    disk: Rc<dyn Disk>,
-    part: Part,
-    position: Rc<Cell<u64>>,
-    shared: Rc<Measured>,
-    mut choices: u64,
-) -> Result<(), DiskError> {
-    // Content that no compressing or zero-detecting medium can make cheap, the same for every command.
-    let mut content = vec![0; part.blocks as usize * part.geometry.block_bytes as usize];
-    for piece in content.chunks_mut(8) {
-        choices = scramble(choices);
-        piece.copy_from_slice(&choices.to_le_bytes()[..piece.len()]);
+/// BOUND: ends with the run's length, the first error, or the target's silence.
+async fn work(mut client: Client, mut part: Part, depth: usize, shared: &Measured) -> Result<(), Trouble> {
+    let (mut now, mut under_way) = (Instant::now(), 0);
+    while under_way < depth && shared.goes_on(now) {
+        let (cdb, transfer) = part.next();
+        client.issue(now, cdb, transfer)?;
+        under_way += 1;
     }
-    let content = Bytes::from(content);
-    while shared.goes_on() {
-        choices = scramble(choices);
-        let extent = part.choose(choices, &position);
-        let issued = Instant::now();
-        let answer = if choices % 100 < u64::from(part.read_percent) {
-            disk.read(extent).await.map(drop)
-        } else {
-            disk.write(extent, content.clone(), Durability::Cached).await
-        };
-        if answer.is_err() {
-            shared.failed.set(true);
-            return answer;
+    while under_way > 0 {
+        client.moved().await?;
+        now = Instant::now();
+        while let Some(issued) = client.answered()? {
+            shared.completed(issued, now);
+            under_way -= 1;
+            if shared.goes_on(now) {
+                let (cdb, transfer) = part.next();
+                client.issue(now, cdb, transfer)?;
+                under_way += 1;
+            }
         }
-        shared.completed(issued, Instant::now());
     }
     Ok(())
 }
@@ -253,7 +251,7 @@ struct Measured {
     begins: Instant,
     length: Length,
     issued: Cell<u64>,
-    failed: Cell<bool>,
+    altogether: Cell<u64>,
     last: Cell<Instant>,
     nanos: RefCell<Histogram<u64>>,
 }
@@ -266,25 +264,24 @@ impl Measured {
             begins,
             length: plan.length,
             issued: Cell::new(0),
-            failed: Cell::new(false),
+            altogether: Cell::new(0),
             last: Cell::new(begins),
             nanos: RefCell::new(nanos),
         }
     }
 
     /// Whether one more command may be issued; a counted run counts those of the measured part.
-    fn goes_on(&self) -> bool {
-        let now = Instant::now();
-        let within = match self.length {
+    fn goes_on(&self, now: Instant) -> bool {
+        match self.length {
             Length::Time(length) => now < self.begins + length,
             Length::Commands(_) if now < self.begins => true,
             Length::Commands(commands) => self.issued.replace(self.issued.get() + 1) < commands,
-        };
-        within && !self.failed.get()
+        }
     }
 
     /// Counts a command that was issued and answered within the measured part.
     fn completed(&self, issued: Instant, now: Instant) {
+        self.altogether.set(self.altogether.get() + 1);
         if issued < self.begins {
             return;
         }
@@ -301,6 +298,7 @@ impl Measured {
         let micros = |quantile: f64| nanos.value_at_quantile(quantile) as f64 / 1e3;
         LoadReport {
             commands,
+            commands_altogether: self.altogether.get(),
             seconds,
             iops,
             megabytes_per_second: iops * f64::from(command_bytes) / 1e6,

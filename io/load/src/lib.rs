@@ -8,6 +8,7 @@
 //! Neither knows anything about pairs, nodes or takeovers: they see a portal, a target name and a LUN, like any client.
 //! The judging itself ([`ledger`], [`stamp`]) does no input or output, so that the tests can show that it bites.
 
+mod drive;
 mod generate;
 pub mod ledger;
 mod line;
@@ -16,6 +17,7 @@ mod score;
 pub mod stamp;
 mod verify;
 
+pub use drive::Trouble;
 pub use generate::{Latency, Length, LoadError, LoadPlan, LoadReport, Order, generate};
 pub use route::{LunAddress, Route};
 pub use score::{Mark, Pause, Progress};
