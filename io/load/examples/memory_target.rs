@@ -1,15 +1,19 @@
-//! Our iSCSI target on a LUN in memory, for `cargo xtask bench target` and for trying clients.
+//! Our iSCSI target on a LUN in memory, or in a file, for `cargo xtask bench target` and for trying clients.
 //!
 //! Prints one line, `ADDRESS TARGET LUN`, and serves until its input closes, so that it never outlives who started it.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::rc::Rc;
 
 use anyhow::{Context, Result, bail};
 use tokio::sync::oneshot;
 use tokio::task::LocalSet;
+use understudy_device::medium::{Geometry, Medium};
 use understudy_device::memory::MemoryMedium;
 use understudy_device::{Target, UnitIdentity, UnitOnMedium, UnitOptions};
 use understudy_portal::{LoginGate, Portal, PortalOptions};
+use understudy_shelf::FileMedium;
 
 const TARGET: &str = "iqn.2026-01.io.understudy:memory";
 
@@ -18,19 +22,26 @@ const BLOCK_BYTES: u32 = 512;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let mebibytes: u64 = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        [] => 64,
-        ["--mebibytes", number] => number.parse().context("--mebibytes")?,
-        _ => bail!("usage: memory_target [--mebibytes N]"),
+    let (mebibytes, file): (u64, _) = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        [] => (64, None),
+        ["--mebibytes", number] => (number.parse().context("--mebibytes")?, None),
+        ["--mebibytes", number, "--file", file] => (number.parse().context("--mebibytes")?, Some(PathBuf::from(file))),
+        _ => bail!("usage: memory_target [--mebibytes N [--file FILE]]"),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(LocalSet::new().run_until(serve(mebibytes << 20)))
+    runtime.block_on(LocalSet::new().run_until(serve(mebibytes << 20, file)))
 }
 
-async fn serve(bytes: u64) -> Result<()> {
+fn medium(bytes: u64, file: Option<PathBuf>) -> Result<Rc<dyn Medium>> {
+    let geometry = Geometry { block_bytes: BLOCK_BYTES, blocks: bytes / u64::from(BLOCK_BYTES) };
+    let Some(file) = file else { return Ok(MemoryMedium::new(geometry.block_bytes, geometry.blocks)) };
+    Ok(Rc::new(FileMedium::open("file", &file, &file.with_extension("state"), geometry)?))
+}
+
+async fn serve(bytes: u64, file: Option<PathBuf>) -> Result<()> {
     let identity = UnitIdentity { uuid: [7; 16], product: "MEMORY".to_owned() };
-    let medium = MemoryMedium::new(BLOCK_BYTES, bytes / u64::from(BLOCK_BYTES));
-    let unit = UnitOnMedium::new(UnitOptions::new(identity), medium, None).context("cannot make the logical unit")?;
+    let unit = UnitOnMedium::new(UnitOptions::new(identity), medium(bytes, file)?, None);
+    let unit = unit.context("cannot make the logical unit")?;
     let target = Target::new(TARGET);
     target.add(0, unit).context("cannot add the logical unit")?;
     let portal = Portal::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), PortalOptions::default())?;

@@ -81,6 +81,15 @@ pub struct Latency {
     pub max: f64,
 }
 
+/// Commands that took about as long.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Bucket {
+    /// Longest time in it, in microseconds; the bucket before ends where this one begins.
+    pub up_to_micros: f64,
+    /// How many.
+    pub commands: u64,
+}
+
 /// What was measured.
 #[derive(Debug, Clone, Serialize)]
 pub struct LoadReport {
@@ -96,6 +105,8 @@ pub struct LoadReport {
     pub megabytes_per_second: f64,
     /// From issue to answer.
     pub latency_micros: Latency,
+    /// The same in buckets, each twice as wide as the one before; from the first to the last that has commands.
+    pub histogram: Vec<Bucket>,
 }
 
 /// Why there is no result.
@@ -310,6 +321,22 @@ impl Measured {
                 p999: micros(0.999),
                 max: nanos.max() as f64 / 1e3,
             },
+            histogram: buckets(&nanos),
         }
     }
+}
+
+/// The narrowest bucket ends here, in nanoseconds: no command over a network is answered sooner.
+const FIRST_BUCKET_NANOS: u64 = 1_000;
+
+fn buckets(nanos: &Histogram<u64>) -> Vec<Bucket> {
+    let all = nanos.iter_log(FIRST_BUCKET_NANOS, 2.0).map(|step| Bucket {
+        up_to_micros: (step.value_iterated_to() + 1) as f64 / 1e3,
+        commands: step.count_since_last_iteration(),
+    });
+    let mut used: Vec<Bucket> = all.skip_while(|bucket| bucket.commands == 0).collect();
+    while used.last().is_some_and(|bucket| bucket.commands == 0) {
+        used.pop();
+    }
+    used
 }

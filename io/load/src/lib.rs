@@ -18,7 +18,7 @@ pub mod stamp;
 mod verify;
 
 pub use drive::Trouble;
-pub use generate::{Latency, Length, LoadError, LoadPlan, LoadReport, Order, generate};
+pub use generate::{Bucket, Latency, Length, LoadError, LoadPlan, LoadReport, Order, generate};
 pub use route::{LunAddress, Route};
 pub use score::{Mark, Pause, Progress};
 pub use verify::{Verdict, Verifier, VerifierOptions};

@@ -186,6 +186,8 @@ fn a_counted_run_counts_what_was_asked_for() {
         assert_eq!(report.commands, 2000, "{report:?}");
         let latency = &report.latency_micros;
         assert!(0.0 < latency.p50 && latency.p50 <= latency.p99 && latency.p99 <= latency.max, "{report:?}");
+        assert_eq!(report.histogram.iter().map(|bucket| bucket.commands).sum::<u64>(), 2000, "{report:?}");
+        assert!(report.commands_altogether >= 2000, "{report:?}");
         assert!((report.megabytes_per_second - report.iops * 4096.0 / 1e6).abs() < 1e-6, "{report:?}");
     }
 }

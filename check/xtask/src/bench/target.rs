@@ -1,168 +1,218 @@
-//! Our target against another one, both serving memory to the same load generator, in turns (A B A B …), so that other
-//! work on the machine hits both alike.
+//! Our target against others, all serving to the same load generator, in turns (A B C A B C …), so that other work on the
+//! machine hits all alike.
+//!
+//! Beside the rate it takes the processor time that the target spent for a command. For one command at a time it also measures
+//! an exchange of as many bytes between two processes that do nothing else.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader};
-use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
+use super::servers::{Keeping, MEBIBYTES, Rival, Server, Side, on_its_processor, start_and_listen, start_ours};
 use super::{Series, machine, write_json};
-use crate::programs::{MemoryFolder, Running, build_release, installed, silent, succeed};
+use crate::programs::{MemoryFolder, Running, build_release, succeed};
 
-/// Size of the LUN: more than any processor's cache, little enough for any machine's memory.
-const MEBIBYTES: u64 = 256;
-
-/// Longest time for a server to listen.
-const START_LIMIT: Duration = Duration::from_secs(10);
-
-/// Whom our target is compared with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Rival {
-    /// Debian's package tgt, on a file in memory.
-    Tgtd,
-}
-
-impl Rival {
-    pub(crate) fn named(name: &str) -> Result<Self> {
-        match name {
-            "tgtd" => Ok(Self::Tgtd),
-            other => bail!("--against {other}: expected tgtd"),
-        }
-    }
-}
-
-/// How long it is measured.
-#[derive(Debug, Clone, Copy)]
+/// What is measured, and how long.
+#[derive(Debug, Clone)]
 pub(crate) struct Effort {
+    pub(crate) rivals: Vec<Rival>,
+    pub(crate) keeping: Keeping,
+    /// Only workloads with this in their name.
+    pub(crate) only: String,
     /// Turns of each.
     pub(crate) rounds: u32,
     /// Length of one measurement.
-    pub(crate) seconds: u32,
+    pub(crate) seconds: f64,
 }
 
-/// One kind of load: 4 KiB commands, all reads or all writes, at a depth, on one connection.
+impl Effort {
+    pub(crate) fn keeping(name: &str) -> Result<Keeping> {
+        match name {
+            "memory" => Ok(Keeping::Memory),
+            "file" => Ok(Keeping::File),
+            other => bail!("--on {other}: expected memory or file"),
+        }
+    }
+}
+
+/// One kind of load.
 #[derive(Debug, Clone, Copy)]
 struct Workload {
-    name: &'static str,
-    read_percent: u32,
+    reads: bool,
+    bytes: u32,
     depth: u32,
+    connections: u32,
 }
 
-const WORKLOADS: [Workload; 4] = [
-    Workload { name: "4 KiB read, depth 1", read_percent: 100, depth: 1 },
-    Workload { name: "4 KiB read, depth 32", read_percent: 100, depth: 32 },
-    Workload { name: "4 KiB write, depth 1", read_percent: 0, depth: 1 },
-    Workload { name: "4 KiB write, depth 32", read_percent: 0, depth: 32 },
-];
+impl Workload {
+    /// What issue and design ask for: small commands at random places, large ones one after the other.
+    fn all() -> Vec<Self> {
+        let mut all = Vec::new();
+        for reads in [true, false] {
+            for (depth, connections) in [(1, 1), (8, 1), (32, 1), (1, 4), (8, 4), (32, 4)] {
+                all.push(Self { reads, bytes: 4 << 10, depth, connections });
+            }
+            all.push(Self { reads, bytes: 128 << 10, depth: 8, connections: 1 });
+            all.push(Self { reads, bytes: 1 << 20, depth: 4, connections: 1 });
+        }
+        all
+    }
 
-/// A server under test.
-struct Server {
-    /// Ended, by its own id, with this value.
+    fn is_random(self) -> bool {
+        self.bytes == 4 << 10
+    }
+
+    fn name(self) -> String {
+        let what = if self.reads { "read" } else { "write" };
+        let order = if self.is_random() { "random" } else { "sequential" };
+        let (kib, depth) = (self.bytes >> 10, self.depth);
+        let connections = if self.connections == 1 { "" } else { ", 4 connections" };
+        format!("{kib} KiB {order} {what}, depth {depth}{connections}")
+    }
+
+    /// What the bare exchange sends and receives for one: a header each way, and the data with one of them.
+    fn exchanged(self) -> Option<(u32, u32)> {
+        const HEADER: u32 = 48;
+        let alone = self.depth == 1 && self.connections == 1;
+        let data = if self.reads { (HEADER, HEADER + self.bytes) } else { (HEADER + self.bytes, HEADER) };
+        alone.then_some(data)
+    }
+}
+
+/// What is measured of one server at one workload.
+#[derive(Debug, Clone, Default)]
+struct Figures {
+    /// Commands per second.
+    rate: Series,
+    /// Processor time of the target for a command, in microseconds.
+    processor: Series,
+    /// Median time of a command, in microseconds.
+    median: Series,
+}
+
+impl Figures {
+    fn to_json(&self) -> Value {
+        let (rate, processor, median) = (self.rate.to_json(), self.processor.to_json(), self.median.to_json());
+        json!({ "commands_per_second": rate, "processor_micros": processor, "median_micros": median })
+    }
+}
+
+struct Bare {
     _running: Running,
-    portal: String,
-    target: String,
-    lun: u32,
+    address: String,
 }
 
-/// Measures both in turns.
-pub(crate) fn run(rival: Rival, effort: Effort, json: Option<PathBuf>) -> Result<()> {
+/// Measures all in turns.
+pub(crate) fn run(effort: &Effort, json: Option<PathBuf>) -> Result<()> {
     let programs = build_release(&["--package", "understudy-load", "--bins", "--examples"])?;
     let machine = machine();
     let folder = MemoryFolder::new()?;
-    let ours = start_ours(&programs)?;
-    let theirs = match rival {
-        Rival::Tgtd => start_tgtd(folder.path())?,
-    };
+    let mut servers = vec![("understudy", start_ours(&programs, folder.path(), effort.keeping)?)];
+    for rival in &effort.rivals {
+        servers.push((rival.name(), rival.start(folder.path(), effort.keeping)?));
+    }
+    for (name, server) in &mut servers {
+        fill(&programs, server).with_context(|| format!("cannot fill the LUN of {name}"))?;
+        server.signal("-STOP")?;
+    }
+    let bare = start_bare(&programs)?;
     let mut rows = Vec::new();
-    for workload in WORKLOADS {
-        let (mut own, mut other) = (Series::default(), Series::default());
+    for workload in Workload::all().into_iter().filter(|workload| workload.name().contains(&effort.only)) {
+        let mut figures = vec![Figures::default(); servers.len()];
+        let mut exchange = Series::default();
         for _ in 0..effort.rounds {
-            own.push(measure(&programs, &ours, workload, effort.seconds)?);
-            other.push(measure(&programs, &theirs, workload, effort.seconds)?);
+            for ((_, server), figures) in servers.iter_mut().zip(&mut figures) {
+                server.signal("-CONT")?;
+                measure(&programs, server, workload, effort.seconds, figures)?;
+                server.signal("-STOP")?;
+            }
+            if let Some((request, answer)) = workload.exchanged() {
+                exchange.push(measure_bare(&programs, &bare, request, answer, effort.seconds)?);
+            }
         }
-        rows.push((workload, own, other));
+        show(workload, &servers, &figures, &exchange);
+        let of_each = servers.iter().zip(&figures).map(|((name, _), figures)| ((*name).to_owned(), figures.to_json()));
+        let of_each: serde_json::Map<String, Value> = of_each.collect();
+        let bare_rate = workload.exchanged().map(|_| exchange.to_json());
+        rows.push(json!({ "workload": workload.name(), "targets": of_each, "bare_exchanges_per_second": bare_rate }));
     }
-    println!("{:<24}{:>14}{:>14}{:>8}", "commands per second", "understudy", "tgtd", "ratio");
-    for (workload, own, other) in &rows {
-        let (own, other) = (own.median(), other.median());
-        println!("{:<24}{own:>14.0}{other:>14.0}{:>8.2}", workload.name, own / other);
-    }
-    let describe = |(workload, own, other): &(Workload, Series, Series)| {
-        let ratio = own.median() / other.median();
-        json!({ "workload": workload.name, "understudy": own.to_json(), "tgtd": other.to_json(), "ratio": ratio })
-    };
-    let rows: Vec<Value> = rows.iter().map(describe).collect();
-    let effort = json!({ "rounds": effort.rounds, "seconds": effort.seconds, "mebibytes": MEBIBYTES });
-    write_json(json.as_deref(), &json!({ "machine": machine, "effort": effort, "commands_per_second": rows }))
+    let keeping = if effort.keeping == Keeping::Memory { "memory" } else { "file" };
+    let effort = json!({ "rounds": effort.rounds, "seconds": effort.seconds, "mebibytes": MEBIBYTES, "on": keeping });
+    write_json(json.as_deref(), &json!({ "machine": machine, "effort": effort, "workloads": rows }))
 }
 
-/// Commands per second of one measurement.
-fn measure(programs: &Path, server: &Server, workload: Workload, seconds: u32) -> Result<f64> {
-    let mut command = Command::new(programs.join("understudy-load"));
+/// A workload's figures: rate, ratio of ours to each other's, and processor time.
+fn show(workload: Workload, servers: &[(&'static str, Server)], figures: &[Figures], exchange: &Series) {
+    println!("{}", workload.name());
+    let own = figures[0].rate.median();
+    for ((name, _), figures) in servers.iter().zip(figures) {
+        let (rate, processor) = (figures.rate.median(), figures.processor.median());
+        let megabytes = rate * f64::from(workload.bytes) / 1e6;
+        let (lowest, highest) = (figures.rate.best(), figures.rate.worst());
+        println!(
+            "  {name:<12}{rate:>9.0}/s ({lowest:.0} to {highest:.0}) {megabytes:>7.0} MB/s, median {:>7.1} µs, processor {processor:>7.2} µs, understudy is {:.2} times as fast",
+            figures.median.median(),
+            own / rate,
+        );
+    }
+    if workload.exchanged().is_some() {
+        let bare = exchange.median();
+        println!("  {:<12}{bare:>9.0}/s, understudy takes {:.2} times as long", "bare TCP", bare / own);
+    }
+}
+
+fn load(programs: &Path, server: &Server) -> Command {
+    let mut command = on_its_processor(Side::Client, programs.join("understudy-load"));
     command.args(["generate", "--portal", &server.portal, "--target", &server.target]);
-    command.args(["--lun", &server.lun.to_string(), "--depth", &workload.depth.to_string()]);
-    command.args(["--read-percent", &workload.read_percent.to_string(), "--seconds", &seconds.to_string()]);
-    command.args(["--warm-up-millis", "300", "--json", "-"]);
-    let output = succeed(&mut command).with_context(|| format!("{} against {}", workload.name, server.portal))?;
+    command.args(["--lun", &server.lun.to_string(), "--json", "-"]);
+    command
+}
+
+/// Writes every block once: memory that was never written is slow to write and quick to read.
+fn fill(programs: &Path, server: &Server) -> Result<()> {
+    let mut command = load(programs, server);
+    command.args(["--read-percent", "0", "--order", "sequential", "--bytes", "1048576", "--depth", "4"]);
+    command.args(["--commands", &MEBIBYTES.to_string(), "--warm-up-millis", "0"]);
+    succeed(&mut command).map(drop)
+}
+
+/// One measurement.
+fn measure(
+    programs: &Path,
+    server: &mut Server,
+    workload: Workload,
+    seconds: f64,
+    figures: &mut Figures,
+) -> Result<()> {
+    let before = server.processor_micros()?;
+    let mut command = load(programs, server);
+    command.args(["--depth", &workload.depth.to_string()]);
+    command.args(["--connections", &workload.connections.to_string(), "--bytes", &workload.bytes.to_string()]);
+    command.args(["--read-percent", if workload.reads { "100" } else { "0" }]);
+    command.args(["--order", if workload.is_random() { "random" } else { "sequential" }]);
+    command.args(["--seconds", &seconds.to_string(), "--warm-up-millis", "100"]);
+    let output = succeed(&mut command).with_context(|| format!("{} against {}", workload.name(), server.portal))?;
+    let spent = server.processor_micros()? - before;
     let report: Value = serde_json::from_slice(&output.stdout).context("understudy-load wrote no JSON")?;
-    report["iops"].as_f64().context("understudy-load reported no rate")
-}
-
-/// Our target on memory; it says on its first line where it listens and ends when its input closes.
-fn start_ours(programs: &Path) -> Result<Server> {
-    let mut command = Command::new(programs.join("examples/memory_target"));
-    command.args(["--mebibytes", &MEBIBYTES.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut running = Running::start("memory_target", &mut command)?;
-    let output = running.child().stdout.take().context("memory_target has no output")?;
-    let mut line = String::new();
-    BufReader::new(output).read_line(&mut line).context("memory_target said nothing")?;
-    let words: Vec<&str> = line.split_whitespace().collect();
-    let [portal, target, lun] = words[..] else { bail!("memory_target said: {line}") };
-    let lun = lun.parse().context("memory_target named no LUN")?;
-    Ok(Server { _running: running, portal: portal.to_owned(), target: target.to_owned(), lun })
-}
-
-/// A tgtd of our own: own control socket, own port, a file in memory.
-fn start_tgtd(folder: &Path) -> Result<Server> {
-    ensure!(installed("tgtd") && installed("tgtadm"), "tgtd is missing (Debian: apt-get install tgt)");
-    let disk = folder.join("tgtd.disk");
-    File::create(&disk)?.set_len(MEBIBYTES << 20).context("cannot make tgtd's disk")?;
-    let portal = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
-    let control = (std::process::id() % 30_000 + 1_000).to_string();
-    let socket = folder.join("tgtd.control");
-    let mut command = Command::new(program("tgtd"));
-    command.args(["-f", "-C", &control, "--iscsi", &format!("portal={portal}")]).env("TGT_IPC_SOCKET", &socket);
-    let running = Running::start("tgtd", silent(&mut command))?;
-    wait_for(&portal)?;
-    let target = "iqn.2026-01.example:rival";
-    let steps: [&[&str]; 3] = [
-        &["--mode", "target", "--op", "new", "--tid", "1", "-T", target],
-        &["--mode", "logicalunit", "--op", "new", "--tid", "1", "--lun", "1", "-b", &disk.to_string_lossy()],
-        &["--mode", "target", "--op", "bind", "--tid", "1", "-I", "ALL"],
-    ];
-    for step in steps {
-        let mut command = Command::new(program("tgtadm"));
-        succeed(command.args(["-C", &control, "--lld", "iscsi"]).args(step).env("TGT_IPC_SOCKET", &socket))?;
-    }
-    Ok(Server { _running: running, portal, target: target.to_owned(), lun: 1 })
-}
-
-/// Debian keeps both where an ordinary user's path does not look.
-fn program(name: &str) -> PathBuf {
-    let system = Path::new("/usr/sbin").join(name);
-    if system.is_file() { system } else { PathBuf::from(name) }
-}
-
-fn wait_for(portal: &str) -> Result<()> {
-    let deadline = Instant::now() + START_LIMIT;
-    while TcpStream::connect(portal).is_err() {
-        ensure!(Instant::now() < deadline, "nothing listens at {portal}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let commands = report["commands_altogether"].as_f64().context("understudy-load counted nothing")?;
+    figures.rate.push(report["iops"].as_f64().context("understudy-load reported no rate")?);
+    figures.median.push(report["latency_micros"]["p50"].as_f64().context("understudy-load reported no latency")?);
+    figures.processor.push(spent / commands.max(1.0));
     Ok(())
+}
+
+fn start_bare(programs: &Path) -> Result<Bare> {
+    let mut command = on_its_processor(Side::Server, programs.join("examples/bare_exchange"));
+    let (running, address) = start_and_listen("bare_exchange", command.arg("serve").stdin(Stdio::piped()))?;
+    Ok(Bare { _running: running, address })
+}
+
+/// Exchanges per second.
+fn measure_bare(programs: &Path, bare: &Bare, request: u32, answer: u32, seconds: f64) -> Result<f64> {
+    let mut command = on_its_processor(Side::Client, programs.join("examples/bare_exchange"));
+    command.args(["measure", &bare.address, &request.to_string(), &answer.to_string(), &seconds.to_string()]);
+    let report: Value = serde_json::from_slice(&succeed(&mut command)?.stdout).context("no JSON")?;
+    report["iops"].as_f64().context("bare_exchange reported no rate")
 }
