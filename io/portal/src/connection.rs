@@ -32,6 +32,7 @@ use understudy_session::Micros;
 use understudy_session::target::{Begun, CommandArrived, End, Event, Reply, Setup, TargetConnection};
 
 use crate::control::Order;
+use crate::eager::Eager;
 use crate::registry::{Admitted, Declined, Enrolled, Registry, Served};
 use crate::wire::Wire;
 
@@ -99,6 +100,7 @@ struct Connection<W> {
     armed: Option<Micros>,
     local: SocketAddr,
     now: Instant,
+    eager: Option<Rc<Eager>>,
 }
 
 /// Serves one connection to its end.
@@ -123,6 +125,7 @@ impl<W: Wire> Connection<W> {
             chance: if registry.options.access.demands_proofs() { (registry.options.chance)() } else { None },
         };
         let machine = TargetConnection::new(setup, micros(registry.started, now));
+        let eager = registry.eager();
         Self {
             stream,
             machine,
@@ -139,6 +142,7 @@ impl<W: Wire> Connection<W> {
             armed: None,
             local,
             now,
+            eager,
         }
     }
 
@@ -150,13 +154,17 @@ impl<W: Wire> Connection<W> {
         {
             return Poll::Ready(ending);
         }
+        let mut moved = false;
         // BOUND: tokio's budget makes the socket pending now and then even if it never runs dry.
         loop {
             match self.turn(context) {
-                Ok(true) => {}
+                Ok(true) => moved = true,
                 Ok(false) => break,
                 Err(ending) => return Poll::Ready(ending),
             }
+        }
+        if moved {
+            self.tell_eager();
         }
         if self.poll_alarm(context).is_ready() {
             context.waker().wake_by_ref();
@@ -164,6 +172,14 @@ impl<W: Wire> Connection<W> {
         match self.machine.end() {
             Some(end) => Poll::Ready(Ending::Session(end.clone())),
             None => Poll::Pending,
+        }
+    }
+
+    /// Something came; more may come at once.
+    fn tell_eager(&self) {
+        if let Some(eager) = &self.eager {
+            eager.came(self.now.into_std());
+            eager.waits(Instant::now().into_std());
         }
     }
 

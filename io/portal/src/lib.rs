@@ -9,8 +9,11 @@
 mod chance;
 mod connection;
 mod control;
+mod crowded;
+mod eager;
 mod farewell;
 mod gate;
+mod heap;
 mod listener;
 mod portal;
 mod registry;

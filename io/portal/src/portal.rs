@@ -22,6 +22,7 @@ use crate::chance::{ChanceSource, from_system};
 use crate::connection;
 use crate::control::Order;
 use crate::gate::LoginGate;
+use crate::heap::keep_freed_memory;
 use crate::listener::Listener;
 use crate::registry::Registry;
 use crate::wire::{Acceptor, Wire};
@@ -178,6 +179,8 @@ impl Portal {
     /// [`PortalError::Listen`].
     pub fn listen_also(&self, address: SocketAddr) -> Result<SocketAddr, PortalError> {
         let listener = Listener::bind(address).map_err(|source| PortalError::Listen { address, source })?;
+        keep_freed_memory();
+        self.0.registry.be_eager();
         Ok(self.accept_from(listener))
     }
 

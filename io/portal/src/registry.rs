@@ -19,6 +19,7 @@ use understudy_iscsi::serial::{Isid, Tsih};
 use understudy_session::target::{LoginAsked, SessionKind, TargetEntry, TargetsWanted};
 
 use crate::control::{Control, Order};
+use crate::eager::{Awake, Eager};
 use crate::gate::LoginGate;
 use crate::portal::{PortalCounters, PortalOptions};
 
@@ -60,6 +61,8 @@ pub(crate) struct Registry {
     pub(crate) started: Instant,
     pub(crate) activity: Activity,
     pub(crate) failed_sessions: Cell<u64>,
+    /// Only where connections come from the kernel: a simulation's time stands still while anything is awake.
+    awake: RefCell<Option<Awake>>,
     targets: RefCell<BTreeMap<String, Served>>,
     /// Where targets are served that are not served here.
     elsewhere: RefCell<BTreeMap<String, SocketAddr>>,
@@ -193,6 +196,7 @@ impl Registry {
             started: Instant::now(),
             activity: Activity::default(),
             failed_sessions: Cell::new(0),
+            awake: RefCell::default(),
             targets: RefCell::default(),
             elsewhere: RefCell::default(),
             connections: RefCell::default(),
@@ -206,6 +210,16 @@ impl Registry {
             next_tsih: Cell::new(0),
             complained: Cell::new(None),
         })
+    }
+
+    /// From now on this thread stays awake for the next command where that pays. Called inside a `LocalSet`.
+    pub(crate) fn be_eager(&self) {
+        self.awake.borrow_mut().get_or_insert_with(Awake::start);
+    }
+
+    /// What a connection tells when it waits for a single thing.
+    pub(crate) fn eager(&self) -> Option<Rc<Eager>> {
+        self.awake.borrow().as_ref().map(|awake| Rc::clone(&awake.eager))
     }
 
     /// Puts a new connection on the books. If there are too many, the oldest that has not logged in yet makes room;

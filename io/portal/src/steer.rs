@@ -1,4 +1,4 @@
-//! The one foreign interface of the portal: a classic BPF program that steers new connections to one of two listeners.
+//! A foreign interface of the portal: a classic BPF program that steers new connections to one of two listeners.
 //!
 //! Linux keeps the listeners of one address in an array, in the order in which they were bound, and asks the program
 //! which index gets a new connection. `ret 1` says "the second"; an index beyond the array makes the kernel choose by
