@@ -345,8 +345,15 @@ impl Leg {
                 return Err(ReadFault::NotUp);
             }
             let extent = self.extent(offset, bytes).ok_or(ReadFault::Medium)?;
+            let put = self.reads_admitted.put();
             match self.disk.read(extent).await {
-                Ok(read) => return Ok(read),
+                Ok(read) => {
+                    // It says as much as the question that nothing else is asked for.
+                    if self.up_now() {
+                        self.reads_admitted.affirm(put);
+                    }
+                    return Ok(read);
+                }
                 Err(error) => match meaning(&error) {
                     // BOUND: ends with the disk's answer or the leg's state; a read has no side effect to repeat.
                     Meaning::NotNow => sleep(self.switch.retry_delay).await,
