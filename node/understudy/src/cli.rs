@@ -13,6 +13,7 @@ use crate::replay::Place;
 use crate::timeline::Style;
 
 mod ask;
+mod bench;
 mod failure;
 mod node;
 mod put;
@@ -86,6 +87,11 @@ enum Command {
     /// this program orders the same. Works on the log of a node that is running. `docs/replay.md` shows how to read it.
     #[command(after_help = REPLAY_EXIT_STATUS)]
     Replay(ReplayArgs),
+    /// Measure any iSCSI target: rate, bandwidth and how long commands take
+    ///
+    /// Keeps commands under way on a logical unit and says how they were answered. Reads only, unless --read-percent says
+    /// otherwise: then it OVERWRITES the logical unit, whatever is on it.
+    Bench(bench::BenchArgs),
 }
 
 /// Which pair, for every command that needs one.
@@ -337,6 +343,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Volume(command) => ask::volume(&command),
         Command::Timeline(args) => show::timeline(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Bench(args) => bench::run(&args),
     }
 }
 

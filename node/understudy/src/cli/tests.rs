@@ -45,6 +45,9 @@ fn the_commands_of_the_documents_are_understood() {
         "volume list --json",
         "volume delete vm",
         "timeline --json --newest 3",
+        "bench 10.0.0.10:3260 iqn.2026-01.org.example:vol1",
+        "bench 10.0.0.10:3260 iqn.2026-01.org.example:vol1 --lun 2 --bytes 1MiB --order sequential --seconds 5 --json",
+        "bench 10.0.0.10:3260 iqn.2026-01.org.example:vol1 --read-percent 70 --overwrite --connections 4 --depth 32",
     ] {
         if let Err(error) = Cli::try_parse_from(std::iter::once("understudy").chain(line.split(' '))) {
             panic!("`understudy {line}`: {error}");
@@ -57,6 +60,7 @@ fn a_wrong_command_line_is_refused_with_the_reason() {
     for (line, reason) in [
         ("node c", "a pair has the nodes `a` and `b`"),
         ("takeover --planned --force", "cannot be used with"),
+        ("bench 10.0.0.10:3260 iqn.2026-01.org.example:vol1 --read-percent 101", "is not in 0..=100"),
         ("volume create vm 64 --pool", "a value is required"),
         ("volume create vm large --pool fast", "write it as 512MiB"),
         ("pair init --volume vm:1GiB", "write it as name:size:pool"),
