@@ -35,6 +35,8 @@ cargo xtask bench target [--against tgtd,spdk] [--peer-program FILE] [--on memor
                          [--json FILE]               the same load on our target and others, in turns; FILE is SPDK's iscsi_tgt
 cargo xtask bench handoff [--runs N] [--killed] [--json FILE] [--help]
                                                      pools moved there and back: pauses of clients, step by step
+cargo xtask bench path [--program FILE] [--rounds N] [--seconds S] [--json FILE]
+                                                     a target on a file, and a volume of a pair on a shelf, in turns
 cargo xtask bench fabric [--json FILE]               latency of reading the partner's page
 cargo xtask bench growth [--volumes N] [--sessions N] [--json FILE] [--svg FILE] [--markdown FILE] [--help]
                                                      what more volumes, sessions, commands and bytes cost a node
@@ -84,11 +86,17 @@ fn run(arguments: &[String]) -> Result<()> {
                 keeping: bench::target::Effort::keeping(options.text("--on").unwrap_or("memory"))?,
                 only: options.text("--only").unwrap_or_default().to_owned(),
                 rounds: options.number("--rounds", 7)?,
-                seconds: options.text("--seconds").map_or(Ok(1.0), str::parse).context("--seconds")?,
+                seconds: options.decimal("--seconds", 1.0)?,
             };
             bench::target::run(&effort, options.file("--json"))
         }
         ["bench", "handoff", options @ ..] => drill::handoff(options),
+        ["bench", "path", options @ ..] => {
+            let options = Options::parse(options, &["--program", "--rounds", "--seconds", "--json"])?;
+            let (rounds, seconds) = (options.number("--rounds", 7)?, options.decimal("--seconds", 1.0)?);
+            let effort = bench::path::Effort { rounds, seconds };
+            bench::path::run(options.file("--program"), effort, options.file("--json"))
+        }
         ["bench", "fabric", options @ ..] => bench::fabric::run(Options::parse(options, &["--json"])?.file("--json")),
         ["bench", "growth", options @ ..] => bench::growth::run(options),
         ["drill", options @ ..] => drill::table(options),
@@ -126,6 +134,11 @@ impl<'a> Options<'a> {
     }
 
     fn number(&self, name: &str, default: u32) -> Result<u32> {
+        let parse = |text: &str| text.parse().with_context(|| format!("{name} {text}: expected a number"));
+        self.text(name).map_or(Ok(default), parse)
+    }
+
+    fn decimal(&self, name: &str, default: f64) -> Result<f64> {
         let parse = |text: &str| text.parse().with_context(|| format!("{name} {text}: expected a number"));
         self.text(name).map_or(Ok(default), parse)
     }

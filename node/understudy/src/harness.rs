@@ -264,6 +264,18 @@ impl Pair {
         self.nodes[node.index()].is_some()
     }
 
+    /// The id of a node's process, if it runs.
+    #[must_use]
+    pub fn process_of(&self, node: NodeName) -> Option<u32> {
+        self.nodes[node.index()].as_ref().map(Process::id)
+    }
+
+    /// The id of the own shelf's process, if it runs.
+    #[must_use]
+    pub fn process_of_shelf(&self) -> Option<u32> {
+        self.shelf.as_ref().map(Process::id)
+    }
+
     /// Kills the shelf with SIGKILL.
     ///
     /// # Errors

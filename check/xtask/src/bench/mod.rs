@@ -5,6 +5,7 @@
 pub(crate) mod fabric;
 pub(crate) mod failover;
 pub(crate) mod growth;
+pub(crate) mod path;
 pub(crate) mod servers;
 pub(crate) mod target;
 

@@ -102,14 +102,24 @@ pub(crate) struct Server {
 }
 
 impl Server {
+    /// Its process.
+    pub(crate) fn process(&self) -> u32 {
+        self.running.id()
+    }
+
+    /// What holds it, portal, target and LUN.
+    pub(crate) fn into_parts(self) -> (Running, String, String, u32) {
+        (self.running, self.portal, self.target, self.lun)
+    }
+
     /// Stops it (`-STOP`) while others are measured, and lets it go on (`-CONT`): one that polls would take their processor.
-    pub(crate) fn signal(&mut self, signal: &str) -> Result<()> {
-        succeed(Command::new("kill").args([signal, &self.running.child().id().to_string()])).map(drop)
+    pub(crate) fn signal(&self, signal: &str) -> Result<()> {
+        succeed(Command::new("kill").args([signal, &self.process().to_string()])).map(drop)
     }
 
     /// Processor time of all of its threads so far, in microseconds.
-    pub(crate) fn processor_micros(&mut self) -> Result<f64> {
-        processor_micros(self.running.child().id())
+    pub(crate) fn processor_micros(&self) -> Result<f64> {
+        processor_micros(self.process())
     }
 }
 

@@ -113,7 +113,7 @@ pub(crate) fn run(effort: &Effort, json: Option<PathBuf>) -> Result<()> {
     for rival in &effort.rivals {
         servers.push((rival.name(), rival.start(folder.path(), effort.keeping)?));
     }
-    for (name, server) in &mut servers {
+    for (name, server) in &servers {
         fill(&programs, server).with_context(|| format!("cannot fill the LUN of {name}"))?;
         server.signal("-STOP")?;
     }
@@ -123,7 +123,7 @@ pub(crate) fn run(effort: &Effort, json: Option<PathBuf>) -> Result<()> {
         let mut figures = vec![Figures::default(); servers.len()];
         let mut exchange = Series::default();
         for _ in 0..effort.rounds {
-            for ((_, server), figures) in servers.iter_mut().zip(&mut figures) {
+            for ((_, server), figures) in servers.iter().zip(&mut figures) {
                 server.signal("-CONT")?;
                 measure(&programs, server, workload, effort.seconds, figures)?;
                 server.signal("-STOP")?;
@@ -179,13 +179,7 @@ fn fill(programs: &Path, server: &Server) -> Result<()> {
 }
 
 /// One measurement.
-fn measure(
-    programs: &Path,
-    server: &mut Server,
-    workload: Workload,
-    seconds: f64,
-    figures: &mut Figures,
-) -> Result<()> {
+fn measure(programs: &Path, server: &Server, workload: Workload, seconds: f64, figures: &mut Figures) -> Result<()> {
     let before = server.processor_micros()?;
     let mut command = load(programs, server);
     command.args(["--depth", &workload.depth.to_string()]);
