@@ -40,8 +40,8 @@ const DEPTHS: [usize; 5] = [1, 4, 16, 64, 128];
 /// Bytes of a command.
 const SIZES: [u32; 5] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
 
-/// A volume that load goes to: wide enough that a thousand commands seldom meet.
-const WIDE_BYTES: u64 = 64 << 20;
+/// A volume that load goes to: wide enough that a thousand commands seldom meet, little enough that a busy shelf has zeroed it soon.
+const WIDE_BYTES: u64 = 32 << 20;
 
 /// Any other volume: the least there is.
 const NARROW_BYTES: u64 = 1 << 20;

@@ -4,6 +4,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use understudy::admin::Status;
 use understudy::config::NodeName;
 use understudy::harness::Pair;
 use understudy_load::{LoadPlan, generate};
@@ -22,6 +23,9 @@ const UTIME: usize = 11;
 
 /// Before that everybody is logged in and every buffer has its size.
 const BEFORE: Duration = Duration::from_millis(200);
+
+/// How long a node may leave a question for its status unanswered.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(20);
 
 /// How long a thousand logins may take.
 const LOGGED_IN_WITHIN: Duration = Duration::from_secs(30);
@@ -48,7 +52,19 @@ pub(super) struct Look {
 
 /// Looks at the process of a node.
 pub(super) fn memory(pair: &Pair, node: NodeName) -> anyhow::Result<Look> {
-    look(pair.status(node)?.process)
+    look(patient_status(pair, node)?.process)
+}
+
+/// The status of a node, asked again for as long as a busy machine may keep it from answering.
+fn patient_status(pair: &Pair, node: NodeName) -> anyhow::Result<Status> {
+    let deadline = Instant::now() + ANSWERED_WITHIN;
+    // BOUND: the deadline.
+    loop {
+        match pair.status(node) {
+            Err(_) if Instant::now() < deadline => sleep(Duration::from_millis(20)),
+            answered => return answered,
+        }
+    }
 }
 
 fn look(process: u32) -> anyhow::Result<Look> {
@@ -68,7 +84,7 @@ fn look(process: u32) -> anyhow::Result<Look> {
 
 /// Share of a processor that a node takes for its upkeep.
 pub(super) fn idle_share(pair: &Pair, node: NodeName) -> anyhow::Result<f64> {
-    let process = pair.status(node)?.process;
+    let process = patient_status(pair, node)?.process;
     let (before, began) = (look(process)?, Instant::now());
     sleep(IDLE);
     Ok((look(process)?.ran - before.ran).as_secs_f64() / began.elapsed().as_secs_f64())
@@ -76,14 +92,14 @@ pub(super) fn idle_share(pair: &Pair, node: NodeName) -> anyhow::Result<f64> {
 
 /// Commands answered and sessions of a node's clients.
 fn answered(pair: &Pair, node: NodeName) -> anyhow::Result<(u64, u64)> {
-    let status = pair.status(node)?;
+    let status = patient_status(pair, node)?;
     let own = status.portals.iter().filter(|portal| portal.identity == node);
     Ok(own.fold((0, 0), |(commands, sessions), portal| (commands + portal.commands, sessions + portal.sessions)))
 }
 
 /// What a command of this load costs the node.
 pub(super) fn measure(pair: &Pair, node: NodeName, plan: &LoadPlan) -> anyhow::Result<Cost> {
-    let process = pair.status(node)?.process;
+    let process = patient_status(pair, node)?.process;
     let upkeep = idle_share(pair, node)?;
     let (wanted, plan) = (plan.connections as u64, plan.clone());
     let generator = std::thread::spawn(move || generate(&plan));
