@@ -348,8 +348,8 @@ impl Leg {
             let put = self.reads_admitted.put();
             match self.disk.read(extent).await {
                 Ok(read) => {
-                    // It says as much as the question that nothing else is asked for.
-                    if self.up_now() {
+                    // It says as much as the question that nothing else is asked for. A read of nothing may not have been sent.
+                    if extent.blocks() > 0 && self.up_now() {
                         self.reads_admitted.affirm(put);
                     }
                     return Ok(read);

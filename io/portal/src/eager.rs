@@ -1,13 +1,14 @@
-//! Staying awake for a moment when the next command is sure to come at once.
+//! Staying awake for a moment when the next command will probably come at once.
 //!
-//! A client that has one command under way at a time pays for two wake-ups with each: its own and ours. A processor that went to
-//! sleep takes longer to wake than a command takes to carry out. So while such a client works, the thread does not sleep at
-//! once after an answer (or after it asked a medium that answers later) but looks at its sockets again and again, for [`WINDOW`]
-//! at most. Everything else that is ready to run runs in between.
+//! A client that waits for answers pays for two wake-ups each time: its own and ours. A processor that went to sleep takes longer to
+//! wake than a command takes to carry out. So while a client works, the thread does not sleep at once after an answer (or after
+//! it asked a medium that answers later) but looks at its sockets again and again, for [`WINDOW`] at most. Everything else that
+//! is ready to run runs in between. With many commands under way it pays as well: they come and go in batches.
 //!
 //! It is only done while it pays. What was waited for has to have come within that time, the last few times; once that it
 //! did not is reason to sleep again until it did a few times. And nobody is to go short of a processor for it: a thread that is
-//! put off its processor again and again sleeps for a while, because somebody else wants to run. Without commands nothing is awake.
+//! put off its processor again and again sleeps for a while, because somebody else wants to run. While it is awake it offers its
+//! processor each time it looks. Without commands nothing is awake.
 //!
 //! Not here: which sockets there are. The runtime looks at all of them.
 
@@ -40,7 +41,7 @@ const PUT_OFF: Duration = Duration::from_millis(50);
 /// Whether it pays to stay awake.
 #[derive(Debug, Default)]
 struct Habit {
-    /// Since when a single thing is waited for.
+    /// Since when something is waited for.
     waits: Option<Instant>,
     /// How often in a row it came soon.
     soon: u32,
@@ -87,7 +88,7 @@ impl Eager {
         self.until.set(None);
     }
 
-    /// A connection waits for a single thing: the next command of a client that has no other, or the medium's answer to it.
+    /// A connection did what there was to do and waits: for the next command, or for the medium's answer.
     pub(crate) fn waits(&self, now: Instant) {
         let pays = self.habit(|habit| {
             habit.waits(now);
@@ -145,6 +146,8 @@ async fn stay_awake(eager: Rc<Eager>) {
         eager.wanted.notified().await;
         // BOUND: WINDOW.
         while eager.is_awake() {
+            // Whoever else waits for this processor gets it, and is counted by that: see `is_crowded`.
+            std::thread::yield_now();
             // The runtime looks at its sockets and timers, and lets everything run that is ready.
             yield_now().await;
         }

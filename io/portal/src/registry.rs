@@ -217,7 +217,7 @@ impl Registry {
         self.awake.borrow_mut().get_or_insert_with(Awake::start);
     }
 
-    /// What a connection tells when it waits for a single thing.
+    /// What a connection tells when something came and when it waits.
     pub(crate) fn eager(&self) -> Option<Rc<Eager>> {
         self.awake.borrow().as_ref().map(|awake| Rc::clone(&awake.eager))
     }

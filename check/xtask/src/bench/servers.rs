@@ -213,7 +213,8 @@ fn start_spdk(program: &Path, folder: &Path, keeping: Keeping) -> Result<Server>
     fs::write(&setup, json!({ "subsystems": subsystems }).to_string()).context("cannot write SPDK's setup")?;
     let mut command = on_its_processor(Side::Server, program);
     command.args(["--no-huge", "-s", &SPDK_MEBIBYTES.to_string(), "-m", "0x1", "-u"]).arg("-c").arg(setup);
-    command.arg("-r").arg(folder.join("spdk.control"));
+    // Its trace would stay behind in memory when it is ended.
+    command.arg("-r").arg(folder.join("spdk.control")).args(["--num-trace-entries", "0"]);
     let running = Running::start("iscsi_tgt", silent(&mut command))?;
     wait_for(&portal)?;
     Ok(Server { running, portal, target: NAME.to_owned(), lun: 0 })
