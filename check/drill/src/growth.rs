@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde::Serialize;
-use understudy::admin::{Request, Response, VolumeStatus};
+use understudy::admin::{Provisioning, Request, Response, VolumeStatus};
 use understudy::config::NodeName;
 use understudy::harness::Plan;
 use understudy_load::{Length, LoadPlan, LunAddress, Order as Pattern};
@@ -206,8 +206,8 @@ fn add_volumes(stage: &Stage, count: usize) -> anyhow::Result<f64> {
 
 fn create(stage: &Stage, name: &str, bytes: u64) -> anyhow::Result<()> {
     let pool = format!("pool-{MEASURED}");
-    let answer =
-        stage.pair.ask(MEASURED, &Request::VolumeCreate { pool, name: name.to_owned(), bytes }, ANSWER_WITHIN)?;
+    let order = Request::VolumeCreate { pool, name: name.to_owned(), bytes, provisioning: Provisioning::Thick };
+    let answer = stage.pair.ask(MEASURED, &order, ANSWER_WITHIN)?;
     ensure!(matches!(answer, Response::Volumes { .. }), "{name} was not made: {answer:?}");
     Ok(())
 }
