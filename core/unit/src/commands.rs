@@ -182,10 +182,7 @@ impl LogicalUnit {
             | Command::SendDiagnostic
             | Command::PreFetch { .. } => Work::Done(Completion::good()),
             Command::ModeSelect { form, save, parameter_bytes } => {
-                if (data_out.len() as u64) < u64::from(*parameter_bytes) {
-                    return Err(Sense::illegal(Asc::PARAMETER_LIST_LENGTH_ERROR));
-                }
-                let list = data_out.slice(..*parameter_bytes as usize);
+                let list = parameters(data_out, *parameter_bytes)?;
                 Work::Change(StateRequest::SelectPages(*form, *save, list))
             }
             Command::PersistentReserveOut { action, scope_and_type, parameter_bytes } => {
@@ -445,6 +442,14 @@ impl LogicalUnit {
         }
         Ok(change)
     }
+}
+
+/// A parameter list that arrived as long as the CDB says it is.
+fn parameters(data_out: &Bytes, bytes: u32) -> Result<Bytes, Sense> {
+    if (data_out.len() as u64) < u64::from(bytes) {
+        return Err(Sense::illegal(Asc::PARAMETER_LIST_LENGTH_ERROR));
+    }
+    Ok(data_out.slice(..bytes as usize))
 }
 
 fn nothing_or(span: Span, work: Work) -> Work {
