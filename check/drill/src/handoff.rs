@@ -92,7 +92,7 @@ pub struct Report {
     pub failed_commands: u64,
 }
 
-/// Runs it; `told` gets a line every [`RUNS_A_ROUND`] runs.
+/// Runs it; `told` gets a line whenever everything was read back.
 ///
 /// # Errors
 /// The pair does not come up, a move does not go as it should, or a client is not content. Everything is kept then.

@@ -4,7 +4,7 @@
 //! clients come from their public sources, named at the head of each file; where one asks for a page only because another
 //! one names it, the list has it too. Every list is played on a volume of a pair (fully provisioned, reservations always
 //! kept) and on a disk of a shelf (thin). No client's code runs here; what was tried with the clients themselves is told in
-//! `docs/clients.md`.
+//! `docs/sessions.md`.
 #[path = "../support/late.rs"]
 mod late;
 
