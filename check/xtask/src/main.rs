@@ -48,7 +48,7 @@ cargo xtask soak [--minutes N] [--seed S] [--json FILE] [--svg FILE] [--help]
                                                      random drills with verifying clients for a long time
 cargo xtask conformance [--peer] [--url URL] [--suite FILE]... [--json FILE] [--markdown FILE] [--help]
                                                      libiscsi's suite against a volume, a disk of the shelf, and a peer
-cargo xtask fuzz [--seconds N] [--target NAME] [--part core|all] [--json FILE] | --seed-corpora
+cargo xtask fuzz [--seconds N | --runs N] [--target NAME] [--part core|all] [--json FILE] | --seed-corpora
                                                      every parser and session under libFuzzer (needs a C++ compiler)
 cargo xtask accept verbs                             RDMA between two emulated machines; minutes, not part of ci";
 
