@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::bring_up::GiveWait;
 use crate::claim::Origin;
 use crate::desk::Job;
 use crate::effect::{Alarm, Effect, Effects, LegsAre, Reply, RestartReason, Veto};
@@ -500,12 +501,9 @@ impl Machine {
         }
         match hand_off.why {
             Why::Giveback => self.enter(State::Up),
-            Why::Wanted { .. } => {
-                for pool in &hand_off.pools {
-                    self.set_here(*pool, PoolState::Warm);
-                }
-                self.enter(State::MailboxWait);
-            }
+            // The repaired node's way from here on: what was closed is initialised anew while the partner serves, and not in the pause
+            // of the giveback.
+            Why::Wanted { .. } => self.enter(State::GiveWait(GiveWait::Waiting)),
         }
     }
 

@@ -70,6 +70,7 @@ pub(crate) async fn run(listed: &Listed, nexus: NexusId, work: Work, holding: Ho
         Work::Unmap(spans) => {
             let ranges = merged(&spans).into_iter().map(|span| (span.lba, span.blocks)).collect();
             listed.unit.medium.unmap(ranges).await?;
+            listed.flush_unless_cached().await?;
             Ok(Completion::good())
         }
         Work::CompareAndWrite(span, durability) => listed.compare_and_write(span, durability, &data_out).await,
@@ -155,20 +156,29 @@ impl Listed {
             Pattern::Zeroes => None,
             Pattern::DataOut => Some(&data_out[..self.bytes(1)]).filter(|block| block.iter().any(|byte| *byte != 0)),
         };
-        let Some(block) = block else {
-            self.zero(span, deallocate).await?;
-            return Ok(Completion::good());
-        };
+        match block {
+            None => self.zero(span, deallocate).await?,
+            Some(block) => self.repeat(span, block).await?,
+        }
+        self.flush_unless_cached().await?;
+        Ok(Completion::good())
+    }
+
+    /// What was done without FUA is made durable before the answer if a client has switched the write cache off (SBC-3 r36 §6.5.5,
+    /// WCE).
+    async fn flush_unless_cached(&self) -> Result<(), MediumError> {
+        let caches = self.unit.core.borrow().caches_writes();
+        if caches { Ok(()) } else { self.unit.medium.flush().await }
+    }
+
+    async fn repeat(&self, span: Span, block: &[u8]) -> Result<(), MediumError> {
         let repeats = (CHUNK_BYTES / self.block_bytes()).min(span.blocks) as usize;
         let full = Bytes::from(block.repeat(repeats));
         for (chunk, _) in self.chunks(span, CHUNK_BYTES) {
             let bytes = full.slice(..self.bytes(chunk.blocks));
             self.unit.medium.write(chunk.lba, bytes, Durability::Cached).await?;
         }
-        if !self.unit.core.borrow().caches_writes() {
-            self.unit.medium.flush().await?;
-        }
-        Ok(Completion::good())
+        Ok(())
     }
 
     async fn zero(&self, span: Span, deallocate: Deallocate) -> Result<(), MediumError> {

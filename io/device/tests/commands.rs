@@ -389,6 +389,46 @@ fn any_command_with_any_data_is_answered() {
     });
 }
 
+/// SBC-3 r36 §6.5.5: without a write cache nothing is answered that a power loss could take back.
+#[test]
+fn without_a_write_cache_everything_is_durable_before_it_is_answered() {
+    let no_write_cache =
+        Bytes::from_static(&[0, 0, 0, 0, 0x08, 0x12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    run(|| async {
+        let medium = LateMedium::new();
+        let host = host(&target(&medium), 1).await;
+        let span = Span { lba: 8, blocks: 16 };
+        let unmap = Bytes::from(encode_unmap(&[span]));
+        let kept_zeroes = {
+            let mut cdb = encode::write_same_16_unmap(span);
+            cdb[1] = 0;
+            cdb
+        };
+        let changes = [
+            ("WRITE SAME of a pattern", kept_zeroes, block(7)),
+            ("WRITE SAME of zeroes", kept_zeroes, block(0)),
+            ("WRITE SAME of zeroes with UNMAP", encode::write_same_16_unmap(span), block(0)),
+            ("UNMAP", encode::unmap(unmap.len() as u16), unmap),
+        ];
+        for (name, cdb, data) in &changes {
+            assert_eq!(command(&host, *cdb, data.clone()).await.status, Status::Good, "{name}");
+        }
+        assert_eq!(medium.flushed.get(), 0, "with the write cache on nobody asked for it");
+        let select = {
+            let mut cdb = [0; 16];
+            cdb[..6].copy_from_slice(&[opcode::MODE_SELECT_6, 0x11, 0, 0, 24, 0]);
+            cdb
+        };
+        assert_eq!(command(&host, select, no_write_cache).await.status, Status::Good);
+        for (name, cdb, data) in changes {
+            let before = medium.landed.borrow().len();
+            assert_eq!(command(&host, cdb, data).await.status, Status::Good, "{name}");
+            let landed = medium.landed.borrow().len();
+            assert!(landed > before && medium.flushed.get() == landed, "{name} was answered before it was flushed");
+        }
+    });
+}
+
 /// SBC-3 r36 §4.7.3.4.4, §5.42: blocks may be deallocated only if they then read as the block that was sent. (libiscsi's
 /// WriteSame10.UnmapUntilEnd sends ones and expects zeroes: the suite is wrong there.)
 #[test]

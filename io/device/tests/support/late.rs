@@ -27,6 +27,8 @@ pub struct LateMedium {
     waiting: RefCell<VecDeque<oneshot::Sender<()>>>,
     /// First byte of every write in the order they landed.
     pub landed: RefCell<Vec<u8>>,
+    /// How many of them had landed when it was last flushed.
+    pub flushed: Cell<usize>,
     pub failing: Cell<Option<MediumError>>,
     /// How the next attempts to keep state fail.
     pub failing_keeps: RefCell<VecDeque<MediumError>>,
@@ -40,6 +42,7 @@ impl LateMedium {
             late_keeping: Cell::new(false),
             waiting: RefCell::default(),
             landed: RefCell::default(),
+            flushed: Cell::default(),
             failing: Cell::new(None),
             failing_keeps: RefCell::default(),
         })
@@ -104,6 +107,7 @@ impl Medium for LateMedium {
     }
 
     fn flush(&self) -> LocalBoxFuture<'_, Result<(), MediumError>> {
+        self.flushed.set(self.landed.borrow().len());
         self.inner.flush()
     }
 
