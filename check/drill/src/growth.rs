@@ -236,6 +236,7 @@ fn load(address: &LunAddress, connections: usize, depth: usize, command_bytes: u
         length: Length::Time(cost::LOAD),
         warm_up: Duration::ZERO,
         seed: 1,
+        awake: Duration::ZERO,
     }
 }
 

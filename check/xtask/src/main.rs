@@ -31,7 +31,8 @@ cargo xtask citations                                which section of a standard
 cargo xtask model [--long | --deep | --mutants] [--scene NAME] [--tell] [--threads N] [--minutes N] [--json FILE]
                                                      every schedule of the failover machine within bounds
 cargo xtask bench failover [--runs N] [--json FILE]  pauses at takeover and giveback, from N demos
-cargo xtask bench target [--against tgtd,spdk] [--peer-program FILE] [--on memory|file] [--only TEXT] [--rounds N] [--seconds S]
+cargo xtask bench target [--against tgtd,spdk] [--peer-program FILE] [--on memory|file] [--client awake|asleep]
+                                                     [--only TEXT] [--rounds N] [--seconds S]
                          [--json FILE]               the same load on our target and others, in turns; FILE is SPDK's iscsi_tgt
 cargo xtask bench handoff [--runs N] [--killed] [--json FILE] [--help]
                                                      pools moved there and back: pauses of clients, step by step
@@ -78,12 +79,14 @@ fn run(arguments: &[String]) -> Result<()> {
             bench::failover::run(options.number("--runs", 20)?, options.file("--json"))
         }
         ["bench", "target", options @ ..] => {
-            let known = ["--against", "--peer-program", "--on", "--only", "--rounds", "--seconds", "--json"];
+            let known =
+                ["--against", "--peer-program", "--on", "--client", "--only", "--rounds", "--seconds", "--json"];
             let options = Options::parse(options, &known)?;
             let peer = options.file("--peer-program");
             let effort = bench::target::Effort {
                 rivals: bench::servers::Rival::named(options.text("--against").unwrap_or("tgtd"), peer)?,
                 keeping: bench::target::Effort::keeping(options.text("--on").unwrap_or("memory"))?,
+                client: bench::target::Waiting::named(options.text("--client").unwrap_or("awake"))?,
                 only: options.text("--only").unwrap_or_default().to_owned(),
                 rounds: options.number("--rounds", 7)?,
                 seconds: options.decimal("--seconds", 1.0)?,

@@ -11,6 +11,9 @@ use futures_util::future::try_join_all;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use thiserror::Error;
+use tokio::select;
+use tokio::sync::Notify;
+use tokio::task::yield_now;
 use tokio::time::Instant;
 use understudy_scsi::capacity::Capacity;
 use understudy_scsi::cdb::{Force, Span};
@@ -62,6 +65,9 @@ pub struct LoadPlan {
     pub warm_up: Duration,
     /// Where the random choices start.
     pub seed: u64,
+    /// How long the thread goes on looking for answers before it sleeps. A processor that sleeps takes longer to wake than many a
+    /// command takes, and whoever sends an answer pays for the waking.
+    pub awake: Duration,
 }
 
 /// Latencies in microseconds.
@@ -152,7 +158,11 @@ pub fn generate(plan: &LoadPlan) -> Result<LoadReport, LoadError> {
             let part = Part::of(plan, capacity, number)?;
             workers.push(work(client, part, plan.depth.max(1), &shared));
         }
-        try_join_all(workers).await?;
+        select! {
+            biased;
+            ended = try_join_all(workers) => drop(ended?),
+            () = shared.stay_awake(plan.awake) => {}
+        }
         Ok(shared.report(plan.command_bytes))
     })
 }
@@ -244,6 +254,7 @@ async fn work(mut client: Client, mut part: Part, depth: usize, shared: &Measure
     while under_way > 0 {
         client.moved().await?;
         now = Instant::now();
+        shared.came(now);
         while let Some(issued) = client.answered()? {
             shared.completed(issued, now);
             under_way -= 1;
@@ -264,6 +275,8 @@ struct Measured {
     issued: Cell<u64>,
     altogether: Cell<u64>,
     last: Cell<Instant>,
+    came: Cell<Instant>,
+    coming: Notify,
     nanos: RefCell<Histogram<u64>>,
 }
 
@@ -277,7 +290,25 @@ impl Measured {
             issued: Cell::new(0),
             altogether: Cell::new(0),
             last: Cell::new(begins),
+            came: Cell::new(begins),
+            coming: Notify::new(),
             nanos: RefCell::new(nanos),
+        }
+    }
+
+    fn came(&self, now: Instant) {
+        self.came.set(now);
+        self.coming.notify_one();
+    }
+
+    /// Keeps the thread looking at its sockets for so long after an answer.
+    async fn stay_awake(&self, longest: Duration) {
+        // BOUND: dropped at the end of the run.
+        loop {
+            self.coming.notified().await;
+            while self.came.get().elapsed() < longest {
+                yield_now().await;
+            }
         }
     }
 

@@ -96,6 +96,9 @@ struct Generate {
     /// Where the random choices start.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// How long to look for answers before sleeping, in microseconds.
+    #[arg(long, default_value_t = 0)]
+    awake_micros: u64,
 }
 
 #[derive(Debug, Args)]
@@ -152,6 +155,7 @@ fn run_generate(arguments: &Generate) -> Result<ExitCode> {
         length,
         warm_up: Duration::from_millis(arguments.warm_up_millis),
         seed: arguments.seed,
+        awake: Duration::from_micros(arguments.awake_micros),
     };
     let report = generate(&plan)?;
     let latency = &report.latency_micros;

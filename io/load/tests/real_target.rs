@@ -175,6 +175,7 @@ fn plan(served: &Served) -> LoadPlan {
         length: Length::Commands(2000),
         warm_up: Duration::ZERO,
         seed: 1,
+        awake: Duration::ZERO,
     }
 }
 

@@ -48,6 +48,10 @@ const SLICES: usize = 64;
 /// Bytes waiting to be sent beyond which nothing more is read: a client that does not read its answers is not served.
 const SEND_LIMIT: usize = 4 << 20;
 
+/// So many bytes of short answers are sent although more commands are there to be carried out: about half of what a deep queue of
+/// small reads asks for at a time, so that the client works on one half while the other is read. Long answers gain nothing by it.
+const SEND_EARLY_BYTES: usize = 32 << 10;
+
 /// How long the last words of a connection may take to be sent.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -273,6 +277,9 @@ impl<W: Wire> Connection<W> {
                     self.machine.targets(entries);
                 }
                 Event::LogoutAsked => self.leave(),
+            }
+            if self.machine.outgoing().short_bytes() >= SEND_EARLY_BYTES {
+                self.poll_write(context).map_err(Ending::Socket)?;
             }
             self.machine.handle_input(&mut self.buffer);
         }

@@ -42,6 +42,12 @@ impl Outgoing {
         self.length == 0
     }
 
+    /// Bytes of short frames that wait behind the last long one.
+    #[must_use]
+    pub fn short_bytes(&self) -> usize {
+        self.tail.len()
+    }
+
     /// Drops everything that waits.
     pub fn clear(&mut self) {
         self.segments.clear();

@@ -318,6 +318,10 @@ pub fn find(cdb: &[u8; 16]) -> Found {
 /// specific (SAM-5 r21 §5.2) and ignored.
 #[must_use]
 pub fn stray_bit(operation: &Operation, cdb: &[u8; 16]) -> Option<(u16, u8)> {
+    // Most commands have none: one look at the whole CDB.
+    if u128::from_ne_bytes(*cdb) & !u128::from_ne_bytes(operation.usage) == 0 {
+        return None;
+    }
     let length = usize::from(operation.cdb_bytes);
     for (at, byte) in cdb.iter().enumerate().take(length).skip(1) {
         let mut owned = operation.usage[at];

@@ -19,12 +19,41 @@ use crate::programs::{MemoryFolder, Running, build_release, succeed};
 pub(crate) struct Effort {
     pub(crate) rivals: Vec<Rival>,
     pub(crate) keeping: Keeping,
+    pub(crate) client: Waiting,
     /// Only workloads with this in their name.
     pub(crate) only: String,
     /// Turns of each.
     pub(crate) rounds: u32,
     /// Length of one measurement.
     pub(crate) seconds: f64,
+}
+
+/// What the client does between answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waiting {
+    /// It looks for the next one for a while. What is measured is the target, and not how long this machine takes to wake a processor,
+    /// which the sender of an answer pays for.
+    Awake,
+    /// It sleeps until there is one, as an ordinary program does.
+    Asleep,
+}
+
+impl Waiting {
+    pub(crate) fn named(name: &str) -> Result<Self> {
+        match name {
+            "awake" => Ok(Self::Awake),
+            "asleep" => Ok(Self::Asleep),
+            other => bail!("--client {other}: expected awake or asleep"),
+        }
+    }
+
+    /// As the load generator's option takes it: longer than any answer should take.
+    fn micros(self) -> &'static str {
+        match self {
+            Self::Awake => "200",
+            Self::Asleep => "0",
+        }
+    }
 }
 
 impl Effort {
@@ -125,7 +154,7 @@ pub(crate) fn run(effort: &Effort, json: Option<PathBuf>) -> Result<()> {
         for _ in 0..effort.rounds {
             for ((_, server), figures) in servers.iter().zip(&mut figures) {
                 server.signal("-CONT")?;
-                measure(&programs, server, workload, effort.seconds, figures)?;
+                measure(&programs, server, workload, effort, figures)?;
                 server.signal("-STOP")?;
             }
             if let Some((request, answer)) = workload.exchanged() {
@@ -139,7 +168,8 @@ pub(crate) fn run(effort: &Effort, json: Option<PathBuf>) -> Result<()> {
         rows.push(json!({ "workload": workload.name(), "targets": of_each, "bare_exchanges_per_second": bare_rate }));
     }
     let keeping = if effort.keeping == Keeping::Memory { "memory" } else { "file" };
-    let effort = json!({ "rounds": effort.rounds, "seconds": effort.seconds, "mebibytes": MEBIBYTES, "on": keeping });
+    let client = if effort.client == Waiting::Awake { "awake" } else { "asleep" };
+    let effort = json!({ "client": client, "rounds": effort.rounds, "seconds": effort.seconds, "mebibytes": MEBIBYTES, "on": keeping });
     write_json(json.as_deref(), &json!({ "machine": machine, "effort": effort, "workloads": rows }))
 }
 
@@ -179,14 +209,15 @@ fn fill(programs: &Path, server: &Server) -> Result<()> {
 }
 
 /// One measurement.
-fn measure(programs: &Path, server: &Server, workload: Workload, seconds: f64, figures: &mut Figures) -> Result<()> {
+fn measure(programs: &Path, server: &Server, workload: Workload, effort: &Effort, figures: &mut Figures) -> Result<()> {
     let before = server.processor_micros()?;
     let mut command = load(programs, server);
     command.args(["--depth", &workload.depth.to_string()]);
     command.args(["--connections", &workload.connections.to_string(), "--bytes", &workload.bytes.to_string()]);
     command.args(["--read-percent", if workload.reads { "100" } else { "0" }]);
     command.args(["--order", if workload.is_random() { "random" } else { "sequential" }]);
-    command.args(["--seconds", &seconds.to_string(), "--warm-up-millis", "100"]);
+    command.args(["--seconds", &effort.seconds.to_string(), "--warm-up-millis", "100"]);
+    command.args(["--awake-micros", effort.client.micros()]);
     let output = succeed(&mut command).with_context(|| format!("{} against {}", workload.name(), server.portal))?;
     let spent = server.processor_micros()? - before;
     let report: Value = serde_json::from_slice(&output.stdout).context("understudy-load wrote no JSON")?;

@@ -60,6 +60,9 @@ pub(super) struct BenchArgs {
     /// Where the random choices start; the same seed makes the same choices
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
+    /// Look for answers so long before sleeping: measures the target more than this machine's waking up, and takes a processor
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 0)]
+    awake: u64,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -110,6 +113,7 @@ fn plan(args: &BenchArgs) -> Result<LoadPlan, Failure> {
         length: Length::Time(seconds("--seconds", args.seconds)?),
         warm_up: seconds("--warm-up", args.warm_up)?,
         seed: args.seed,
+        awake: Duration::from_micros(args.awake),
     })
 }
 
