@@ -1,10 +1,12 @@
-//! `understudy-drills`: the table of drills, endurance, moves of pools, conformance and growth; started by `cargo xtask drill`, `soak`,
-//! `bench handoff`, `conformance` and `bench growth`.
+//! `understudy-drills`: the table of drills, endurance, moves of pools, upgrades, conformance and growth; started by `cargo xtask drill`,
+//! `soak`, `bench handoff`, `upgrade`, `conformance` and `bench growth`.
 
 #[path = "drills/conform.rs"]
 mod conform;
 #[path = "drills/grow.rs"]
 mod grow;
+#[path = "drills/upgraded.rs"]
+mod upgraded;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -36,6 +38,8 @@ enum Command {
     Conformance(conform::Options),
     /// Measure what more volumes, sessions, commands and bytes cost a node
     Growth(grow::Options),
+    /// Replace the programs of both nodes under clients, led by `understudy upgrade`
+    Upgrade(upgraded::Options),
 }
 
 #[derive(Debug, Args)]
@@ -137,6 +141,7 @@ fn main() -> ExitCode {
         Command::Handoff(args) => move_pools(&args),
         Command::Conformance(options) => conform::run(&options),
         Command::Growth(options) => grow::run(&options),
+        Command::Upgrade(options) => upgraded::run(&options),
     };
     match outcome {
         Ok(status) => status,

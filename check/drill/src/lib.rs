@@ -24,5 +24,6 @@ mod strokes;
 pub mod table;
 pub mod tgt;
 pub mod tools;
+pub mod upgrade;
 
 pub use stage::{Fault, Stage, play};

@@ -1,4 +1,4 @@
-//! `drill`, `soak`, `bench handoff` and `conformance`: built and handed over to the program that plays them; what stands behind the command is its own arguments.
+//! `drill`, `soak`, `bench handoff`, `upgrade` and `conformance`: built and handed over to the program that plays them; what stands behind the command is its own arguments.
 
 use std::path::Path;
 use std::process::Command;
@@ -30,6 +30,11 @@ pub(crate) fn handoff(options: &[&str]) -> Result<()> {
 /// Runs libiscsi's conformance suite.
 pub(crate) fn conformance(options: &[&str]) -> Result<()> {
     play("conformance", options)
+}
+
+/// Upgrades a pair under clients.
+pub(crate) fn upgrade(options: &[&str]) -> Result<()> {
+    play("upgrade", options)
 }
 
 /// In the profile of the tests: the drills of the tests and these share one build, and both have all assertions.

@@ -16,6 +16,7 @@ mod programs;
 mod sim;
 mod sizes;
 mod source;
+mod upgrade;
 mod words;
 mod workspace;
 
@@ -47,6 +48,7 @@ cargo xtask sim [--seed N] [--runs M] [--json FILE]   two whole nodes in one pro
 cargo xtask sim --mistakes                           deliberate mistakes that the simulation must find
 cargo xtask soak [--minutes N] [--seed S] [--json FILE] [--svg FILE] [--help]
                                                      random drills with verifying clients for a long time
+cargo xtask upgrade [--from COMMIT] [--json FILE]    both nodes from an older commit's program to this one, under clients
 cargo xtask conformance [--peer] [--url URL] [--suite FILE]... [--json FILE] [--markdown FILE] [--help]
                                                      libiscsi's suite against a volume, a disk of the shelf, and a peer
 cargo xtask fuzz [--seconds N | --runs N] [--target NAME] [--part core|all] [--json FILE] | --seed-corpora
@@ -92,6 +94,11 @@ fn run(arguments: &[String]) -> Result<()> {
                 seconds: options.decimal("--seconds", 1.0)?,
             };
             bench::target::run(&effort, options.file("--json"))
+        }
+        ["upgrade", options @ ..] => {
+            let options = Options::parse(options, &["--from", "--json"])?;
+            let json = options.text("--json").map_or(Vec::new(), |file| vec!["--json", file]);
+            upgrade::run(options.text("--from"), &json)
         }
         ["bench", "handoff", options @ ..] => drill::handoff(options),
         ["bench", "path", options @ ..] => {

@@ -263,6 +263,9 @@ pub struct Status {
     pub incarnation: String,
     /// Its process, so that an operator (or a drill) can find it.
     pub process: u32,
+    /// What it runs: release and build; empty from releases before this was told.
+    #[serde(default)]
+    pub release: String,
     /// The state word of its page in capitals, as `UP`, `GIVEWAIT`, `TAKEOVER`.
     pub state: String,
     /// What it is doing within that state; may be empty.

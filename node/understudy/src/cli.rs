@@ -23,6 +23,7 @@ mod show;
 mod size;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 
 pub use failure::Failure;
 pub use size::{Size, VolumeWish};
@@ -76,6 +77,12 @@ enum Command {
     Takeover(TakeoverArgs),
     /// Hand the partner's pools home
     Giveback(GivebackArgs),
+    /// Replace the program of both nodes while clients go on
+    ///
+    /// One node after the other: its partner takes over as planned, you replace the program and restart the node, the pair brings it
+    /// back and it gets its volumes again. Waits for each step and goes on by itself; may be interrupted and run again. Where only one
+    /// node answers on this machine, it says what to run on the other.
+    Upgrade(UpgradeArgs),
     /// Make, list, protect and delete volumes
     #[command(subcommand)]
     Volume(VolumeCommand),
@@ -225,6 +232,27 @@ struct GivebackArgs {
     override_vetoes: bool,
 }
 
+#[derive(Debug, Args)]
+struct UpgradeArgs {
+    #[command(flatten)]
+    file: PairFile,
+    /// Only this node
+    #[arg(long, value_name = "NODE")]
+    node: Option<NodeName>,
+    /// Replaces the program of the node named by $UNDERSTUDY_NODE and restarts it; without it you are told when to do so
+    #[arg(long, value_name = "COMMAND")]
+    restart: Option<String>,
+    /// How long you may take over what you are told to do
+    #[arg(long, value_name = "MINUTES", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=10_080))]
+    within: u64,
+}
+
+impl UpgradeArgs {
+    fn within(&self) -> std::time::Duration {
+        std::time::Duration::from_secs(self.within * 60)
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum VolumeCommand {
     /// Make a volume
@@ -340,6 +368,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Status(args) => show::status(&args),
         Command::Takeover(args) => ask::takeover(&args),
         Command::Giveback(args) => ask::giveback(&args),
+        Command::Upgrade(args) => upgrade::run(&args),
         Command::Volume(command) => ask::volume(&command),
         Command::Timeline(args) => show::timeline(&args),
         Command::Replay(args) => replay::run(&args),

@@ -225,6 +225,11 @@ impl Pair {
         process::run(&self.hosts.to_nodes[NodeName::A.index()], &self.program, args)
     }
 
+    /// From now on nodes are started with this program.
+    pub fn replace_program(&mut self, program: PathBuf) {
+        self.program = program;
+    }
+
     /// Starts a node; does not wait.
     ///
     /// # Errors

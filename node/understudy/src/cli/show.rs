@@ -96,7 +96,12 @@ fn one_node(out: &mut String, status: &Status, style: Style) {
         "{}  {state}  {} {}",
         style.node(status.node, &style.bold(&format!("node {}", status.node))),
         status.stage,
-        style.dim(&format!("{since}, incarnation {}, process {}", status.incarnation, status.process))
+        style.dim(&format!(
+            "{since}, incarnation {}, process {}{}",
+            status.incarnation,
+            status.process,
+            release(status)
+        ))
     );
     partner(out, status, style);
     for alarm in &status.alarms {
@@ -115,6 +120,10 @@ fn one_node(out: &mut String, status: &Status, style: Style) {
     disks(out, "lock disk", &status.lock_disks, style);
     disks(out, "disk", &status.disks, style);
     out.push('\n');
+}
+
+fn release(status: &Status) -> String {
+    if status.release.is_empty() { String::new() } else { format!(", release {}", status.release) }
 }
 
 fn partner(out: &mut String, status: &Status, style: Style) {

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use understudy_device::Audience;
 use understudy_disk::disk::{Disk, Link};
+use understudy_eventlog::segment::RELEASE_AND_BUILD;
 use understudy_failover::effect::{Alarm, Reply, Veto};
 use understudy_failover::input::{Earnest, Input, Request as Order, SoftVetoes as Soft, TakeoverKind as Kind};
 use understudy_failover::page::{PagePool, PoolState};
@@ -221,6 +222,7 @@ impl Node {
             node: self.own,
             incarnation: self.incarnation.to_string(),
             process: std::process::id(),
+            release: RELEASE_AND_BUILD.to_owned(),
             state: state.map(|state| state.to_string()).unwrap_or_default(),
             stage: content.as_ref().map(|content| format!("{:?}", content.stage)).unwrap_or_default(),
             state_for_ms: millis_since(since),
