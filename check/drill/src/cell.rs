@@ -173,11 +173,17 @@ impl Story {
         }
     }
 
-    /// Plays it as it should be; gives the pauses of the takeover and of what came after.
+    /// Plays it as it should be; gives the pauses of the takeover and of what came after. `between` is called when clients are served by
+    /// the survivor.
     ///
     /// # Errors
     /// It does not go as it should.
-    pub fn play_undisturbed(self, ground: &mut Ground, home: NodeName) -> anyhow::Result<[Duration; 2]> {
+    pub fn play_undisturbed(
+        self,
+        ground: &mut Ground,
+        home: NodeName,
+        between: impl FnOnce(&mut Ground) -> anyhow::Result<()>,
+    ) -> anyhow::Result<[Duration; 2]> {
         let survivor = home.partner();
         let marks = ground.stage.mark();
         match self {
@@ -186,6 +192,7 @@ impl Story {
         }
         ground.stage.wait_until_clients_go_on("after the takeover")?;
         let taken = longest(&ground.stage.pauses(&marks));
+        between(ground)?;
         let marks = ground.stage.mark();
         match self {
             Self::Takeover | Self::BringUp => ground.stage.pair.start(home)?,

@@ -239,6 +239,13 @@ fn move_pools(args: &HandoffArgs) -> anyhow::Result<ExitCode> {
             print_row(&format!("  until {step}"), after);
         }
     }
+    for (name, figures) in
+        [("giveback, predicted", &report.predicted), ("giveback : predicted", &report.times_predicted)]
+    {
+        if let Some(figures) = figures {
+            print_row(name, figures);
+        }
+    }
     let (written, lost) = (report.acknowledged_writes, report.lost_writes);
     println!("{written} writes acknowledged, {lost} lost, {} commands failed", report.failed_commands);
     Ok(ExitCode::SUCCESS)

@@ -80,6 +80,20 @@ pub struct Point {
     pub write_micros: f64,
 }
 
+impl Point {
+    /// For whoever waits for the end.
+    fn words(&self) -> String {
+        format!(
+            "{}: {:.1} µs of processor time for a read, {:.1} for a write",
+            self.at, self.read_micros, self.write_micros
+        )
+    }
+}
+
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
 /// What a node with so many volumes takes.
 #[derive(Debug, Clone, Serialize)]
 pub struct OfVolumes {
@@ -143,8 +157,9 @@ pub fn run(order: &Order, told: impl Fn(&str)) -> anyhow::Result<Report> {
         let own_bytes = memory(&many.pair, MEASURED)?.own_bytes;
         volumes.push(OfVolumes { volumes: count, own_bytes, creation_micros, idle_percent });
         let last = the_last(&many)?;
-        by_volumes.push(point(&many, order.rounds, count as u64, &load(&last, 1, USUAL_DEPTH, 4096))?);
-        told(&format!("{:?} {:?}", volumes.last(), by_volumes.last()));
+        let cost = point(&many, order.rounds, count as u64, &load(&last, 1, USUAL_DEPTH, 4096))?;
+        told(&format!("volumes, {}, {:.1} MiB of its own", cost.words(), mebibytes(own_bytes)));
+        by_volumes.push(cost);
     }
     // A fresh process: what making the volumes left behind is not what serving them takes.
     many.lose(MEASURED)?;
@@ -154,7 +169,12 @@ pub fn run(order: &Order, told: impl Fn(&str)) -> anyhow::Result<Report> {
     let wide = the_last(&many)?;
     let curve = |name: &str, loads: Vec<(u64, LoadPlan)>| -> anyhow::Result<Vec<Point>> {
         let points = loads.into_iter().map(|(at, plan)| point(&many, order.rounds, at, &plan));
-        points.inspect(|point| told(&format!("{name}: {point:?}"))).collect()
+        let tell = |point: &anyhow::Result<Point>| {
+            if let Ok(point) = point {
+                told(&format!("{name}, {}", point.words()));
+            }
+        };
+        points.inspect(tell).collect()
     };
     let crowds = steps(order.sessions).map(|count| (count as u64, load(&wide, count, 1, 4096)));
     let by_sessions = curve("sessions", crowds.collect())?;
@@ -269,7 +289,7 @@ fn sessions(stage: &Stage, order: &Order, told: &impl Fn(&str)) -> anyhow::Resul
         }
         let resident_bytes = memory(&stage.pair, MEASURED)?.resident_bytes;
         found.push(OfSessions { sessions: count, own_bytes, all_visited_bytes, resident_bytes });
-        told(&format!("{:?}", found.last()));
+        told(&format!("sessions with all volumes, {count}: {:.1} MiB of its own", mebibytes(own_bytes)));
     }
     Ok(found)
 }

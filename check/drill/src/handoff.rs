@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde::Serialize;
+use understudy::admin::{Request, Response};
 use understudy::config::NodeName;
 use understudy::timeline::{OperationKind, TimelineStep, group};
 
@@ -17,6 +19,9 @@ use crate::table::millis;
 
 /// Moves there and back before the clients are ended and everything is read back.
 const RUNS_A_ROUND: u32 = 25;
+
+/// How long a node may take over a dry run, which looks at every disk.
+const PREDICTED_WITHIN: Duration = Duration::from_secs(20);
 
 /// The steps of a move that was asked for, from the first command that waits to the first that is answered.
 const HAND_OFF: &[&str] = &[
@@ -82,6 +87,10 @@ pub struct Report {
     pub runs: u32,
     /// The longest pause any client saw, by the kind of move.
     pub pauses: BTreeMap<String, Pauses>,
+    /// What a dry run said of the pause of the giveback before it.
+    pub predicted: Option<Pauses>,
+    /// By how much the pause of the giveback was longer than predicted, of each run: 1 is just as long.
+    pub times_predicted: Option<Pauses>,
     /// By the kind of move, in order: the step, and how long after the one before it, milliseconds.
     pub steps: BTreeMap<String, Vec<(String, Pauses)>>,
     /// Writes that clients were acknowledged.
@@ -116,9 +125,19 @@ fn play(order: &Order, ground: &mut Ground, collected: &mut Collected, told: imp
         for _ in 0..RUNS_A_ROUND.min(order.runs - done) {
             let home = NodeName::BOTH[(done % 2) as usize];
             ground.stage.steps.clear();
-            let [taken, given] =
-                order.story.play_undisturbed(ground, home).with_context(|| format!("run {}", done + 1))?;
+            let mut predicted = None;
+            let [taken, given] = order
+                .story
+                .play_undisturbed(ground, home, |ground| {
+                    predicted = predict(ground, order.story, home.partner())?;
+                    Ok(())
+                })
+                .with_context(|| format!("run {}", done + 1))?;
             done += 1;
+            if let Some(predicted_ms) = predicted {
+                collected.predicted_ms.push(predicted_ms);
+                collected.times_predicted.push(millis(given) / predicted_ms);
+            }
             collected.pauses.entry("takeover").or_default().push(millis(taken));
             collected.pauses.entry("giveback").or_default().push(millis(given));
             collected.take_apart(order.story, std::mem::take(&mut ground.stage.steps));
@@ -134,8 +153,24 @@ fn play(order: &Order, ground: &mut Ground, collected: &mut Collected, told: imp
     Ok(())
 }
 
+/// What a dry run says of the giveback by `survivor`, in milliseconds; nothing where the giveback is not asked for.
+fn predict(ground: &mut Ground, story: Story, survivor: NodeName) -> anyhow::Result<Option<f64>> {
+    if matches!(story, Story::Takeover | Story::BringUp) {
+        return Ok(None);
+    }
+    let mut answer = None;
+    ground.stage.wait_for("a giveback is predicted", |stage| {
+        answer = stage.pair.ask(survivor, &Request::GivebackDryRun, PREDICTED_WITHIN).ok();
+        matches!(answer, Some(Response::GivebackForecast { predicted_pause_micros: Some(_), .. }))
+    })?;
+    let Some(Response::GivebackForecast { predicted_pause_micros: Some(micros), .. }) = answer else { return Ok(None) };
+    Ok(Some(micros as f64 / 1e3))
+}
+
 #[derive(Debug, Default)]
 struct Collected {
+    predicted_ms: Vec<f64>,
+    times_predicted: Vec<f64>,
     pauses: BTreeMap<&'static str, Vec<f64>>,
     steps: BTreeMap<(&'static str, &'static str), Vec<f64>>,
     acknowledged_writes: u64,
@@ -165,8 +200,12 @@ impl Collected {
             let rows = found.map(|(step, after)| (step.to_owned(), Pauses::of(after.clone())));
             steps.insert(kind.to_owned(), rows.collect());
         }
+        let predicted = (!self.predicted_ms.is_empty()).then(|| Pauses::of(self.predicted_ms));
+        let times_predicted = (!self.times_predicted.is_empty()).then(|| Pauses::of(self.times_predicted));
         Report {
             runs: order.runs,
+            predicted,
+            times_predicted,
             pauses: self.pauses.into_iter().map(|(kind, all)| (kind.to_owned(), Pauses::of(all))).collect(),
             steps,
             acknowledged_writes: self.acknowledged_writes,

@@ -164,7 +164,7 @@ fn play(ground: &mut Ground, drill: Drill, home: NodeName, tally: &mut Tally) ->
     let failed_before = failed(ground);
     match drill {
         Drill::Undisturbed(story) => {
-            let [taken, given] = story.play_undisturbed(ground, home)?;
+            let [taken, given] = story.play_undisturbed(ground, home, |_| Ok(()))?;
             let kinds = match story {
                 Story::Takeover | Story::BringUp => [Kind::Takeover, Kind::BringUp],
                 Story::PlannedTakeover | Story::Giveback => [Kind::PlannedTakeover, Kind::Giveback],

@@ -83,8 +83,11 @@ pub(super) fn compare(
             let volumes = stage.pair.volumes(MEASURED)?.len();
             let median_ms = median(&mut all_ms);
             let steps = hand_off_of(&stage.steps);
+            let words = after.words();
+            told(&format!(
+                "giveback after {words}, {volumes} volumes, {idle_sessions} idle sessions: {median_ms:.1} ms"
+            ));
             found.push(Pauses { after, volumes, idle_sessions, median_ms, all_ms, steps });
-            told(&format!("{:?}", found.last()));
         }
     }
     for mut stage in [few, many] {
