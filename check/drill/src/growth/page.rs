@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Point, Report};
+use super::{Point, Report, mebibytes};
 
 /// The tables.
 #[must_use]
@@ -12,7 +12,6 @@ pub fn page(report: &Report) -> String {
     costs(&mut out, "sessions", &report.by_sessions);
     costs(&mut out, "commands under way", &report.by_depth);
     costs(&mut out, "bytes of a command", &report.by_bytes);
-    let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     out += "| volumes | memory, MiB | making one more, µs of processor time | a node at rest, % of a processor |\n|---:|---:|---:|---:|\n";
     for of in &report.volumes {
         let made = if of.creation_micros > 0.0 { format!("{:.0}", of.creation_micros) } else { String::new() };
