@@ -287,6 +287,32 @@ fn alarm_of_disks_not_initialised_ends_when_their_pools_are_served() {
     assert!(!machine.alarms().contains(&Alarm::DiskInitFailed), "{:?}", machine.alarms());
 }
 
+/// Whoever handed its pools over goes the repaired node's way: what it closed is loaded anew while the partner serves, and not in the pause
+/// of the giveback.
+#[test]
+fn giver_of_a_planned_takeover_initialises_its_disks_before_mbwait() {
+    let mut world = World::new(NodeId::BOTH.map(usual_config), 1, Chaos::NONE);
+    NodeId::BOTH.into_iter().for_each(|node| world.start(node));
+    let home = |world: &World| NodeId::BOTH.iter().all(|node| world.word(*node) == Some(StateWord::Up));
+    world.run_until_true(limit(&world), "home", home).expect("home");
+    let (kind, vetoes, earnest) = (TakeoverKind::Planned, SoftVetoes::Overridden, Earnest::Do);
+    world.ask(NodeId::B, 1, Request::Takeover { kind, vetoes, earnest });
+    let served = |world: &World| world.answers(NodeId::B, PoolId(1));
+    world.run_until_true(limit(&world), "handed over", served).expect("handed over");
+    world.told = Some(Vec::new());
+    let waits = |world: &World| world.word(NodeId::A) == Some(StateWord::MailboxWait);
+    world.run_until_true(limit(&world), "MBWAIT", waits).expect("MBWAIT");
+    let told = world.told.take().expect("asked for");
+    let of_a = || told.iter().filter(|told| told.node == NodeId::A).map(|told| &told.input);
+    let checked = of_a().position(|input| matches!(input, Input::ReleaseChecked { .. }));
+    let initialised = of_a().position(|input| matches!(input, Input::DisksInitialised { .. }));
+    assert!(checked.expect("the release is looked at first") < initialised.expect("the disks are initialised"));
+    // What was taken on request goes home on request.
+    let later = world.now.after(Micros::from_millis(5_000));
+    world.run_until(later).expect("sound");
+    assert!(waits(&world) && served(&world));
+}
+
 /// The newest page said by these effects.
 fn published(out: &Effects) -> Option<PageContent> {
     out.iter().rev().find_map(|effect| match effect {

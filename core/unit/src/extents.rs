@@ -77,7 +77,7 @@ impl Default for ExtentClaims {
         Self {
             entries: Vec::new(),
             free: Vec::new(),
-            loose: Vec::with_capacity(MOST_LOOSE),
+            loose: Vec::new(),
             by_blocks: Intervals::default(),
             shared: NOBODY,
             exclusive: NOBODY,
@@ -112,16 +112,30 @@ impl ExtentClaims {
         self.entry(claim).is_some_and(|entry| entry.behind == 0)
     }
 
+    /// Whether such a claim would be granted at once.
+    #[must_use]
+    pub fn is_free(&self, lba: u64, blocks: u64, sharing: Sharing) -> bool {
+        let mut free = true;
+        self.excluding(&Run { lba, end: lba.saturating_add(blocks), sharing }, &mut |_| free = false);
+        free
+    }
+
     /// Gives a claim up, granted or not. Answers whether somebody else's was granted by that.
     #[must_use]
     pub fn release(&mut self, claim: Claim) -> Released {
-        let Some(&gone) = self.entry(claim) else { return Released::Nobody };
+        let mut released = Released::Nobody;
+        self.release_telling(claim, |_| released = Released::Somebody);
+        released
+    }
+
+    /// The same, and names each claim that was granted by that, in no order.
+    pub fn release_telling(&mut self, claim: Claim, granted: impl FnMut(Claim)) {
+        let Some(&gone) = self.entry(claim) else { return };
         self.take_out(claim.slot, &gone);
         self.waiting -= usize::from(gone.behind != 0);
-        if self.waiting == 0 {
-            return Released::Nobody;
+        if self.waiting != 0 {
+            self.let_pass_behind(&gone, granted);
         }
-        self.let_pass_behind(&gone)
     }
 
     fn entry(&self, claim: Claim) -> Option<&Entry> {
@@ -170,10 +184,9 @@ impl ExtentClaims {
     }
 
     /// A claim is gone: those that were made after it and wait for it have one less to wait for.
-    fn let_pass_behind(&mut self, gone: &Entry) -> Released {
+    fn let_pass_behind(&mut self, gone: &Entry, mut granted: impl FnMut(Claim)) {
         let mut touched = Vec::new();
         self.excluding(&gone.run, &mut |slot| touched.push(slot));
-        let mut released = Released::Nobody;
         for slot in touched {
             let entry = &mut self.entries[slot as usize];
             if entry.age < gone.age {
@@ -182,10 +195,9 @@ impl ExtentClaims {
             entry.behind -= 1;
             if entry.behind == 0 {
                 self.waiting -= 1;
-                released = Released::Somebody;
+                granted(Claim { age: entry.age, slot });
             }
         }
-        released
     }
 }
 

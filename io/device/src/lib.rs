@@ -9,13 +9,14 @@
 //! can reach the medium any more.
 //!
 //! **The gate** holds a whole unit without failing anything: new commands wait inside (hold), answers too (freeze), or
-//! everything ends without an answer for good (fence).
+//! everything ends without an answer for good (fence). Units may share one: [`CommonGate`].
 #![forbid(unsafe_code)]
 
 mod audience;
 mod carrier;
 mod compare;
 mod event;
+mod gate;
 pub mod medium;
 pub mod memory;
 mod perform;
@@ -24,6 +25,7 @@ mod task;
 mod unit;
 
 pub use audience::Audience;
+pub use gate::{CommonGate, Gate};
 pub use medium::Medium;
 pub use target::{LunTaken, NexusHandle, NexusName, Target, TaskManagement, TaskManagementResponse};
 pub use task::{Outcome, Task};
@@ -31,4 +33,4 @@ pub use understudy_scsi::inquiry::Provisioning;
 pub use understudy_unit::state::MOST_BYTES as MOST_STATE_BYTES;
 pub use understudy_unit::unit::{Access, Keep, UnitOptions};
 pub use understudy_unit::{Completion, Identity as UnitIdentity, TaskAttribute};
-pub use unit::{Gate, OpenError, UnitOnMedium};
+pub use unit::{OpenError, UnitOnMedium};

@@ -189,18 +189,37 @@ impl Target {
     /// # Errors
     /// [`LunTaken`].
     pub fn add_for(&self, lun: u16, unit: Rc<UnitOnMedium>, audience: Audience) -> Result<(), LunTaken> {
-        let at = match self.units.borrow().binary_search_by_key(&lun, |numbered| numbered.lun) {
-            Err(at) if lun <= HIGHEST_LUN => at,
-            Ok(_) | Err(_) => return Err(LunTaken(lun)),
-        };
-        let numbered = Numbered { lun, unit, audience };
+        self.add_all([(lun, unit, audience)]).pop().map_or(Ok(()), Err)
+    }
+
+    /// Adds many units, as [`Target::add_for`] does each, and names those that found no room: one look at each nexus, however many they
+    /// are.
+    pub fn add_all(&self, units: impl IntoIterator<Item = (u16, Rc<UnitOnMedium>, Audience)>) -> Vec<LunTaken> {
+        let mut added: Vec<_> =
+            units.into_iter().map(|(lun, unit, audience)| Numbered { lun, unit, audience }).collect();
+        added.sort_by_key(|numbered| numbered.lun);
+        let mut refused = Vec::new();
+        let mut before = None;
+        added.retain(|numbered| {
+            let lun = numbered.lun;
+            let there = self.units.borrow().binary_search_by_key(&lun, |numbered| numbered.lun).is_ok();
+            let fits = lun <= HIGHEST_LUN && !there && before != Some(lun);
+            before = Some(lun);
+            if !fits {
+                refused.push(LunTaken(lun));
+            }
+            fits
+        });
         for attached in self.attached.borrow().iter().filter_map(Weak::upgrade) {
-            if attached.sees(&numbered) {
+            if added.iter().any(|numbered| attached.sees(numbered)) {
                 attached.list_changed();
             }
         }
-        self.units.borrow_mut().insert(at, numbered);
-        Ok(())
+        let mut all = self.units.borrow_mut();
+        all.append(&mut added);
+        // Two ascending runs: they are merged.
+        all.sort_by_key(|numbered| numbered.lun);
+        refused
     }
 
     /// Removes a unit; its commands are aborted as if every nexus were lost.
@@ -211,14 +230,8 @@ impl Target {
     /// Removes every unit whose number `goes`, as [`Target::remove`] does, and answers them by number: one look at each nexus,
     /// however many they are.
     pub fn remove_all(&self, goes: impl Fn(u16) -> bool) -> Vec<Rc<UnitOnMedium>> {
-        let mut gone = Vec::new();
-        self.units.borrow_mut().retain(|numbered| {
-            let stays = !goes(numbered.lun);
-            if !stays {
-                gone.push(numbered.clone());
-            }
-            stays
-        });
+        let (gone, stay): (Vec<_>, Vec<_>) = self.units.take().into_iter().partition(|numbered| goes(numbered.lun));
+        self.units.replace(stay);
         for attached in self.attached.borrow().iter().filter_map(Weak::upgrade) {
             attached.places.borrow_mut().retain(|place| {
                 let stays = !goes(place.lun);

@@ -11,9 +11,10 @@ use understudy_scsi::sense::{Asc, Sense};
 use understudy_unit::unit::{Begun, Plan, Work};
 use understudy_unit::{Admission, Completion, NexusId, Sharing, TaskId};
 
+use crate::gate::Gate;
 use crate::medium::MediumError;
 use crate::perform;
-use crate::unit::{Claimed, Gate, Turn, UnitOnMedium};
+use crate::unit::{Busy, Claimed, Turn, UnitOnMedium};
 
 /// How a command ended for its initiator.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +54,7 @@ struct OnUnit {
 pub(crate) struct Listed {
     pub(crate) unit: Rc<UnitOnMedium>,
     pub(crate) task: TaskId,
+    _busy: Busy,
 }
 
 impl Drop for Listed {
@@ -91,7 +93,7 @@ impl Task {
     }
 
     pub(crate) fn on_unit(unit: Rc<UnitOnMedium>, nexus: NexusId, begun: Begun, target_name: Rc<str>) -> Self {
-        let listed = Listed { unit, task: begun.task };
+        let listed = Listed { _busy: Busy::of(&unit), unit, task: begun.task };
         Self {
             place: Place::Unit(OnUnit { listed, nexus, plan: begun.plan, target_name }),
             data_out_bytes: begun.data_out_bytes,
@@ -127,7 +129,7 @@ impl Task {
         match &self.place {
             Place::Target(_) => std::future::pending().await,
             Place::Unit(on_unit) => {
-                let Listed { unit, task } = &on_unit.listed;
+                let Listed { unit, task, .. } = &on_unit.listed;
                 unit.tasks_moved.until(|| unit.is_aborted(*task).then_some(())).await;
             }
         }
@@ -314,6 +316,8 @@ impl Listed {
             return self.aborted_outcome();
         }
         let unit = Rc::clone(&self.unit);
+        // The answer waits for the gate although the command is out of the task set.
+        let _busy = Busy::of(&unit);
         drop(self);
         match unit.gate() {
             Gate::Open | Gate::Held => Outcome::Completed(completion),

@@ -14,20 +14,8 @@ use understudy_unit::{Claim, ExtentClaims, Geometry, Sharing, TaskId};
 
 use crate::carrier::Carrier;
 use crate::event::Event;
+use crate::gate::{CommonGate, Gate};
 use crate::medium::Medium;
-
-/// Whether commands pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Gate {
-    /// Yes.
-    Open,
-    /// New commands wait; those under way end and are answered.
-    Held,
-    /// New commands wait, and so do the answers of those under way.
-    Frozen,
-    /// For good: everything ends without an answer.
-    Fenced,
-}
 
 /// Why a unit cannot be opened.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -50,6 +38,11 @@ pub struct UnitOnMedium {
     pub(crate) carrier: Carrier,
     claims: RefCell<ExtentClaims>,
     gate: Cell<Gate>,
+    common: Option<Rc<CommonGate>>,
+    /// Commands that may wait for the gate: see [`Busy`].
+    waiting: Cell<usize>,
+    /// Its place among the busy units of the common gate, while there are any.
+    pub(crate) busy_at: Cell<usize>,
     /// Whether a change of kept state is between its plan and its end.
     changing: Cell<bool>,
     pub(crate) gate_moved: Event,
@@ -74,6 +67,28 @@ impl UnitOnMedium {
     /// # Errors
     /// [`OpenError`] if the kept state or the geometry cannot be used.
     pub fn new(options: UnitOptions, medium: Rc<dyn Medium>, kept: Option<&[u8]>) -> Result<Rc<Self>, OpenError> {
+        Self::make(options, medium, kept, None)
+    }
+
+    /// The same, behind a gate that other units are behind, too.
+    ///
+    /// # Errors
+    /// [`OpenError`] if the kept state or the geometry cannot be used.
+    pub fn behind(
+        gate: &Rc<CommonGate>,
+        options: UnitOptions,
+        medium: Rc<dyn Medium>,
+        kept: Option<&[u8]>,
+    ) -> Result<Rc<Self>, OpenError> {
+        Self::make(options, medium, kept, Some(Rc::clone(gate)))
+    }
+
+    fn make(
+        options: UnitOptions,
+        medium: Rc<dyn Medium>,
+        kept: Option<&[u8]>,
+        common: Option<Rc<CommonGate>>,
+    ) -> Result<Rc<Self>, OpenError> {
         let geometry = geometry(&*medium);
         if !(512..=4096).contains(&geometry.block_bytes) || !geometry.block_bytes.is_power_of_two() {
             return Err(OpenError::BlockBytes(geometry.block_bytes));
@@ -84,9 +99,12 @@ impl UnitOnMedium {
         Ok(Rc::new(Self {
             core: RefCell::new(LogicalUnit::new(options, geometry, kept)?),
             medium,
-            carrier: Carrier::start(),
+            carrier: common.as_ref().map_or_else(Carrier::start, |common| common.carrier.clone()),
             claims: RefCell::default(),
             gate: Cell::new(Gate::Open),
+            common,
+            waiting: Cell::new(0),
+            busy_at: Cell::new(0),
             changing: Cell::new(false),
             gate_moved: Event::default(),
             tasks_moved: Event::default(),
@@ -120,10 +138,11 @@ impl UnitOnMedium {
         self.core.borrow_mut().allow_tasks(most);
     }
 
-    /// The gate.
+    /// The gate: the stricter one of its own and the one it shares.
     #[must_use]
     pub fn gate(&self) -> Gate {
-        self.gate.get()
+        let own = self.gate.get();
+        self.common.as_ref().map_or(own, |common| own.max(common.gate()))
     }
 
     /// Fenced stays fenced: a node that lost its right does not get it back in this run.
@@ -187,6 +206,31 @@ impl UnitOnMedium {
 
     pub(crate) fn is_aborted(&self, task: TaskId) -> bool {
         self.core.borrow().is_aborted(task)
+    }
+}
+
+/// A command that may wait for the gate, in the task set or with its answer. While there is one, the unit's common gate knows the
+/// unit.
+#[derive(Debug)]
+pub(crate) struct Busy(Rc<UnitOnMedium>);
+
+impl Busy {
+    pub(crate) fn of(unit: &Rc<UnitOnMedium>) -> Self {
+        let before = unit.waiting.replace(unit.waiting.get() + 1);
+        if let Some(common) = unit.common.as_ref().filter(|_| before == 0) {
+            unit.busy_at.set(common.enter(Rc::clone(unit)));
+        }
+        Self(Rc::clone(unit))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let Self(unit) = self;
+        unit.waiting.set(unit.waiting.get() - 1);
+        if let Some(common) = unit.common.as_ref().filter(|_| unit.waiting.get() == 0) {
+            common.leave(unit.busy_at.get());
+        }
     }
 }
 

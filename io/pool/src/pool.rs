@@ -18,7 +18,7 @@ use tokio::task::spawn_local;
 use understudy_disk::disk::{DiskError, Geometry};
 use understudy_layout::allocate::{AllocateError, NewVolume};
 use understudy_layout::label::{PoolAreas, Role};
-use understudy_layout::metadata::{Metadata, MetadataError, Protection, Provisioning, Volume};
+use understudy_layout::metadata::{Header, Metadata, MetadataError, Protection, Provisioning, Volume};
 use understudy_layout::{MetadataVersion, Uuid};
 
 use crate::allot::Allotting;
@@ -240,6 +240,8 @@ pub struct Pool {
     pub(crate) allotting: Allotting,
     pub(crate) slot_bytes: u32,
     in_sync: Cell<InSync>,
+    /// Of the metadata as it was read last: what a warm pool is compared with.
+    read: Cell<Header>,
     /// Every good leg was seen with the newest version.
     uniform: Cell<bool>,
     pub(crate) resync: Rc<ResyncShared>,
@@ -328,6 +330,7 @@ impl Pool {
             allotting: Allotting::default(),
             slot_bytes,
             in_sync: Cell::new(expected.in_sync),
+            read: Cell::new(found.header),
             uniform: Cell::new(found.uniform),
             resync: Rc::new(shared),
             unfinished: RefCell::new(Some(receiver)),
@@ -359,7 +362,7 @@ impl Pool {
             return Err(LoadError::NoGoodLeg(u16::try_from(mirror).unwrap_or(u16::MAX)));
         }
         let known = self.metadata();
-        if expected.in_sync == InSync::Yes && store::confirms(&good, &known, expected.at_least).await {
+        if expected.in_sync == InSync::Yes && store::confirms(&good, &self.read.get(), expected.at_least).await {
             return Ok(known.version);
         }
         let found = store::find(&good, expected.pool, expected.at_least).await?;
@@ -368,6 +371,7 @@ impl Pool {
             return Err(MetadataError::Damaged("the pool's mirrors changed since it was loaded; load it again").into());
         }
         self.uniform.set(found.uniform);
+        self.read.set(found.header);
         *self.metadata.borrow_mut() = Rc::new(found.metadata);
         self.adopt_volumes();
         Ok(self.metadata().version)

@@ -28,6 +28,8 @@ const TRANSFER_BYTES: usize = 1 << 20;
 pub struct Found {
     /// The newest copy.
     pub metadata: Metadata,
+    /// Its header.
+    pub header: Header,
     /// Whether every leg asked has exactly this version.
     pub uniform: bool,
 }
@@ -102,14 +104,15 @@ pub async fn find(legs: &[Rc<Leg>], pool: Uuid, at_least: MetadataVersion) -> Re
         // A copy that was cut short, or is being written by the owner at this moment, leaves the next best one.
         let Ok(metadata) = image(leg, *slot, *header).await else { continue };
         let same = candidates.iter().filter(|(_, _, other)| other == header).count();
-        return Ok(Found { metadata, uniform: same == legs.len() });
+        return Ok(Found { metadata, header: *header, uniform: same == legs.len() });
     }
     let unreadable = |(place, error): (LegPlace, DiskError)| LoadError::Leg { place, error };
     Err(trouble.map(unreadable).unwrap_or_else(|| newer_release.unwrap_or(MetadataError::Absent).into()))
 }
 
-/// Whether some leg confirms, by headers alone, that `known` is still the newest copy.
-pub async fn confirms(legs: &[Rc<Leg>], known: &Metadata, at_least: MetadataVersion) -> bool {
+/// Whether some leg confirms, by headers alone, that the copy with the header `known` is still the newest one. The whole header counts, and
+/// with it the checksum of the body: a version that was taken back leaves its number to the one after it.
+pub async fn confirms(legs: &[Rc<Leg>], known: &Header, at_least: MetadataVersion) -> bool {
     if known.version < at_least {
         return false;
     }
@@ -118,7 +121,7 @@ pub async fn confirms(legs: &[Rc<Leg>], known: &Metadata, at_least: MetadataVers
         let Ok(slots) = headers(leg).await else { continue };
         let newest = slots.iter().flatten().filter(|header| header.pool == known.pool);
         let newest = newest.max_by_key(|header| (header.version, header.generation));
-        return newest.is_some_and(|header| header.version == known.version && header.generation == known.generation);
+        return newest == Some(known);
     }
     false
 }

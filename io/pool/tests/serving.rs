@@ -8,9 +8,10 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use support::{Bench, MIB, only_first_leg, read, run, settle, volume, write};
 use understudy_device::medium::{Durability, Medium as _, MediumError};
-use understudy_disk::disk::Disk;
+use understudy_disk::disk::{self, Disk, Extent};
 use understudy_layout::MetadataVersion;
-use understudy_layout::metadata::MetadataError;
+use understudy_layout::label::Role;
+use understudy_layout::metadata::{Metadata, MetadataError};
 use understudy_pool::testing::MemoryDisk;
 use understudy_pool::{
     Existing, Finding, InSync, InitialiseError, LegPlace, LegSet, LoadError, VolumeError, discover,
@@ -226,6 +227,31 @@ fn refresh_reads_two_pages_when_nothing_changed_and_everything_when_it_did() {
         owner.stop();
         warm.start(3, &bench.fenced()).await.expect("starts");
         assert_eq!(warm.refresh(bench.expected(InSync::Yes)).await, Err(LoadError::NotWarm));
+    });
+}
+
+/// A version that a mirror refused is taken back, and the next one has its number.
+#[test]
+fn refresh_does_not_take_another_version_of_the_same_number_for_the_one_it_knows() {
+    run(async {
+        let bench = Bench::new(512, 1).await;
+        let owner = bench.serve(InSync::Yes).await;
+        let v = volume(&owner, "v", 2, 512).await;
+        v.keep_state(b"once".to_vec()).await.expect("kept");
+        let warm = bench.load(bench.expected(InSync::Yes)).await.expect("loads while the owner serves");
+        let known = warm.metadata();
+        let mut other = Metadata::clone(&known);
+        other.volumes.get_mut(&v.uuid()).expect("there").state = b"else".to_vec();
+        for disk in &bench.disks {
+            let label = discover(vec![Rc::clone(disk) as _], 1, |_| {}).await.pool_disks(known.pool);
+            let Role::PoolLeg { areas, .. } = label[0].label.role else { panic!("a leg") };
+            let image = other.encode(areas.slot_bytes).expect("fits");
+            let at = areas.slot_offset(other.slot()) / 512;
+            let extent = Extent::within(disk.geometry().expect("known"), at, image.len() as u32 / 512).expect("inside");
+            disk.write(extent, image.into(), disk::Durability::Cached).await.expect("written");
+        }
+        let version = warm.refresh(bench.expected(InSync::Yes)).await.expect("refreshed");
+        assert_eq!((version, warm.medium(v.uuid()).expect("there").kept_state()), (known.version, b"else".to_vec()));
     });
 }
 

@@ -23,7 +23,7 @@ const CROWD: usize = 100;
 pub enum After {
     /// The node was killed and booted again: it has its pool in memory when it gets it.
     Boot,
-    /// Its partner took over as planned, and the node went on running: it loads its pool when it gets it.
+    /// Its partner took over as planned, and the node went on running: it has loaded its pool anew since.
     PlannedTakeover,
 }
 

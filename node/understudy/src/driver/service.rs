@@ -3,22 +3,19 @@
 //! An *identity* is a node's name towards clients: its target and its portals. A node always has its own, and its
 //! partner's while it serves the partner's pools. Nothing is decided here: the failover machine orders each step.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, OwnedMutexGuard};
-use understudy_device::{Access, Keep, OpenError, Provisioning, Target, UnitIdentity, UnitOnMedium, UnitOptions};
+use understudy_device::Target;
 use understudy_failover::effect::LegsAre;
 use understudy_failover::input::{NotHeld, OpenOutcome};
 use understudy_failover::words::{Generation, LegSet, MetadataVersion, NodeId, PoolId};
 use understudy_layout::Uuid;
-use understudy_pool::{
-    self as pool, Expected, FencedLeg, InSync, Inventory, LoadError, Pool, PoolOptions, VolumeError, VolumeMedium,
-    VolumeSummary, discover,
-};
+use understudy_pool::{Expected, FencedLeg, InSync, Inventory, LoadError, Pool, PoolOptions, VolumeError, discover};
 use understudy_portal::{LoginGate, Portal};
 
 #[cfg(feature = "mistakes")]
@@ -29,15 +26,14 @@ use super::shelves::PoolDisks;
 use super::world::World;
 use crate::config::{Config, NodeName};
 
+mod units;
 mod volumes;
 
+pub use units::{OpenPool, VolumeUnit};
 pub use volumes::CreateError;
 
 /// Disks asked at the same time while they are initialised: enough to hide their latency, few enough for a small shelf.
 const AT_ONCE: usize = 32;
-
-/// Units of a warm pool made without a look at anything else: a fraction of a millisecond.
-const MADE_AT_ONCE: usize = 32;
 
 /// What a pool's disks must show before it is opened: everything the record says of it.
 #[derive(Debug, Clone)]
@@ -50,26 +46,6 @@ pub struct Recorded {
     pub legs_are: LegsAre,
     /// Legs recorded good, per mirror.
     pub legs: Vec<LegSet>,
-}
-
-/// A pool whose metadata is loaded.
-pub struct OpenPool {
-    /// The pool itself.
-    pub pool: Rc<Pool>,
-    /// Its volumes as logical units, by volume.
-    pub units: RefCell<BTreeMap<Uuid, (u16, Rc<UnitOnMedium>)>>,
-    /// Units made while the pool is warm and not yet behind a target: making a thousand in the pause would lengthen it.
-    made: RefCell<BTreeMap<Uuid, Made>>,
-    /// The metadata all of them were made of.
-    made_of: Cell<Option<understudy_layout::MetadataVersion>>,
-    generation: Cell<Generation>,
-}
-
-/// A unit, and what it was made of.
-struct Made {
-    unit: Rc<UnitOnMedium>,
-    medium: Rc<VolumeMedium>,
-    options: UnitOptions,
 }
 
 /// What clients see of a node.
@@ -272,7 +248,7 @@ impl Service {
                 legs: legs.clone(),
             };
             match self.load(*id, &inventory, &recorded).await {
-                Ok(warm) => make_units(&warm).await,
+                Ok(warm) => self.make_units(&warm).await,
                 Err(error) => {
                     tracing::warn!("{id} could not be loaded beforehand: {error}");
                     unopenable.insert(*id);
@@ -298,15 +274,11 @@ impl Service {
         let (disks, options) = (inventory.pool_disks(uuid), PoolOptions::default());
         let pool = Pool::load(disks, expected(uuid, recorded), Rc::clone(overseer) as _, options).await?;
         self.publisher.progress();
-        let generation = Cell::new(recorded.generation);
-        let opened = Rc::new(OpenPool {
-            pool,
-            units: RefCell::default(),
-            made: RefCell::default(),
-            made_of: Cell::default(),
-            generation,
-        });
-        self.pools.borrow_mut().insert(id, Rc::clone(&opened));
+        let opened = OpenPool::new(pool, recorded.generation);
+        let before = self.pools.borrow_mut().insert(id, Rc::clone(&opened));
+        if let Some(before) = before {
+            self.take_down(id, &before);
+        }
         Ok(opened)
     }
 
@@ -335,17 +307,7 @@ impl Service {
             None => self.load_from_disks(id, recorded).await?,
         };
         opened.generation.set(recorded.generation);
-        self.remove_stale_units(id, &opened);
-        for volume in opened.pool.volumes() {
-            let known = opened.units.borrow().get(&volume.uuid).map(|(_, unit)| Rc::clone(unit));
-            match (known, volume.protection) {
-                (None, _) => self.add_unit(id, &opened, &volume),
-                (Some(unit), pool::Protection::Writable) => unit.allow_writes(),
-                // Held since it was made, so nothing is under way.
-                (Some(unit), pool::Protection::WriteProtected) => unit.write_protect().await,
-            }
-        }
-        opened.made.borrow_mut().clear();
+        self.bring_in_line(id, &opened).await;
         Ok(MetadataVersion(opened.pool.metadata_version().0))
     }
 
@@ -368,44 +330,6 @@ impl Service {
             gate.iter().for_each(LoginGate::open);
         }
         loaded
-    }
-
-    /// A pool that is opened for a second claim was perhaps served by the partner since the first: units that do not know what is kept
-    /// now, or whose volume is gone, were never let through and are made anew.
-    fn remove_stale_units(&self, id: PoolId, opened: &OpenPool) {
-        let stale = |uuid: &Uuid, unit: &UnitOnMedium| {
-            opened.pool.medium(*uuid).is_none_or(|medium| !unit.look(|unit| unit.has_kept(&medium.kept_state())))
-        };
-        opened.units.borrow_mut().retain(|uuid, (lun, unit)| {
-            let stays = !stale(uuid, unit);
-            if !stays {
-                unit.fence();
-                if let Some(place) = self.identity_of(id) {
-                    place.target.remove(*lun);
-                }
-            }
-            stays
-        });
-    }
-
-    /// Puts a volume behind the target of its pool's home, held.
-    fn add_unit(&self, id: PoolId, opened: &OpenPool, volume: &VolumeSummary) {
-        let Some(medium) = opened.pool.medium(volume.uuid) else { return };
-        let make = || make_unit(&opened.pool, volume, Rc::clone(&medium));
-        let unit = match opened.take_made(volume, &medium).map_or_else(make, Ok) {
-            Ok(unit) => unit,
-            Err(error) => {
-                tracing::error!("volume {} is not served: {error}", volume.name);
-                return;
-            }
-        };
-        let Some(place) = self.identity_of(id) else { return };
-        let audience = self.config.audiences.of(&volume.name).clone();
-        if place.target.add_for(volume.lun, Rc::clone(&unit), audience).is_err() {
-            tracing::error!("volume {} is not served: its target has LUN {} already", volume.name, volume.lun);
-            return;
-        }
-        opened.units.borrow_mut().insert(volume.uuid, (volume.lun, unit));
     }
 
     /// Lets the pool's commands through, and the logins once no other pool is on its way. A pool whose disks refuse is tried again
@@ -453,16 +377,13 @@ impl Service {
             }
             self.turns.borrow_mut().insert(id, turn);
         }
-        let units = opened.held_units();
-        for unit in &units {
-            unit.hold();
-        }
-        for unit in &units {
-            #[cfg(feature = "mistakes")]
-            if is_made(Mistake::HeldWithoutDrain) {
-                continue;
-            }
-            unit.drained().await;
+        opened.gate.hold();
+        #[cfg(feature = "mistakes")]
+        let drains = !is_made(Mistake::HeldWithoutDrain);
+        #[cfg(not(feature = "mistakes"))]
+        let drains = true;
+        if drains {
+            opened.gate.drained().await;
         }
         if opened.pool.writes_of_unknown_outcome() > 0 {
             return Err(NotHeld::OutcomeUnknown);
@@ -474,8 +395,8 @@ impl Service {
 
     /// Holds everything at once and acknowledges nothing.
     pub fn freeze(&self, id: PoolId) {
-        for unit in self.opened(id).iter().flat_map(|opened| opened.held_units()) {
-            unit.freeze();
+        if let Some(opened) = self.opened(id) {
+            opened.gate.freeze();
         }
     }
 
@@ -497,8 +418,8 @@ impl Service {
     /// Carries on what was held or frozen.
     pub fn resume(&self, id: PoolId) {
         self.end_hold(id);
-        for unit in self.opened(id).iter().flat_map(|opened| opened.held_units()) {
-            unit.resume();
+        if let Some(opened) = self.opened(id) {
+            opened.gate.resume();
         }
     }
 
@@ -511,15 +432,7 @@ impl Service {
         if is_made(Mistake::ClosedUnfenced) {
             return opened.pool.stop();
         }
-        let mut gone = BTreeSet::new();
-        for (lun, unit) in opened.units.borrow().values() {
-            unit.fence();
-            gone.insert(*lun);
-        }
-        if let Some(place) = self.identity_of(id) {
-            place.target.remove_all(|lun| gone.contains(&lun));
-        }
-        opened.pool.stop();
+        self.take_down(id, &opened);
     }
 
     /// What the disks of these pools say, flushed beforehand, for a hand-off.
@@ -528,69 +441,6 @@ impl Service {
             // A flush that fails now fails again while the pool is held, where it counts.
             let _ = opened.pool.flush().await;
         }
-    }
-}
-
-/// What a volume is as a unit.
-fn unit_options(pool: &Pool, volume: &VolumeSummary) -> UnitOptions {
-    let identity = UnitIdentity { uuid: volume.uuid.0, product: "VOLUME".to_owned() };
-    UnitOptions {
-        keep: Keep::Always,
-        provisioning: match volume.provisioning {
-            pool::Provisioning::Thick => Provisioning::Full,
-            pool::Provisioning::Thin => Provisioning::Thin,
-        },
-        unmap_granularity_bytes: pool.metadata().chunk_bytes,
-        access: match volume.protection {
-            pool::Protection::Writable => Access::ReadWrite,
-            pool::Protection::WriteProtected => Access::WriteProtected,
-        },
-        ..UnitOptions::new(identity)
-    }
-}
-
-/// The unit of a volume, held.
-fn make_unit(pool: &Pool, volume: &VolumeSummary, medium: Rc<VolumeMedium>) -> Result<Rc<UnitOnMedium>, OpenError> {
-    let kept = medium.kept_state();
-    let kept = Some(kept.as_slice()).filter(|kept| !kept.is_empty());
-    #[cfg(feature = "mistakes")]
-    let medium = super::mistakes::before(medium);
-    let unit = UnitOnMedium::new(unit_options(pool, volume), medium, kept)?;
-    unit.hold();
-    Ok(unit)
-}
-
-/// Makes the units of a warm pool. A few at a time: this node may be serving others.
-async fn make_units(warm: &OpenPool) {
-    warm.made_of.set(Some(warm.pool.metadata_version()));
-    for volumes in warm.pool.volumes().chunks(MADE_AT_ONCE) {
-        for volume in volumes {
-            let Some(medium) = warm.pool.medium(volume.uuid) else { continue };
-            // One that cannot be made is tried again when the pool is opened, and told of then.
-            if let Ok(unit) = make_unit(&warm.pool, volume, Rc::clone(&medium)) {
-                let made = Made { unit, medium, options: unit_options(&warm.pool, volume) };
-                warm.made.borrow_mut().insert(volume.uuid, made);
-            }
-        }
-        tokio::task::yield_now().await;
-    }
-}
-
-impl OpenPool {
-    /// The unit made for a volume beforehand, if what it was made of is still so.
-    fn take_made(&self, volume: &VolumeSummary, medium: &Rc<VolumeMedium>) -> Option<Rc<UnitOnMedium>> {
-        let made = self.made.borrow_mut().remove(&volume.uuid)?;
-        let same = Rc::ptr_eq(&made.medium, medium) && made.options == unit_options(&self.pool, volume);
-        // What a unit keeps is metadata: of the same version it cannot be anything else, and a thousand need not be compared.
-        let knows = || {
-            let unchanged = self.made_of.get() == Some(self.pool.metadata_version());
-            unchanged || made.unit.look(|unit| unit.has_kept(&medium.kept_state()))
-        };
-        (same && knows()).then_some(made.unit)
-    }
-
-    fn held_units(&self) -> Vec<Rc<UnitOnMedium>> {
-        self.units.borrow().values().map(|(_, unit)| Rc::clone(unit)).collect()
     }
 }
 

@@ -6,7 +6,9 @@ use std::path::Path;
 use bytes::Bytes;
 use futures_util::stream::LocalBoxStream;
 use tokio::sync::mpsc;
-use understudy_device::{Medium, NexusHandle, NexusName, Outcome, TaskAttribute};
+use understudy_device::{
+    Keep, Medium, NexusHandle, NexusName, Outcome, TaskAttribute, UnitIdentity, UnitOnMedium, UnitOptions,
+};
 use understudy_disk::disk::{Disk, Link};
 use understudy_disk::session::{Nexus, Options};
 use understudy_disk::url::LunUrl;
@@ -14,7 +16,7 @@ use understudy_fabric::PAGE_BYTES;
 use understudy_failover::machine::Machine;
 use understudy_failover::words::{Incarnation, PairId};
 use understudy_pool::testing::MemoryDisk;
-use understudy_pool::{Existing, LegPlace, PoolPlan, VolumeMedium, VolumeWish, initialise_pool};
+use understudy_pool::{self as pool, Existing, LegPlace, PoolPlan, VolumeMedium, VolumeWish, initialise_pool};
 use understudy_portal::{PortalError, PortalOptions};
 use understudy_scsi::encode;
 use understudy_scsi::reservation::{OutAction, OutList};
@@ -174,7 +176,7 @@ async fn register(host: &NexusHandle, key: u64) {
 fn keys(service: &Service, id: PoolId) -> Vec<(u16, Vec<u64>)> {
     let opened = service.opened(id).expect("open");
     let units = opened.units.borrow();
-    let keys = |(lun, unit): &(u16, Rc<UnitOnMedium>)| (*lun, unit.look(|unit| unit.reservations().keys().collect()));
+    let keys = |known: &VolumeUnit| (known.lun, known.unit.look(|unit| unit.reservations().keys().collect()));
     let mut found: Vec<_> = units.values().map(keys).collect();
     found.sort_unstable();
     found
@@ -225,8 +227,11 @@ fn a_pool_opened_for_a_second_claim_has_what_the_partner_kept_in_between() {
 fn protected(service: &Service, id: PoolId) -> Vec<u16> {
     let opened = service.opened(id).expect("open");
     let units = opened.units.borrow();
-    let mut luns: Vec<_> =
-        units.values().filter(|(_, unit)| unit.look(|unit| unit.is_write_protected())).map(|(lun, _)| *lun).collect();
+    let mut luns: Vec<_> = units
+        .values()
+        .filter(|known| known.unit.look(|unit| unit.is_write_protected()))
+        .map(|known| known.lun)
+        .collect();
     luns.sort_unstable();
     luns
 }
@@ -285,7 +290,7 @@ fn units_made_while_the_pool_was_warm_have_what_the_partner_kept_since() {
         let found = service.initialise(&[(bench.id, vec![LegSet(0b11)])].into()).await;
         assert!(matches!(found, Ok((_, unopenable)) if unopenable.is_empty()));
         let warm = service.opened(bench.id).expect("warm");
-        assert_eq!(warm.made.borrow().len(), 3);
+        assert_eq!(warm.units.borrow().len(), 3);
         assert!(service.identity_of(bench.id).expect("home").target.luns().is_empty(), "offered before it is its own");
 
         let host = host(partner.medium(kept).expect("just made")).await;
@@ -295,9 +300,43 @@ fn units_made_while_the_pool_was_warm_have_what_the_partner_kept_since() {
         let opened = service.open(bench.id, Bench::recorded(version)).await;
         assert!(matches!(opened, OpenOutcome::Opened { .. }));
         assert_eq!(keys(&service, bench.id), [(0, vec![7]), (2, vec![])]);
-        assert!(warm.made.borrow().is_empty());
         assert_eq!(service.free_lun(bench.id), Some(1));
         assert_eq!(service.identity_of(bench.id).expect("home").target.luns(), [0, 2]);
+    };
+    tokio::task::LocalSet::new().block_on(&runtime.expect("a runtime"), test);
+}
+
+/// Nothing changed since: the very units that were made beforehand are served, also after a claim that is made a second time.
+#[test]
+fn units_made_while_the_pool_was_warm_are_served_if_nothing_changed() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let test = async {
+        let bench = Bench::new().await;
+        let partner = bench.partner().await;
+        for (name, lun) in [("one", Some(1)), ("other", Some(0))] {
+            let provisioning = pool::Provisioning::Thick;
+            let wish = VolumeWish { name: name.into(), lun, block_bytes: 512, blocks: 2048, provisioning };
+            partner.create_volume(wish).await.expect("room");
+        }
+        let service = bench.service();
+        assert!(service.initialise(&[(bench.id, vec![LegSet(0b11)])].into()).await.is_ok());
+        let units = || -> Vec<Rc<UnitOnMedium>> {
+            let opened = service.opened(bench.id).expect("open");
+            let units = opened.units.borrow();
+            units.values().map(|known| Rc::clone(&known.unit)).collect()
+        };
+        let warm = units();
+        assert_eq!(warm.len(), 2);
+        let version = MetadataVersion(partner.metadata_version().0);
+        for _ in 0..2 {
+            let recorded = Recorded { legs_are: LegsAre::Equal, ..Bench::recorded(version) };
+            assert!(matches!(service.open(bench.id, recorded).await, OpenOutcome::Opened { .. }));
+            assert!(units().iter().zip(&warm).all(|(now, before)| Rc::ptr_eq(now, before)));
+            assert_eq!(service.identity_of(bench.id).expect("home").target.luns(), [0, 1]);
+        }
+        service.close(bench.id);
+        assert!(service.identity_of(bench.id).expect("home").target.luns().is_empty());
+        assert!(warm.iter().all(|unit| unit.gate() == understudy_device::Gate::Fenced));
     };
     tokio::task::LocalSet::new().block_on(&runtime.expect("a runtime"), test);
 }

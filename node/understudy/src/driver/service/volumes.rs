@@ -4,7 +4,7 @@ use understudy_layout::Uuid;
 use understudy_layout::allocate::AllocateError;
 use understudy_pool::{Protection, Provisioning, VolumeError, VolumeSummary, VolumeWish};
 
-use super::{PoolId, Rc, Service};
+use super::{PoolId, Rc, Service, VolumeUnit};
 
 /// Why a volume was not made, changed or deleted.
 #[derive(Debug, thiserror::Error)]
@@ -35,10 +35,8 @@ impl Service {
         let blocks = bytes.div_ceil(u64::from(block_bytes));
         let wish = VolumeWish { name: name.to_owned(), lun: self.free_lun(id), block_bytes, blocks, provisioning };
         let volume = opened.pool.create_volume(wish).await?;
-        self.add_unit(id, &opened, &volume);
-        if let Some((_, unit)) = opened.units.borrow().get(&volume.uuid) {
-            unit.resume();
-        }
+        self.add_unit(&opened, &volume);
+        self.show_units(id, &opened);
         Ok(volume)
     }
 
@@ -60,7 +58,7 @@ impl Service {
         let opened = self.opened(id).ok_or(CreateError::NotHere)?;
         let known = opened.pool.volumes().into_iter().find(|volume| volume.uuid == uuid);
         let before = known.ok_or(VolumeError::Allocate(AllocateError::NoSuchVolume(uuid)))?.protection;
-        let unit = opened.units.borrow().get(&uuid).map(|(_, unit)| Rc::clone(unit));
+        let unit = opened.units.borrow().get(&uuid).map(|known| Rc::clone(&known.unit));
         if let (Protection::WriteProtected, Some(unit)) = (protection, &unit) {
             // Before it is kept: a write that is answered after a new owner may have read that there is none would be one too many.
             unit.write_protect().await;
@@ -80,7 +78,8 @@ impl Service {
     pub async fn delete_volume(&self, id: PoolId, uuid: Uuid) -> Result<(), CreateError> {
         let _turn = self.turn(id).await;
         let opened = self.opened(id).ok_or(CreateError::NotHere)?;
-        if let Some((lun, unit)) = opened.units.borrow_mut().remove(&uuid) {
+        let known = opened.units.borrow_mut().remove(&uuid);
+        if let Some(VolumeUnit { lun, unit, .. }) = known {
             if let Some(place) = self.identity_of(id) {
                 place.target.remove(lun);
             }
