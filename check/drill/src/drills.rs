@@ -1,6 +1,8 @@
 //! `understudy-drills`: the table of drills, endurance, moves of pools, upgrades, conformance and growth; started by `cargo xtask drill`,
 //! `soak`, `bench handoff`, `upgrade`, `conformance` and `bench growth`.
 
+#[path = "drills/calm.rs"]
+mod calm;
 #[path = "drills/conform.rs"]
 mod conform;
 #[path = "drills/grow.rs"]
@@ -38,6 +40,8 @@ enum Command {
     Conformance(conform::Options),
     /// Measure what more volumes, sessions, commands and bytes cost a node
     Growth(grow::Options),
+    /// Do nothing to a pair on a busy machine, and count false alarms
+    Calm(calm::Options),
     /// Replace the programs of both nodes under clients, led by `understudy upgrade`
     Upgrade(upgraded::Options),
 }
@@ -141,6 +145,7 @@ fn main() -> ExitCode {
         Command::Handoff(args) => move_pools(&args),
         Command::Conformance(options) => conform::run(&options),
         Command::Growth(options) => grow::run(&options),
+        Command::Calm(options) => calm::run(&options),
         Command::Upgrade(options) => upgraded::run(&options),
     };
     match outcome {

@@ -7,6 +7,7 @@
 //!
 //! Everything waits for facts, with a limit; nothing assumes that something took a certain time.
 
+pub mod calm;
 pub mod cell;
 pub mod client_port;
 pub mod conformance;

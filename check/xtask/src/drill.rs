@@ -32,6 +32,11 @@ pub(crate) fn conformance(options: &[&str]) -> Result<()> {
     play("conformance", options)
 }
 
+/// Counts false alarms of a pair that nothing is done to: with the optimisation of the product, as its users run it.
+pub(crate) fn calm(options: &[&str]) -> Result<()> {
+    run(&build_release(&["--package", PACKAGE, "--bins"])?.join(PROGRAM), "calm", options)
+}
+
 /// Upgrades a pair under clients.
 pub(crate) fn upgrade(options: &[&str]) -> Result<()> {
     play("upgrade", options)

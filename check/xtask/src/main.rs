@@ -48,6 +48,8 @@ cargo xtask sim [--seed N] [--runs M] [--json FILE]   two whole nodes in one pro
 cargo xtask sim --mistakes                           deliberate mistakes that the simulation must find
 cargo xtask soak [--minutes N] [--seed S] [--json FILE] [--svg FILE] [--help]
                                                      random drills with verifying clients for a long time
+cargo xtask calm [--minutes N] [--hogs N] [--json FILE] [--help]
+                                                     nothing is done to a pair on a busy machine: false alarms
 cargo xtask upgrade [--from COMMIT] [--json FILE]    both nodes from an older commit's program to this one, under clients
 cargo xtask conformance [--peer] [--url URL] [--suite FILE]... [--json FILE] [--markdown FILE] [--help]
                                                      libiscsi's suite against a volume, a disk of the shelf, and a peer
@@ -95,6 +97,7 @@ fn run(arguments: &[String]) -> Result<()> {
             };
             bench::target::run(&effort, options.file("--json"))
         }
+        ["calm", options @ ..] => drill::calm(options),
         ["upgrade", options @ ..] => {
             let options = Options::parse(options, &["--from", "--json"])?;
             let json = options.text("--json").map_or(Vec::new(), |file| vec!["--json", file]);

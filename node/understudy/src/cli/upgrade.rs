@@ -18,6 +18,9 @@ use crate::config::{Config, NodeName};
 /// Between two looks at the pair.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// What takes longer is told, and again whenever something changes.
+const TOLD_AFTER: Duration = Duration::from_secs(3);
+
 /// How long the pair may take over what it does by itself: a boot, a resync after it.
 const PAIR_WITHIN: Duration = Duration::from_secs(10 * 60);
 
@@ -106,15 +109,19 @@ impl Walk<'_> {
 
     /// Looks until `reached`. Nobody answering is waited out, too: a node is being restarted.
     fn wait(&self, what: &str, limit: Duration, mut reached: impl FnMut(&View) -> bool) -> Result<View, Failure> {
-        let deadline = Instant::now() + limit;
-        let mut last = "no node answers here".to_owned();
-        // BOUND: the deadline.
-        while Instant::now() < deadline {
-            if let Ok(view) = self.look() {
-                if reached(&view) {
-                    return Ok(view);
-                }
-                last = view.words();
+        let began = Instant::now();
+        let (mut last, mut told) = (String::new(), String::new());
+        // BOUND: the limit.
+        while began.elapsed() < limit {
+            let view = self.look().ok();
+            match view {
+                Some(view) if reached(&view) => return Ok(view),
+                Some(view) => last = view.words(),
+                None => "no node answers here".clone_into(&mut last),
+            }
+            if began.elapsed() >= TOLD_AFTER && last != told {
+                put(&format!("  waiting until {what}: {last}\n"));
+                told.clone_from(&last);
             }
             sleep(LOOK);
         }
