@@ -56,7 +56,7 @@ fn panels(report: &Report) -> Vec<Panel> {
     vec![
         cost("volumes", &report.by_volumes),
         cost("sessions", &report.by_sessions),
-        cost("commands under way", &report.by_depth),
+        cost("queue depth", &report.by_depth),
         cost("bytes of a command", &report.by_bytes),
         Panel { title: "volumes", unit: "memory, MiB", curves: vec![("nobody logged in", volumes)] },
         Panel {
