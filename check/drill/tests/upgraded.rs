@@ -22,7 +22,7 @@ fn both_nodes_are_replaced_under_clients_that_lose_nothing() {
         let program = PathBuf::from(PROGRAM);
         let report = run(&Order { old: program.clone(), new: program, folder: folder.to_owned(), seed: 1 })?;
         ensure!(report.acknowledged_writes > 0, "nobody wrote");
-        let same = report.told.iter().filter(|line| line.contains("it is the same release as before")).count();
+        let same = report.told.iter().filter(|line| line.contains("was the program replaced?")).count();
         ensure!(same == 2, "it noticed {same} times that the program was not replaced: {:#?}", report.told);
         Ok(())
     });

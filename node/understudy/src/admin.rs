@@ -263,7 +263,7 @@ pub struct Status {
     pub incarnation: String,
     /// Its process, so that an operator (or a drill) can find it.
     pub process: u32,
-    /// What it runs: release and build; empty from releases before this was told.
+    /// What it runs: its release and the build of its failover machine; empty from releases before this was told.
     #[serde(default)]
     pub release: String,
     /// The state word of its page in capitals, as `UP`, `GIVEWAIT`, `TAKEOVER`.

@@ -150,7 +150,7 @@ impl Walk<'_> {
         let after = view.own(node).map(|status| status.release.clone());
         put(&format!("  node {node} serves its volumes again{}\n", release(&view, node)));
         if before.is_some() && before == after {
-            put("  it is the same release as before: was the program replaced?\n");
+            put("  its release and its failover machine are the same as before: was the program replaced?\n");
         }
         Ok(())
     }
