@@ -1,6 +1,6 @@
 //! A pair to which nothing is done, on a machine that is busy: every contest, takeover and alarm is a false one.
 //!
-//! The load is of two kinds: clients that write and verify as fast as they are answered, and threads that only want a processor. The one
+//! The load is of two kinds: clients that write and verify all the time, and threads that only want a processor. The one
 //! idea: the nodes' own records say what they thought of each other, and their status how close they came to it.
 
 use std::collections::BTreeMap;
