@@ -93,7 +93,7 @@ fn watch(order: &Order, ground: &mut Ground, report: &mut Report, told: impl Fn(
         let verify_at = Instant::now() + VERIFIED_EVERY;
         while began.elapsed() < order.length && Instant::now() < verify_at {
             ground.stage.let_pass(LOOK);
-            look(ground, report);
+            report.look(ground);
             if Instant::now() >= tell_at {
                 tell_at += TOLD_EVERY;
                 told(&format!("{} of {} s, {}", began.elapsed().as_secs(), order.length.as_secs(), report.words()));
@@ -108,26 +108,27 @@ fn watch(order: &Order, ground: &mut Ground, report: &mut Report, told: impl Fn(
     Ok(())
 }
 
-fn look(ground: &mut Ground, report: &mut Report) {
-    for step in ground.stage.steps.drain(..).filter(|step| ALARMING.contains(&step.step.as_str())) {
-        *report.false_alarms.entry(format!("{} {}: {}", step.node, step.step, step.text)).or_default() += 1;
-    }
-    for node in NodeName::BOTH {
-        report.looks += 1;
-        let Ok(status) = ground.stage.pair.status(node) else {
-            report.unanswered += 1;
-            continue;
-        };
-        for alarm in status.alarms {
-            *report.alarms.entry(format!("{node}: {alarm}")).or_default() += 1;
-        }
-        let age = |ms: Option<u64>| ms.unwrap_or_default();
-        report.oldest_page_ms = report.oldest_page_ms.max(age(status.partner.page_age_ms));
-        report.oldest_heartbeat_ms = report.oldest_heartbeat_ms.max(age(status.partner.heartbeat_age_ms));
-    }
-}
-
 impl Report {
+    /// Counts what the nodes recorded since the last look, and how they stand now.
+    pub fn look(&mut self, ground: &mut Ground) {
+        for step in ground.stage.steps.drain(..).filter(|step| ALARMING.contains(&step.step.as_str())) {
+            *self.false_alarms.entry(format!("{} {}: {}", step.node, step.step, step.text)).or_default() += 1;
+        }
+        for node in NodeName::BOTH {
+            self.looks += 1;
+            let Ok(status) = ground.stage.pair.status(node) else {
+                self.unanswered += 1;
+                continue;
+            };
+            for alarm in status.alarms {
+                *self.alarms.entry(format!("{node}: {alarm}")).or_default() += 1;
+            }
+            let age = |ms: Option<u64>| ms.unwrap_or_default();
+            self.oldest_page_ms = self.oldest_page_ms.max(age(status.partner.page_age_ms));
+            self.oldest_heartbeat_ms = self.oldest_heartbeat_ms.max(age(status.partner.heartbeat_age_ms));
+        }
+    }
+
     /// In one line.
     #[must_use]
     pub fn words(&self) -> String {

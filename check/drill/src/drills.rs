@@ -10,12 +10,13 @@ mod grow;
 #[path = "drills/upgraded.rs"]
 mod upgraded;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
 use understudy_drill::stage::scratch;
 use understudy_drill::step::Story;
 use understudy_drill::table::{self, Order, Outcome, Run, Verdict};
@@ -157,6 +158,13 @@ fn main() -> ExitCode {
     }
 }
 
+/// Writes a report where it is wanted.
+fn write_json(file: Option<&Path>, report: &impl Serialize) -> anyhow::Result<()> {
+    let Some(file) = file else { return Ok(()) };
+    let text = serde_json::to_string_pretty(report)? + "\n";
+    std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
+}
+
 fn play_table(args: &TableArgs) -> anyhow::Result<ExitCode> {
     if args.list {
         table::chosen(&args.only)?.iter().for_each(|cell| println!("{cell}"));
@@ -202,10 +210,7 @@ fn endure(args: &SoakArgs) -> anyhow::Result<ExitCode> {
     };
     println!("seed {}", order.seed);
     let report = soak::run(&order, |line| println!("{line}"))?;
-    if let Some(file) = &args.json {
-        let text = serde_json::to_string_pretty(&report)? + "\n";
-        std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
-    }
+    write_json(args.json.as_deref(), &report)?;
     if let Some(file) = &args.svg {
         std::fs::write(file, soak::picture(&report)).with_context(|| format!("cannot write {}", file.display()))?;
     }
@@ -233,10 +238,7 @@ fn move_pools(args: &HandoffArgs) -> anyhow::Result<ExitCode> {
         story: if args.killed { Story::Takeover } else { Story::PlannedTakeover },
     };
     let report = handoff::run(&order, |line| println!("{line}"))?;
-    if let Some(file) = &args.json {
-        let text = serde_json::to_string_pretty(&report)? + "\n";
-        std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
-    }
+    write_json(args.json.as_deref(), &report)?;
     println!("{:<32}{:>10}{:>10}{:>10}", "pauses of clients, ms", "median", "99 %", "worst");
     for (kind, pauses) in &report.pauses {
         print_row(kind, pauses);

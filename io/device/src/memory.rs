@@ -20,11 +20,10 @@ pub struct MemoryMedium {
     kept: RefCell<Option<Vec<u8>>>,
 }
 
-/// Memory in large pages where the system has them: a block at a random place of many small ones takes twice as long to read.
+/// Memory in large pages where the system has them: blocks at random places of many small ones take longer to reach.
 fn zeroes(bytes: usize) -> MmapMut {
     // PANIC: as for any memory that is not there.
     let memory = MmapMut::map_anon(bytes.max(1)).expect("there is memory for the medium");
-    #[cfg(target_os = "linux")]
     if let Err(error) = memory.advise(Advice::HugePage) {
         tracing::debug!(%error, "no large pages");
     }

@@ -182,8 +182,8 @@ fn plan(served: &Served) -> LoadPlan {
 #[test]
 fn a_counted_run_counts_what_was_asked_for() {
     let served = Served::start();
-    for order in [Order::Random, Order::Sequential] {
-        let report = generate(&LoadPlan { order, ..plan(&served) }).expect("a report");
+    for (order, awake) in [(Order::Random, Duration::ZERO), (Order::Sequential, Duration::from_millis(1))] {
+        let report = generate(&LoadPlan { order, awake, ..plan(&served) }).expect("a report");
         assert_eq!(report.commands, 2000, "{report:?}");
         let latency = &report.latency_micros;
         assert!(0.0 < latency.p50 && latency.p50 <= latency.p99 && latency.p99 <= latency.max, "{report:?}");

@@ -456,6 +456,7 @@ fn long_data_travels_by_reference_and_in_order() {
     let used = outgoing.chunks_vectored(&mut slices);
     assert_eq!(used, 3);
     assert_eq!(slices[1].as_ptr(), long.as_ptr());
+    assert_eq!(outgoing.short_bytes(), 3 + 4, "padding and digest behind the long data, and nothing of it");
     assert_eq!(travel(&[frame.clone(), frame.clone()], digests, 997), Ok(vec![frame.clone(), frame]));
 }
 

@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::Args;
 use understudy_drill::upgrade::{self, Order};
 
-use crate::Place;
+use crate::{Place, write_json};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -39,9 +39,6 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         println!("longest pause of the client of {volume}: {pause_ms:.1} ms");
     }
     println!("{} writes acknowledged and read back", report.acknowledged_writes);
-    if let Some(file) = &options.json {
-        let text = serde_json::to_string_pretty(&report)? + "\n";
-        std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
-    }
+    write_json(options.json.as_deref(), &report)?;
     Ok(ExitCode::SUCCESS)
 }
