@@ -44,6 +44,9 @@ const NOBODY: &str = "02:00:00:00:00:00";
 /// The port of every portal and of the shelf (RFC 7143 §13.1); nobody else listens there, the hosts are the drill's own.
 const ISCSI_PORT: u16 = 3260;
 
+/// The port for forwarded commands.
+const FORWARD_PORT: u16 = 7101;
+
 /// The port of the interconnect.
 const INTERCONNECT_PORT: u16 = 7100;
 
@@ -157,6 +160,7 @@ impl Network {
             to_nodes: NodeName::BOTH.map(|node| way(Host::Node(node))),
             interconnects: ["10.77.0.1", "10.77.0.2"]
                 .map(|address| SocketAddr::new(parsed(address), INTERCONNECT_PORT)),
+            forwards: Some(["10.77.0.1", "10.77.0.2"].map(|address| SocketAddr::new(parsed(address), FORWARD_PORT))),
             portals: NodeName::BOTH.map(|node| SocketAddr::new(portal_address(node), ISCSI_PORT)),
             shelf_listens: shelf,
             shelf_from_nodes: [shelf; 2],

@@ -113,11 +113,24 @@ pub enum Telling {
     InFolder,
 }
 
+/// Which portals a client uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ways {
+    /// Those of the volume's home, which are at the node that has its pool.
+    Own,
+    /// Those, and while they are not reached those of the other identity.
+    Both,
+    /// Only those of the other identity, which may be at the other node.
+    Other,
+}
+
 /// Everything a drill needs.
 #[derive(Debug)]
 pub struct Stage {
     /// The pair.
     pub pair: Pair,
+    /// Which ways clients take that are started from now on.
+    pub ways: Ways,
     watch: Watch,
     /// What the nodes recorded so far.
     pub steps: Vec<TimelineStep>,
@@ -146,7 +159,7 @@ impl Stage {
         for node in NodeName::BOTH {
             pair.start(node)?;
         }
-        let mut stage = Self { pair, watch, steps: Vec::new(), clients: Vec::new(), telling };
+        let mut stage = Self { pair, ways: Ways::Own, watch, steps: Vec::new(), clients: Vec::new(), telling };
         stage.wait_until_home()?;
         Ok(stage)
     }
@@ -174,7 +187,7 @@ impl Stage {
     /// The node does not serve it.
     pub fn add_client(&mut self, node: NodeName, index: usize, seed: u64) -> anyhow::Result<()> {
         let label = volume_name(node, index);
-        let address = self.address_of(&label, node)?;
+        let ways = self.ways_to(&label, node)?;
         let seed = seed * 2 + node.index() as u64;
         self.tell(&format!("client of {label}: seed {seed}"));
         let options = VerifierOptions {
@@ -184,9 +197,21 @@ impl Stage {
             seed,
             ..VerifierOptions::default()
         };
-        let verifier = Verifier::start(&label, address, options).context("cannot start a client")?;
+        let verifier = Verifier::start_by(&label, ways, options).context("cannot start a client")?;
         self.clients.push(Client { label, verifier });
         Ok(())
+    }
+
+    /// The ways a client takes to a volume that `node` serves.
+    fn ways_to(&self, volume: &str, node: NodeName) -> anyhow::Result<Vec<understudy_load::LunAddress>> {
+        let own = self.address_of(volume, node)?;
+        let portal = self.pair.portal_of(node.partner());
+        let other = understudy_load::LunAddress { portal, ..own.clone() };
+        Ok(match self.ways {
+            Ways::Own => vec![own],
+            Ways::Both => vec![own, other],
+            Ways::Other => vec![other],
+        })
     }
 
     /// Where a client finds a volume that `node` serves.
@@ -309,6 +334,12 @@ impl Stage {
     }
 
     /// How often the clients have lost a connection so far, one number a client.
+    #[must_use]
+    pub fn told_to_repeat(&self) -> Vec<u64> {
+        self.clients.iter().map(|client| client.verifier.progress().told_to_repeat).collect()
+    }
+
+    /// Sessions each client lost so far.
     #[must_use]
     pub fn connection_losses(&self) -> Vec<u64> {
         self.clients.iter().map(|client| client.verifier.progress().connection_losses).collect()

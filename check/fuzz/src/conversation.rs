@@ -85,7 +85,7 @@ impl<'a> Talk<'a> {
             memory_bytes: *choices.pick(&[1 << 20, 1000, 1 << 17]),
             ..Limits::default()
         };
-        let setup = Setup { offer, limits, portal_group: 1, ..Setup::default() };
+        let setup = Setup { offer, limits, portal_groups: 1.into(), ..Setup::default() };
         Self {
             choices,
             initiator: Initiator::new(config, Micros(0)),

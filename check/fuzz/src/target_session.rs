@@ -59,7 +59,7 @@ pub fn run(bytes: &[u8]) {
         memory_bytes: *choices.pick(&[1 << 20, 1024, 40 << 20]),
         ..Limits::default()
     };
-    let setup = Setup { limits, portal_group: 1, ..Setup::default() };
+    let setup = Setup { limits, portal_groups: 1.into(), ..Setup::default() };
     let mut bench = Bench {
         choices,
         machine: TargetConnection::new(setup, Micros(0)),

@@ -16,9 +16,10 @@ use understudy::config::{Config, NodeName};
 use understudy::driver::run_in;
 use understudy::driver::world::{Interconnect, Witness, World};
 use understudy::timeline::Recorder;
+use understudy_device::{Elsewhere, NexusName};
 use understudy_disk::disk::Disk;
 use understudy_disk::lun::IscsiLun;
-use understudy_disk::session::{Nexus, Options};
+use understudy_disk::session::{Nexus, Options, Place, Session};
 use understudy_disk::url::LunUrl;
 use understudy_failover::effect::{Effect, Effects};
 use understudy_failover::input::Input;
@@ -189,6 +190,11 @@ impl World for SimWorld {
 
     fn open_disk(&self, url: &LunUrl, nexus: Nexus, options: Options) -> Rc<dyn Disk> {
         IscsiLun::open_over(self.uplink(), url, nexus, options)
+    }
+
+    fn open_forward(&self, partner: Place, client: &NexusName) -> Rc<dyn Elsewhere> {
+        let (nexus, options) = (understudy_forward::nexus(client), understudy_forward::options());
+        understudy_forward::Line::over(Session::start_over(self.uplink(), partner, nexus, options))
     }
 
     fn bind_portal(&self, address: SocketAddr, options: PortalOptions) -> Result<Portal, PortalError> {

@@ -13,7 +13,7 @@
 //! Whatever bytes arrive, the worst that happens is the end of this connection, with the status or Reject that the
 //! RFC names. Everything is bounded by [`Limits`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -97,12 +97,35 @@ pub struct Setup {
     pub offer: Offer,
     /// Bounds.
     pub limits: Limits,
-    /// Tag of the portal group the connection came in by.
-    pub portal_group: u16,
+    /// Tags of the portal group the connection came in by.
+    pub portal_groups: PortalGroups,
     /// Who may log in.
     pub access: Arc<Access>,
     /// Random bytes, drawn for this connection alone. Without them nobody can prove who it is, and who has to is refused.
     pub chance: Option<Chance>,
+}
+
+/// The tags of one portal group: a target numbers its groups by itself, so the same portals may have another tag in each.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PortalGroups {
+    /// Tag in every target that is not named in `of`.
+    pub usual: u16,
+    /// Tags in single targets, by name in lower case.
+    pub of: BTreeMap<String, u16>,
+}
+
+impl From<u16> for PortalGroups {
+    fn from(usual: u16) -> Self {
+        Self { usual, of: BTreeMap::new() }
+    }
+}
+
+impl PortalGroups {
+    /// The tag in this target.
+    #[must_use]
+    pub fn tag_in(&self, target: &str) -> u16 {
+        self.of.get(&target.to_ascii_lowercase()).copied().unwrap_or(self.usual)
+    }
 }
 
 /// A SCSI command that has arrived, in CmdSN order.
@@ -118,6 +141,8 @@ pub struct CommandArrived {
     pub cdb: [u8; 16],
     /// Bytes of data-out the initiator has; 0 if the command is no write.
     pub data_out_offered: u32,
+    /// Bytes of data-in the initiator has room for; 0 if the command is no read.
+    pub data_in_room: u32,
 }
 
 /// Something the shell has to do.
@@ -240,7 +265,7 @@ impl TargetConnection {
     #[must_use]
     pub fn new(mut setup: Setup, now: Micros) -> Self {
         let security = Security::new(Arc::clone(&setup.access), setup.chance.take());
-        let login = Login::new(setup.offer.clone(), setup.portal_group, security);
+        let login = Login::new(setup.offer.clone(), core::mem::take(&mut setup.portal_groups), security);
         Self {
             decoder: FrameDecoder::new(login::TEXT_LIMIT),
             wire: Wire::default(),

@@ -113,7 +113,7 @@ impl LogicalUnit {
             state.standing = self.reservations.standing(&state.nexus);
         }
         for (nexus, asc) in &planned.attentions {
-            self.tell(nexus, *asc);
+            self.tell_named(nexus, *asc);
         }
         if planned.aborts.is_empty() {
             Vec::new()
@@ -123,7 +123,7 @@ impl LogicalUnit {
     }
 
     /// Tells a port now, or when it is back.
-    fn tell(&mut self, nexus: &Nexus, asc: Asc) {
+    fn tell_named(&mut self, nexus: &Nexus, asc: Asc) {
         match self.nexuses.iter_mut().find(|state| state.attached && state.nexus == *nexus) {
             Some(state) => state.attentions.establish(asc),
             None if self.options.keep == Keep::Always => self.untold.add(nexus, Conditions::of([asc])),

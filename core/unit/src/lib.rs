@@ -35,4 +35,5 @@ pub use answers::Identity;
 pub use attention::Attentions;
 pub use extents::{Claim, ExtentClaims, Released, Sharing};
 pub use nexus::{Completion, Geometry, Nexus, NexusId, TaskAttribute};
+pub use rules::passes_attention;
 pub use tasks::{Admission, TaskId};

@@ -82,7 +82,8 @@ pub(crate) fn legacy_conflict(own: bool, command: &Command) -> bool {
 }
 
 /// Commands that neither report nor clear unit attentions (SPC-4 r37 §5.12, SAM-5 r21 §5.14).
-pub(crate) fn passes_attention(command: &Command) -> bool {
+#[must_use]
+pub fn passes_attention(command: &Command) -> bool {
     matches!(
         command,
         Command::Inquiry { .. }

@@ -191,10 +191,20 @@ impl LogicalUnit {
     /// Attaches an I_T nexus. It finds a unit attention: power on at its first visit, nexus loss afterwards
     /// (SAM-5 r21 §6.3).
     pub fn attach(&mut self, nexus: Nexus) -> NexusId {
-        let mut attentions = Attentions::default();
         let known = self.visited.contains(&nexus);
-        attentions.establish(if known { Asc::I_T_NEXUS_LOSS } else { Asc::POWER_ON_RESET_OR_BUS_DEVICE_RESET });
-        if !known {
+        self.attach_told(nexus, Some(if known { Asc::I_T_NEXUS_LOSS } else { Asc::POWER_ON_RESET_OR_BUS_DEVICE_RESET }))
+    }
+
+    /// Attaches an I_T nexus whose session is kept by somebody else and may have begun before this unit was here. It finds no unit
+    /// attention of its arrival: whoever keeps the session knows what its client has to be told, and when.
+    pub fn attach_continued(&mut self, nexus: Nexus) -> NexusId {
+        self.attach_told(nexus, None)
+    }
+
+    fn attach_told(&mut self, nexus: Nexus, arrival: Option<Asc>) -> NexusId {
+        let mut attentions = Attentions::default();
+        arrival.into_iter().for_each(|asc| attentions.establish(asc));
+        if !self.visited.contains(&nexus) {
             if self.visited.len() >= MOST_REMEMBERED {
                 self.visited.pop_first();
             }
@@ -502,6 +512,11 @@ impl LogicalUnit {
             Reset::Cold => Asc::POWER_ON_RESET_OR_BUS_DEVICE_RESET,
         });
         aborting
+    }
+
+    /// Establishes a unit attention for one nexus.
+    pub fn tell(&mut self, nexus: NexusId, asc: Asc) {
+        self.state_mut(nexus).attentions.establish(asc);
     }
 
     pub(crate) fn tell_everybody(&mut self, asc: Asc) {

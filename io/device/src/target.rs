@@ -25,7 +25,9 @@ use understudy_unit::unit::{LogicalUnit, Reset};
 use understudy_unit::{Completion, Identity, Nexus, NexusId, TaskAttribute, TaskId};
 
 use crate::audience::Audience;
-use crate::task::Task;
+use crate::event::Event;
+use crate::routed::{Elsewhere, Routes, turned_away};
+use crate::task::{IfHeld, OnUnit, Task};
 use crate::unit::UnitOnMedium;
 
 /// Who logs in, and through which portal group.
@@ -98,13 +100,17 @@ pub struct Target {
     name: Rc<str>,
     /// By number.
     units: RefCell<Vec<Numbered>>,
+    /// Whether these are all units it is going to have: see [`Target::set_whole`].
+    is_whole: Cell<bool>,
+    /// Units came or went.
+    pub(crate) units_moved: Event,
     // BOUND: dead entries are swept before it grows.
     attached: RefCell<Vec<Weak<Attached>>>,
 }
 
 /// A nexus and its place in each unit it has asked something, ordered by number.
 #[derive(Debug)]
-struct Attached {
+pub(crate) struct Attached {
     nexus: Nexus,
     places: RefCell<Vec<Place>>,
     list: Cell<List>,
@@ -128,6 +134,9 @@ struct Place {
     told: List,
 }
 
+/// How a nexus takes its place in a unit.
+type Attach = fn(&mut LogicalUnit, Nexus) -> NexusId;
+
 impl Attached {
     fn sees(&self, numbered: &Numbered) -> bool {
         numbered.audience.includes(&self.nexus.initiator.name)
@@ -143,8 +152,8 @@ impl Attached {
         self.list.set(List { changes, reported: changes });
     }
 
-    /// The place in the unit of this number, taken now if it has none yet.
-    fn place(&self, lun: u16, units: &RefCell<Vec<Numbered>>) -> Option<Place> {
+    /// The place in the unit of this number, taken now by `attach` if it has none yet.
+    fn place(&self, lun: u16, units: &RefCell<Vec<Numbered>>, attach: Attach) -> Option<Place> {
         let mut places = self.places.borrow_mut();
         let at = match places.binary_search_by_key(&lun, |place| place.lun) {
             Ok(at) => at,
@@ -152,7 +161,7 @@ impl Attached {
                 let units = units.borrow();
                 let found = units.binary_search_by_key(&lun, |numbered| numbered.lun).ok()?;
                 let unit = Rc::clone(&units.get(found).filter(|numbered| self.sees(numbered))?.unit);
-                let id = unit.core.borrow_mut().attach(self.nexus.clone());
+                let id = attach(&mut unit.core.borrow_mut(), self.nexus.clone());
                 places.insert(at, Place { lun, unit, id, told: self.list.get() });
                 at
             }
@@ -167,7 +176,13 @@ impl Target {
     /// A target of this iSCSI name without units.
     #[must_use]
     pub fn new(name: impl Into<String>) -> Rc<Self> {
-        Rc::new(Self { name: name.into().into(), units: RefCell::default(), attached: RefCell::default() })
+        Rc::new(Self {
+            name: name.into().into(),
+            units: RefCell::default(),
+            is_whole: Cell::new(false),
+            units_moved: Event::default(),
+            attached: RefCell::default(),
+        })
     }
 
     /// Its iSCSI name.
@@ -219,6 +234,8 @@ impl Target {
         all.append(&mut added);
         // Two ascending runs: they are merged.
         all.sort_by_key(|numbered| numbered.lun);
+        drop(all);
+        self.units_moved.signal();
         refused
     }
 
@@ -244,6 +261,7 @@ impl Target {
                 attached.list_changed();
             }
         }
+        self.units_moved.signal();
         gone.into_iter().map(|numbered| numbered.unit).collect()
     }
 
@@ -267,10 +285,68 @@ impl Target {
         self.units.borrow().iter().map(|numbered| Rc::clone(&numbered.unit)).collect()
     }
 
+    /// Says whether all units are here that the target is going to have. Only where units come and go with their pools it makes a
+    /// difference, to a nexus that is [routed](Target::attach_routed) or [forwarded](Target::attach_forwarded): until then a unit that is
+    /// not here may be somewhere else.
+    pub fn set_whole(&self, whole: bool) {
+        self.is_whole.set(whole);
+        self.units_moved.signal();
+    }
+
+    pub(crate) fn is_whole(&self) -> bool {
+        self.is_whole.get()
+    }
+
+    /// The unit of this number, if the nexus sees it.
+    pub(crate) fn unit_for(&self, attached: &Attached, lun: u64) -> Option<Rc<UnitOnMedium>> {
+        let lun = luns::decode_lun(lun)?;
+        let units = self.units.borrow();
+        let found = units.binary_search_by_key(&lun, |numbered| numbered.lun).ok()?;
+        Some(&units[found]).filter(|numbered| attached.sees(numbered)).map(|numbered| Rc::clone(&numbered.unit))
+    }
+
+    /// Enters a command of a nexus that knows by itself when its client has to be told that it was attached: with `tell`, now. Answers
+    /// the bytes of data-out, too; `None` if there is no such unit for it.
+    pub(crate) fn begin_continued(
+        &self,
+        attached: &Attached,
+        lun: u64,
+        tell: Option<Asc>,
+        (tag, attribute, cdb): (u32, TaskAttribute, &[u8; 16]),
+    ) -> Option<(OnUnit, u32)> {
+        let Place { unit, id, .. } =
+            attached.place(luns::decode_lun(lun)?, &self.units, LogicalUnit::attach_continued)?;
+        if let Some(asc) = tell {
+            unit.core.borrow_mut().tell(id, asc);
+        }
+        let begun = unit.core.borrow_mut().begin(id, tag, attribute, cdb);
+        let data_out_bytes = begun.data_out_bytes;
+        Some((OnUnit::begun((unit, id), begun, Rc::clone(&self.name), IfHeld::Leave), data_out_bytes))
+    }
+
     /// Attaches an I_T nexus. One nexus may be attached once at a time; at a session reinstatement close the old
     /// handle first.
     #[must_use]
     pub fn attach(self: &Rc<Self>, nexus: NexusName) -> NexusHandle {
+        NexusHandle { attached: self.attach_to(nexus), target: Rc::clone(self), role: Role::Client }
+    }
+
+    /// The same, for a session of the other node's that carries commands of this initiator, who has its session there. Commands that
+    /// are not begun because their unit was taken away, or has not come yet, are answered so that the other node looks for another way.
+    #[must_use]
+    pub fn attach_forwarded(self: &Rc<Self>, nexus: NexusName) -> NexusHandle {
+        NexusHandle { attached: self.attach_to(nexus), target: Rc::clone(self), role: Role::Forwarded }
+    }
+
+    /// The same, for a session whose units may be at another node, reached by `elsewhere`.
+    #[must_use]
+    pub fn attach_routed(self: &Rc<Self>, nexus: NexusName, elsewhere: Rc<dyn Elsewhere>) -> NexusHandle {
+        let attached = self.attach_to(nexus);
+        let routes = Routes::new(Rc::clone(self), Rc::clone(&attached), elsewhere);
+        NexusHandle { attached, target: Rc::clone(self), role: Role::Routed(routes) }
+    }
+
+    fn attach_to(self: &Rc<Self>, nexus: NexusName) -> Rc<Attached> {
         let nexus = Nexus::from(nexus);
         let attached = Rc::new(Attached { nexus, places: RefCell::default(), list: Cell::default() });
         let mut all = self.attached.borrow_mut();
@@ -279,7 +355,32 @@ impl Target {
         }
         all.push(Rc::downgrade(&attached));
         drop(all);
-        NexusHandle { target: Rc::clone(self), attached }
+        attached
+    }
+
+    /// SPC-4 r37 §6.33: the units that this nexus sees; the answer is the same by whatever number it is asked, and takes the unit
+    /// attention 3Fh/0Eh with it.
+    pub(crate) fn report_luns(&self, attached: &Attached, cdb: &[u8; 16]) -> Completion {
+        let refuse = |sense: Sense| Completion::check(&sense, SenseFormat::Fixed);
+        let (select, allocation) = match Command::parse(cdb) {
+            Ok(Command::ReportLuns { select, allocation }) => (select, allocation),
+            Ok(_) => return refuse(Sense::illegal(Asc::INVALID_COMMAND_OPERATION_CODE)),
+            Err(fault) => return refuse(fault.sense()),
+        };
+        if allocation < 16 {
+            return refuse(Sense::cdb_field(6, None));
+        }
+        let listed = match luns::lists_units(select) {
+            Some(Listing::EveryUnit) => self.seen_by(attached).iter().map(|numbered| numbered.lun).collect(),
+            Some(Listing::WellKnown) => Vec::new(),
+            None => return refuse(Sense::cdb_field(2, None)),
+        };
+        attached.list_reported();
+        Completion::data(LogicalUnit::report_luns(&listed, allocation))
+    }
+
+    fn seen_by(&self, attached: &Attached) -> Vec<Numbered> {
+        self.units.borrow().iter().filter(|numbered| attached.sees(numbered)).cloned().collect()
     }
 
     /// Holds every unit and waits until nothing is at a medium.
@@ -338,6 +439,27 @@ impl Place {
 pub struct NexusHandle {
     target: Rc<Target>,
     attached: Rc<Attached>,
+    role: Role,
+}
+
+/// Whose session it is.
+enum Role {
+    /// A client's, whose units are here.
+    Client,
+    /// The other node's.
+    Forwarded,
+    /// A client's, whose units may be at another node.
+    Routed(Rc<Routes>),
+}
+
+impl std::fmt::Debug for Role {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Self::Client => "Client",
+            Self::Forwarded => "Forwarded",
+            Self::Routed(_) => "Routed",
+        })
+    }
 }
 
 impl Drop for NexusHandle {
@@ -356,50 +478,47 @@ impl NexusHandle {
     }
 
     fn place(&self, lun: u64) -> Option<Place> {
-        self.attached.place(luns::decode_lun(lun)?, &self.target.units)
+        let attach = match self.role {
+            Role::Client => LogicalUnit::attach,
+            Role::Forwarded | Role::Routed(_) => LogicalUnit::attach_continued,
+        };
+        self.attached.place(luns::decode_lun(lun)?, &self.target.units, attach)
     }
 
     /// The units it sees.
     fn seen(&self) -> Vec<Numbered> {
-        self.target.units.borrow().iter().filter(|numbered| self.attached.sees(numbered)).cloned().collect()
+        self.target.seen_by(&self.attached)
     }
 
     /// Enters a command; `lun` are the eight bytes of the LUN field as a big-endian number, `tag` the initiator task
     /// tag. The order of calls is the order of the task set. Never blocks.
     pub fn begin(&self, lun: u64, tag: u32, attribute: TaskAttribute, cdb: [u8; 16]) -> Task {
+        if let Role::Routed(routes) = &self.role {
+            return routes.begin(lun, tag, attribute, cdb);
+        }
+        let is_forwarded = matches!(self.role, Role::Forwarded);
+        let is_here = self.target.is_whole() || !is_forwarded;
         if cdb[0] == opcode::REPORT_LUNS {
-            return Task::answered(self.report_luns(&cdb));
+            let answer = if is_here { self.target.report_luns(&self.attached, &cdb) } else { turned_away() };
+            return Task::answered(answer);
         }
         let Some(Place { unit, id, .. }) = self.place(lun) else {
-            return Task::answered(nothing_here(&cdb));
+            return Task::answered(if is_here { nothing_here(&cdb) } else { turned_away() });
         };
         let begun = unit.core.borrow_mut().begin(id, tag, attribute, &cdb);
-        Task::on_unit(unit, id, begun, Rc::clone(&self.target.name))
-    }
-
-    /// SPC-4 r37 §6.33: the units that this nexus sees; the answer is the same by whatever number it is asked, and takes the unit
-    /// attention 3Fh/0Eh with it.
-    fn report_luns(&self, cdb: &[u8; 16]) -> Completion {
-        let refuse = |sense: Sense| Completion::check(&sense, SenseFormat::Fixed);
-        let (select, allocation) = match Command::parse(cdb) {
-            Ok(Command::ReportLuns { select, allocation }) => (select, allocation),
-            Ok(_) => return refuse(Sense::illegal(Asc::INVALID_COMMAND_OPERATION_CODE)),
-            Err(fault) => return refuse(fault.sense()),
-        };
-        if allocation < 16 {
-            return refuse(Sense::cdb_field(6, None));
-        }
-        let listed = match luns::lists_units(select) {
-            Some(Listing::EveryUnit) => self.seen().iter().map(|numbered| numbered.lun).collect(),
-            Some(Listing::WellKnown) => Vec::new(),
-            None => return refuse(Sense::cdb_field(2, None)),
-        };
-        self.attached.list_reported();
-        Completion::data(LogicalUnit::report_luns(&listed, allocation))
+        let data_out_bytes = begun.data_out_bytes;
+        let if_held = if is_forwarded { IfHeld::Leave } else { IfHeld::Wait };
+        let on_unit = OnUnit::begun((unit, id), begun, Rc::clone(&self.target.name), if_held);
+        if is_forwarded { Task::forwarded(on_unit, data_out_bytes) } else { Task::on_unit(on_unit, data_out_bytes) }
     }
 
     /// Carries out a task management function.
     pub async fn task_management(&self, function: TaskManagement, lun: u64, referenced: u32) -> TaskManagementResponse {
+        if let Role::Routed(routes) = &self.role
+            && let Some(response) = routes.manage(function, lun, referenced).await
+        {
+            return response;
+        }
         match function {
             TaskManagement::TargetWarmReset => return self.reset_target(Reset::Unit).await,
             TaskManagement::TargetColdReset => return self.reset_target(Reset::Cold).await,
@@ -447,6 +566,9 @@ impl NexusHandle {
 
     /// Ends the nexus and waits until nothing of it is at a medium any more.
     pub async fn close(self) {
+        if let Role::Routed(routes) = &self.role {
+            routes.close().await;
+        }
         let places = self.attached.places.take();
         let leaving: Vec<(Rc<UnitOnMedium>, Vec<TaskId>)> =
             places.iter().map(|place| (Rc::clone(&place.unit), place.leave())).collect();
@@ -458,7 +580,7 @@ impl NexusHandle {
 
 /// Commands to a number without a unit (SPC-4 r37 §5.11.1, SAM-5 r21 §4.7.5): INQUIRY says so in its data, REQUEST SENSE
 /// in its sense data, everything else fails.
-fn nothing_here(cdb: &[u8; 16]) -> Completion {
+pub(crate) fn nothing_here(cdb: &[u8; 16]) -> Completion {
     let absent = Sense::illegal(Asc::LOGICAL_UNIT_NOT_SUPPORTED);
     match Command::parse(cdb) {
         Ok(Command::Inquiry { allocation }) => {

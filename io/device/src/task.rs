@@ -14,6 +14,7 @@ use understudy_unit::{Admission, Completion, NexusId, Sharing, TaskId};
 use crate::gate::Gate;
 use crate::medium::MediumError;
 use crate::perform;
+use crate::routed::{Routed, turned_away};
 use crate::unit::{Busy, Claimed, Turn, UnitOnMedium};
 
 /// How a command ended for its initiator.
@@ -25,6 +26,32 @@ pub enum Outcome {
     Aborted,
     /// Answer nothing and close the connection: this node must not speak for the unit any more.
     Fenced,
+    /// Answer this to a command that asked for so many bytes of data-out, whatever [`Task::data_out_bytes`] said before its unit was
+    /// known.
+    Carried {
+        /// The answer.
+        completion: Completion,
+        /// Bytes of data-out it asked for.
+        data_out_wanted: u32,
+    },
+}
+
+/// How a command ended on a unit.
+pub(crate) enum Ended {
+    /// So.
+    With(Outcome),
+    /// The unit was taken away before the command began.
+    NotBegun,
+}
+
+impl Ended {
+    /// For a client whose session is with this node alone.
+    fn or_fenced(self) -> Outcome {
+        match self {
+            Self::With(outcome) => outcome,
+            Self::NotBegun => Outcome::Fenced,
+        }
+    }
 }
 
 /// A command in the task set. Dropping it abandons it.
@@ -39,14 +66,28 @@ enum Place {
     /// The target itself answers.
     Target(Completion),
     Unit(OnUnit),
+    /// It came in a session of the other node's.
+    Forwarded(OnUnit),
+    Routed(Routed),
 }
 
+/// What a command does that finds its unit held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum IfHeld {
+    /// It waits in the task set.
+    Wait,
+    /// It leaves without having begun: whoever brought it has somewhere else to wait, from where it can also go to another node.
+    Leave,
+}
+
+/// A command in the task set of a unit.
 #[derive(Debug)]
-struct OnUnit {
+pub(crate) struct OnUnit {
     listed: Listed,
     nexus: NexusId,
     plan: Plan,
     target_name: Rc<str>,
+    if_held: IfHeld,
 }
 
 /// A place in the task set, given up when dropped.
@@ -67,7 +108,8 @@ impl Drop for Listed {
 /// Why a command that waited did not get what it waited for.
 enum Stopped {
     Aborted,
-    Fenced,
+    /// Fenced, or held where it does not wait.
+    TurnedAway,
     /// The gate shut: wait again.
     Held,
 }
@@ -92,12 +134,16 @@ impl Task {
         Self { place: Place::Target(completion), data_out_bytes: 0 }
     }
 
-    pub(crate) fn on_unit(unit: Rc<UnitOnMedium>, nexus: NexusId, begun: Begun, target_name: Rc<str>) -> Self {
-        let listed = Listed { _busy: Busy::of(&unit), unit, task: begun.task };
-        Self {
-            place: Place::Unit(OnUnit { listed, nexus, plan: begun.plan, target_name }),
-            data_out_bytes: begun.data_out_bytes,
-        }
+    pub(crate) fn on_unit(on_unit: OnUnit, data_out_bytes: u32) -> Self {
+        Self { place: Place::Unit(on_unit), data_out_bytes }
+    }
+
+    pub(crate) fn forwarded(on_unit: OnUnit, data_out_bytes: u32) -> Self {
+        Self { place: Place::Forwarded(on_unit), data_out_bytes }
+    }
+
+    pub(crate) fn routed(routed: Routed, data_out_bytes: u32) -> Self {
+        Self { place: Place::Routed(routed), data_out_bytes }
     }
 
     /// Bytes of data-out the command asks for; zero if it asks for none or has already failed.
@@ -112,15 +158,27 @@ impl Task {
     /// SAME are refused, because the initiator plainly means another command than the CDB says: there the length
     /// counts in pairs, or not at all (SBC-3 r36 §5.2, §5.42).
     pub fn offer(&mut self, bytes: u32) {
-        if bytes <= self.data_out_bytes {
-            return;
-        }
-        let Place::Unit(on_unit) = &mut self.place else { return };
-        if let Plan::Command(Command::CompareAndWrite { .. } | Command::WriteSame { .. }) = on_unit.plan {
-            let sense = Sense::illegal(Asc::INVALID_FIELD_IN_CDB);
-            let refused = on_unit.listed.unit.core.borrow().check(&sense);
-            on_unit.plan = Plan::Refused(refused);
+        let on_unit = match &mut self.place {
+            Place::Unit(on_unit) | Place::Forwarded(on_unit) => on_unit,
+            Place::Routed(routed) => match routed.here() {
+                Some(on_unit) => on_unit,
+                None => {
+                    // Nobody knows yet what it asks for: all there is will be sent where its unit is.
+                    self.data_out_bytes = bytes;
+                    return;
+                }
+            },
+            Place::Target(_) => return,
+        };
+        if on_unit.offer(bytes, self.data_out_bytes) == Offer::Refused {
             self.data_out_bytes = 0;
+        }
+    }
+
+    /// The initiator has room for so many bytes of data-in (0 if the command is no read for the transport).
+    pub fn make_room(&mut self, bytes: u32) {
+        if let Place::Routed(routed) = &mut self.place {
+            routed.make_room(bytes);
         }
     }
 
@@ -128,10 +186,8 @@ impl Task {
     pub async fn aborted(&self) {
         match &self.place {
             Place::Target(_) => std::future::pending().await,
-            Place::Unit(on_unit) => {
-                let Listed { unit, task, .. } = &on_unit.listed;
-                unit.tasks_moved.until(|| unit.is_aborted(*task).then_some(())).await;
-            }
+            Place::Unit(on_unit) | Place::Forwarded(on_unit) => on_unit.aborted().await,
+            Place::Routed(routed) => routed.aborted().await,
         }
     }
 
@@ -139,18 +195,61 @@ impl Task {
     pub async fn execute(self, data_out: Bytes) -> Outcome {
         match self.place {
             Place::Target(completion) => Outcome::Completed(completion),
-            Place::Unit(on_unit) => on_unit.execute(data_out).await,
+            Place::Unit(on_unit) => on_unit.execute(data_out).await.or_fenced(),
+            Place::Forwarded(on_unit) => match on_unit.execute(data_out).await {
+                Ended::With(outcome) => outcome,
+                Ended::NotBegun => Outcome::Completed(turned_away()),
+            },
+            // Boxed: it is the rare kind, and larger than all others.
+            Place::Routed(routed) => Box::pin(routed.execute(data_out)).await,
         }
     }
 }
 
+/// What became of an initiator's offer of data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Offer {
+    /// It will do.
+    Taken,
+    /// The initiator means another command than its CDB says.
+    Refused,
+}
+
 impl OnUnit {
-    async fn execute(self, data_out: Bytes) -> Outcome {
-        let Self { listed, nexus, plan, target_name } = self;
+    pub(crate) fn begun(
+        (unit, nexus): (Rc<UnitOnMedium>, NexusId),
+        begun: Begun,
+        target_name: Rc<str>,
+        if_held: IfHeld,
+    ) -> Self {
+        let listed = Listed { _busy: Busy::of(&unit), unit, task: begun.task };
+        Self { listed, nexus, plan: begun.plan, target_name, if_held }
+    }
+
+    /// See [`Task::offer`]; `wanted` is what the CDB asks for.
+    pub(crate) fn offer(&mut self, bytes: u32, wanted: u32) -> Offer {
+        if bytes > wanted
+            && let Plan::Command(Command::CompareAndWrite { .. } | Command::WriteSame { .. }) = self.plan
+        {
+            let sense = Sense::illegal(Asc::INVALID_FIELD_IN_CDB);
+            let refused = self.listed.unit.core.borrow().check(&sense);
+            self.plan = Plan::Refused(refused);
+            return Offer::Refused;
+        }
+        Offer::Taken
+    }
+
+    pub(crate) async fn aborted(&self) {
+        let Listed { unit, task, .. } = &self.listed;
+        unit.tasks_moved.until(|| unit.is_aborted(*task).then_some(())).await;
+    }
+
+    pub(crate) async fn execute(self, data_out: Bytes) -> Ended {
+        let Self { listed, nexus, plan, target_name, if_held } = self;
         let command = match plan {
             Plan::Refused(completion) => {
-                return match listed.admitted().await {
-                    Ok(()) => listed.settle(Ok(completion)).await,
+                return match listed.admitted(if_held).await {
+                    Ok(()) => Ended::With(listed.settle(Ok(completion)).await),
                     Err(stopped) => listed.stopped(&stopped),
                 };
             }
@@ -158,7 +257,7 @@ impl OnUnit {
         };
         // BOUND: each round waits for the gate to open; it ends when the command starts, is aborted or fenced.
         loop {
-            if let Err(stopped) = listed.admitted().await {
+            if let Err(stopped) = listed.admitted(if_held).await {
                 return listed.stopped(&stopped);
             }
             let work = listed.unit.core.borrow_mut().work(nexus, &command, &data_out, &target_name);
@@ -167,7 +266,7 @@ impl OnUnit {
                 Err(Stopped::Held) => continue,
                 Err(stopped) => return listed.stopped(&stopped),
             };
-            return listed.perform(nexus, &command, work, holding, data_out).await;
+            return Ended::With(listed.perform(nexus, &command, work, holding, data_out).await);
         }
     }
 }
@@ -187,10 +286,10 @@ fn needs(work: &Work) -> Needs {
 }
 
 impl Listed {
-    fn stopped(&self, stopped: &Stopped) -> Outcome {
+    fn stopped(&self, stopped: &Stopped) -> Ended {
         match stopped {
-            Stopped::Fenced => Outcome::Fenced,
-            Stopped::Aborted | Stopped::Held => self.aborted_outcome(),
+            Stopped::TurnedAway => Ended::NotBegun,
+            Stopped::Aborted | Stopped::Held => Ended::With(self.aborted_outcome()),
         }
     }
 
@@ -200,12 +299,12 @@ impl Listed {
     }
 
     /// Waits for the gate and for older commands.
-    async fn admitted(&self) -> Result<(), Stopped> {
+    async fn admitted(&self, if_held: IfHeld) -> Result<(), Stopped> {
         // BOUND: each round waits for an event.
         loop {
             let admission = self.unit.core.borrow().admission(self.task);
             match (self.unit.gate(), admission) {
-                (Gate::Fenced, _) => return Err(Stopped::Fenced),
+                (Gate::Fenced, _) => return Err(Stopped::TurnedAway),
                 (_, Admission::Aborted) => return Err(Stopped::Aborted),
                 (Gate::Open, Admission::Go) => return Ok(()),
                 (Gate::Open, Admission::Wait) => {
@@ -216,6 +315,7 @@ impl Listed {
                     };
                     self.unit.tasks_moved.until(admission).await;
                 }
+                (Gate::Held | Gate::Frozen, _) if if_held == IfHeld::Leave => return Err(Stopped::TurnedAway),
                 (Gate::Held | Gate::Frozen, _) => {
                     let moved = || {
                         let open = matches!(self.unit.gate(), Gate::Open | Gate::Fenced);
@@ -253,7 +353,7 @@ impl Listed {
         self.unit
             .claims_moved
             .until(|| match self.unit.gate() {
-                Gate::Fenced => Some(Err(Stopped::Fenced)),
+                Gate::Fenced => Some(Err(Stopped::TurnedAway)),
                 _ if self.unit.is_aborted(self.task) => Some(Err(Stopped::Aborted)),
                 Gate::Held | Gate::Frozen => Some(Err(Stopped::Held)),
                 Gate::Open => ready().map(Ok),

@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use thiserror::Error;
+use understudy_scsi::alua::PortGroup;
 use understudy_scsi::cdb::Span;
 use understudy_unit::state::StateFault;
 use understudy_unit::unit::{Access, LogicalUnit, UnitOptions};
@@ -120,6 +121,11 @@ impl UnitOnMedium {
     /// The medium has another size now: every nexus finds a unit attention (2Ah/09h).
     pub fn capacity_changed(&self) {
         self.core.borrow_mut().resize(geometry(&*self.medium));
+    }
+
+    /// Tells the unit by which groups of ports it is reached; see [`LogicalUnit::reached_by`].
+    pub fn reached_by(&self, groups: Vec<PortGroup>) {
+        self.core.borrow_mut().reached_by(groups);
     }
 
     /// From now on nobody writes; ends when nothing that was under way does any more.

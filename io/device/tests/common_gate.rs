@@ -57,7 +57,7 @@ impl Bench {
 async fn status(answer: JoinHandle<Outcome>) -> Option<Status> {
     match answer.await.unwrap() {
         Outcome::Completed(done) => Some(done.status),
-        Outcome::Aborted | Outcome::Fenced => None,
+        Outcome::Aborted | Outcome::Fenced | Outcome::Carried { .. } => None,
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use understudy_iscsi::codes::{Residual, TaskAttribute, TaskFunction, TaskFunctionResponse};
 use understudy_iscsi::login::Stage;
-use understudy_iscsi::serial::Isid;
+use understudy_iscsi::serial::{Isid, TaskTag};
 use understudy_session::Micros;
 use understudy_session::initiator::{Command, Completion, Config, Initiator, Management, Purpose};
 pub use understudy_session::initiator::{DigestOffer, Proof, Transfer};
@@ -256,10 +256,22 @@ impl Session {
         &self.shared.place
     }
 
+    /// How long a command may take at most, unless it says otherwise.
+    #[must_use]
+    pub fn command_deadline(&self) -> Duration {
+        self.shared.options.command_deadline
+    }
+
     /// State of the session; here `epoch` is the number of the login alone.
     #[must_use]
     pub fn link(&self) -> Link {
         self.shared.link.get()
+    }
+
+    /// Whether commands are taken now: there is a session, and the target has not asked for its end.
+    #[must_use]
+    pub fn takes_commands(&self) -> bool {
+        self.shared.machine.borrow().as_ref().is_some_and(Initiator::is_logged_in)
     }
 
     /// Waits until [`Session::link`] differs from `seen`.
@@ -296,15 +308,21 @@ impl Session {
     /// [`DiskError::Unreachable`]: it was not sent. [`DiskError::OutcomeUnknown`]: it was sent, and the session was
     /// lost or the deadline passed before an answer.
     pub fn execute(&self, lun: u64, request: Request) -> impl Future<Output = Result<Answer, DiskError>> + use<> {
-        let submitted = self.submit(lun, request);
-        async move { submitted?.await }
+        let submitted = self.submit(lun, TaskAttribute::SIMPLE, request);
+        async move { submitted?.1.await }
     }
 
-    fn submit(
+    /// Sends one command and returns the tag it has for [`Session::manage_task`], and its answer as [`Session::execute`] gives it.
+    /// Commands are sent in the order of calls.
+    ///
+    /// # Errors
+    /// [`DiskError::Unreachable`]: it was not sent.
+    pub fn submit(
         &self,
         lun: u64,
+        attribute: TaskAttribute,
         request: Request,
-    ) -> Result<impl Future<Output = Result<Answer, DiskError>> + use<>, DiskError> {
+    ) -> Result<(TaskTag, impl Future<Output = Result<Answer, DiskError>> + use<>), DiskError> {
         let mut machine = self.shared.machine.borrow_mut();
         let machine = machine.as_mut().filter(|machine| machine.is_logged_in());
         let machine = machine.ok_or_else(|| self.shared.unreachable())?;
@@ -312,14 +330,15 @@ impl Session {
         let command = Command {
             ticket: Ticket::Command(promise),
             lun,
-            attribute: TaskAttribute::SIMPLE,
+            attribute,
             cdb: request.cdb,
             transfer: request.transfer,
             deadline: self.shared.now().plus(micros(request.deadline)),
         };
-        machine.submit(command).map_err(|_| DiskError::Unreachable("too many commands under way".to_owned()))?;
+        let refused = |_| DiskError::Unreachable("too many commands under way".to_owned());
+        let tag = machine.submit(command).map_err(refused)?;
         self.shared.kick();
-        Ok(reply)
+        Ok((tag, reply))
     }
 
     /// Carries out a task management function on a logical unit.
@@ -327,13 +346,26 @@ impl Session {
     /// # Errors
     /// As [`Session::execute`].
     pub async fn manage(&self, lun: u64, function: TaskFunction) -> Result<TaskFunctionResponse, DiskError> {
+        self.manage_task(lun, function, None).await
+    }
+
+    /// The same, for a function that names a command of this session.
+    ///
+    /// # Errors
+    /// As [`Session::execute`].
+    pub async fn manage_task(
+        &self,
+        lun: u64,
+        function: TaskFunction,
+        referenced: Option<TaskTag>,
+    ) -> Result<TaskFunctionResponse, DiskError> {
         let (promise, reply) = promise();
         {
             let mut machine = self.shared.machine.borrow_mut();
             let machine = machine.as_mut().ok_or_else(|| self.shared.unreachable())?;
             let deadline = self.shared.now().plus(micros(self.shared.options.command_deadline));
             let ticket = Ticket::Function(promise);
-            let management = Management { ticket, function, lun, referenced: None, deadline };
+            let management = Management { ticket, function, lun, referenced, deadline };
             machine.manage(management).map_err(|_| self.shared.unreachable())?;
         }
         self.shared.kick();

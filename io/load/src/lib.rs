@@ -12,6 +12,7 @@ mod drive;
 mod generate;
 pub mod ledger;
 mod line;
+mod paths;
 mod route;
 mod score;
 pub mod stamp;

@@ -35,17 +35,29 @@ pub(crate) struct Line {
     deadlines: Deadlines,
     score: Arc<Mutex<Score>>,
     current: watch::Sender<Option<Session>>,
-    /// What the LUN was at the first login; it must stay that.
-    first: RefCell<Option<(Geometry, DiskIdentity)>>,
+    first: Rc<FirstSeen>,
 }
+
+/// What a LUN was at the first login, by whichever way; it must stay that.
+#[derive(Default)]
+pub(crate) struct FirstSeen(RefCell<Option<(Geometry, DiskIdentity)>>);
 
 impl Line {
     /// Starts connecting in the background.
-    pub(crate) fn open(route: Rc<dyn Route>, deadlines: Deadlines, score: Arc<Mutex<Score>>) -> Rc<Self> {
-        let line =
-            Rc::new(Self { route, deadlines, score, current: watch::Sender::new(None), first: RefCell::new(None) });
+    pub(crate) fn open(
+        route: Rc<dyn Route>,
+        deadlines: Deadlines,
+        score: Arc<Mutex<Score>>,
+        first: Rc<FirstSeen>,
+    ) -> Rc<Self> {
+        let line = Rc::new(Self { route, deadlines, score, current: watch::Sender::new(None), first });
         spawn_local(Rc::clone(&line).connect(1));
         line
+    }
+
+    /// The session that is up now.
+    pub(crate) fn session_now(&self) -> Option<Session> {
+        self.current.borrow().clone()
     }
 
     /// The session that is up, waiting for one if necessary.
@@ -118,7 +130,7 @@ impl Line {
             return; // The session went away again; the next one is compared.
         };
         let now = (geometry, identity);
-        let first = self.first.borrow_mut().get_or_insert_with(|| now.clone()).clone();
+        let first = self.first.0.borrow_mut().get_or_insert_with(|| now.clone()).clone();
         if first != now {
             self.score().identity_changed(format!("the LUN was {first:?} and is now {now:?}"));
         }
@@ -130,6 +142,8 @@ impl Line {
 pub(crate) enum Failure {
     /// Unit attention: news, not a failure; the command is issued again.
     Attention,
+    /// The target cannot tell whether it was carried out, and leaves it to the client to issue it again.
+    Repeat,
     /// The target refused or failed the command.
     Command(String),
     /// No answer will come on this session.
@@ -139,10 +153,14 @@ pub(crate) enum Failure {
 /// Sense key UNIT ATTENTION, SPC-4 r37 §4.5.6.
 const UNIT_ATTENTION: u8 = 6;
 
+/// Sense key ABORTED COMMAND: "the application client may be able to recover by trying the command again", SPC-4 r37 §4.5.6.
+const ABORTED_COMMAND: u8 = 0xb;
+
 impl From<DiskError> for Failure {
     fn from(error: DiskError) -> Self {
         match error {
             DiskError::CheckCondition { key: UNIT_ATTENTION, .. } => Self::Attention,
+            DiskError::CheckCondition { key: ABORTED_COMMAND, .. } => Self::Repeat,
             DiskError::Unreachable(_) | DiskError::OutcomeUnknown(_) => Self::Connection(error.to_string()),
             DiskError::Conflict
             | DiskError::CheckCondition { .. }

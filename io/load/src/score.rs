@@ -43,6 +43,8 @@ pub struct Progress {
     pub failed_commands: u64,
     /// Sessions lost, for whatever reason.
     pub connection_losses: u64,
+    /// Commands that the target could not tell the outcome of and left to the client to issue again.
+    pub told_to_repeat: u64,
     /// Distinct blocks that broke the rule of [`crate::ledger`] at least once.
     pub violations: u64,
     /// Blocks read older than a finished read had shown, without an acknowledged write being lost.
@@ -137,6 +139,10 @@ impl Score {
         self.progress.connection_losses += 1;
         self.progress.connected = false;
         self.progress.last_failure = Some(why);
+    }
+
+    pub(crate) fn told_to_repeat(&mut self) {
+        self.progress.told_to_repeat += 1;
     }
 
     pub(crate) fn connect_failed(&mut self, why: String) {

@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::future::Future;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,8 @@ use tokio::time::{sleep, timeout, timeout_at};
 use understudy_disk::disk::{Disk, DiskError, Durability, Extent, Geometry};
 
 use crate::ledger::{Ledger, Slot};
-use crate::line::{Failure, Line, Session};
+use crate::line::{Failure, FirstSeen, Line, Session};
+use crate::paths::Paths;
 use crate::route::{Deadlines, IscsiRoute, LunAddress, Route};
 use crate::score::{Mark, Pause, Progress, Score};
 use crate::stamp::{Run, Sequence, scramble, write_stamp};
@@ -81,6 +82,8 @@ pub struct Verdict {
     pub failed_commands: u64,
     /// Sessions lost.
     pub connection_losses: u64,
+    /// Commands that the target could not tell the outcome of and left to the client to issue again.
+    pub told_to_repeat: u64,
     /// Blocks that went back from a write under way to the one before it.
     pub backward_reads: u64,
     /// Slots acknowledged and not read back within the limit of [`Verifier::finish`]; writes still unanswered count too.
@@ -122,17 +125,26 @@ impl Verifier {
     /// # Errors
     /// If the operating system gives no thread or no event queue.
     pub fn start(label: &str, address: LunAddress, options: VerifierOptions) -> std::io::Result<Self> {
-        let deadlines = options.deadlines();
-        Self::start_on(label, options, move || Rc::new(IscsiRoute::new(address, deadlines)))
+        Self::start_by(label, vec![address], options)
     }
 
-    /// The same over any [`Route`], made by `route` on the client's own thread.
+    /// The same by several ways, the preferred one first.
     ///
     /// # Errors
     /// As [`Verifier::start`].
-    pub fn start_on<R>(label: &str, options: VerifierOptions, route: R) -> std::io::Result<Self>
+    pub fn start_by(label: &str, ways: Vec<LunAddress>, options: VerifierOptions) -> std::io::Result<Self> {
+        let deadlines = options.deadlines();
+        let route = move |address| Rc::new(IscsiRoute::new(address, deadlines)) as Rc<dyn Route>;
+        Self::start_on(label, options, move || ways.into_iter().map(route).collect())
+    }
+
+    /// The same over any [`Route`]s, made by `routes` on the client's own thread: at least one.
+    ///
+    /// # Errors
+    /// As [`Verifier::start`].
+    pub fn start_on<R>(label: &str, options: VerifierOptions, routes: R) -> std::io::Result<Self>
     where
-        R: FnOnce() -> Rc<dyn Route> + Send + 'static,
+        R: FnOnce() -> Vec<Rc<dyn Route>> + Send + 'static,
     {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let score = Arc::new(Mutex::new(Score::new(Instant::now())));
@@ -140,7 +152,7 @@ impl Verifier {
         let (label, shared) = (label.to_owned(), Arc::clone(&score));
         let thread = std::thread::Builder::new().name("verifier".to_owned()).spawn(move || {
             let tasks = LocalSet::new();
-            runtime.block_on(tasks.run_until(run(label, options, route, shared, received)))
+            runtime.block_on(tasks.run_until(run(label, options, routes, shared, received)))
         })?;
         Ok(Self { score, orders, thread })
     }
@@ -208,21 +220,24 @@ impl VerifierOptions {
 async fn run<R>(
     label: String,
     options: VerifierOptions,
-    route: R,
+    routes: R,
     score: Arc<Mutex<Score>>,
     mut orders: watch::Receiver<Order>,
 ) -> Verdict
 where
-    R: FnOnce() -> Rc<dyn Route>,
+    R: FnOnce() -> Vec<Rc<dyn Route>>,
 {
     let seed = options.seed;
-    let line = Line::open(route(), options.deadlines(), score);
+    let first_seen = Rc::<FirstSeen>::default();
+    let open = |route| Line::open(route, options.deadlines(), Arc::clone(&score), Rc::clone(&first_seen));
+    let paths = Paths::over(routes().into_iter().map(open).collect());
+    let line = Rc::clone(paths.first());
     let first = tokio::select! {
-        session = line.session() => Some(session),
+        (_, session) = paths.session() => Some(session),
         _ = orders.changed() => None,
     };
     let mut unverified_slots = 0;
-    match first.map(|session| Client::new(Rc::clone(&line), &*session.disk, options)) {
+    match first.map(|session| Client::new(paths, &*session.disk, options)) {
         None => {}
         Some(Err(why)) => line.score().command_failed(why),
         Some(Ok(client)) => unverified_slots = Rc::new(client).work_until_told(&mut orders).await,
@@ -237,6 +252,7 @@ where
         lost_writes: progress.violations,
         failed_commands: progress.failed_commands,
         connection_losses: progress.connection_losses,
+        told_to_repeat: progress.told_to_repeat,
         backward_reads: progress.backward_reads,
         unverified_slots,
         longest_pause: score.pause(Mark::START, None, now).length,
@@ -247,7 +263,7 @@ where
 
 /// One LUN's workers and what they share.
 struct Client {
-    line: Rc<Line>,
+    paths: Paths,
     options: VerifierOptions,
     geometry: Geometry,
     run: Run,
@@ -262,7 +278,7 @@ enum Try<T> {
 }
 
 impl Client {
-    fn new(line: Rc<Line>, disk: &dyn Disk, options: VerifierOptions) -> Result<Self, String> {
+    fn new(paths: Paths, disk: &dyn Disk, options: VerifierOptions) -> Result<Self, String> {
         let geometry = disk.geometry().map_err(|error| error.to_string())?;
         let blocks_per_slot = options.command_bytes / geometry.block_bytes;
         if blocks_per_slot == 0 || !options.command_bytes.is_multiple_of(geometry.block_bytes) {
@@ -279,7 +295,7 @@ impl Client {
         let started = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let run = Run(scramble(options.seed ^ started.as_nanos() as u64 | 1));
         let ledger = RefCell::new(Ledger::new(run, slots, blocks_per_slot, geometry.block_bytes));
-        Ok(Self { line, options, geometry, run, ledger, stopping: watch::Sender::new(false) })
+        Ok(Self { paths, options, geometry, run, ledger, stopping: watch::Sender::new(false) })
     }
 
     /// Works until the owner asks for the verdict (or is gone), then settles and verifies. Returns the slots that could not be
@@ -338,7 +354,7 @@ impl Client {
             };
             if let Try::Answered(()) = self.attempt("write", extent, write).await {
                 self.ledger.borrow_mut().acknowledge(slot, sequence);
-                return self.line.score().write_acknowledged(Instant::now());
+                return self.score().write_acknowledged(Instant::now());
             }
         }
     }
@@ -354,7 +370,7 @@ impl Client {
             };
             if let Try::Answered((expected, bytes)) = self.attempt("read", extent, read).await {
                 let judgement = self.ledger.borrow_mut().judge(expected, &bytes);
-                let mut score = self.line.score();
+                let mut score = self.score();
                 return score.read_judged(Instant::now(), &judgement.violations, judgement.backward_blocks);
             }
         }
@@ -365,11 +381,11 @@ impl Client {
     where
         F: Future<Output = Result<T, DiskError>>,
     {
-        let session = self.line.session().await;
+        let (line, session) = self.paths.session().await;
         let answer = tokio::select! {
             biased;
-            answer = timeout(self.line.command_deadline(), issue(session.clone())) => answer,
-            () = self.line.replaced(&session) => return Try::Again,
+            answer = timeout(line.command_deadline(), issue(session.clone())) => answer,
+            () = line.replaced(&session) => return Try::Again,
         };
         let failure = match answer {
             Ok(Ok(answer)) => return Try::Answered(answer),
@@ -378,11 +394,12 @@ impl Client {
         };
         match failure {
             Failure::Attention => {}
+            Failure::Repeat => self.score().told_to_repeat(),
             Failure::Command(why) => {
-                self.line.score().command_failed(format!("{what} at block {}: {why}", extent.lba()));
+                self.score().command_failed(format!("{what} at block {}: {why}", extent.lba()));
                 sleep(AFTER_FAILURE).await;
             }
-            Failure::Connection(why) => self.line.lost(&session, why),
+            Failure::Connection(why) => line.lost(&session, why),
         }
         Try::Again
     }
@@ -413,6 +430,10 @@ impl Client {
         let _in_time = timeout_at(deadline, join_all(readers)).await;
         let unread = total - *verified.borrow();
         unread.max(unsettled)
+    }
+
+    fn score(&self) -> MutexGuard<'_, Score> {
+        self.paths.first().score()
     }
 
     fn extent(&self, slot: Slot) -> Extent {

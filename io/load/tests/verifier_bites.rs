@@ -228,7 +228,8 @@ fn verdict_on(lie: Lie) -> (Verdict, Shared) {
         ..VerifierOptions::default()
     };
     let shared = medium.clone();
-    let verifier = Verifier::start_on("memory", options, move || Rc::new(shared)).expect("a thread");
+    let verifier =
+        Verifier::start_on("memory", options, move || vec![Rc::new(shared) as Rc<dyn Route>]).expect("a thread");
     let patience = Instant::now() + LIMIT;
     while medium.with(|medium| medium.commands) < 4000 && Instant::now() < patience {
         if lie == Lie::Dies && verifier.progress().connection_losses > 0 {

@@ -24,7 +24,9 @@ use futures_util::stream::FuturesUnordered;
 use tokio::io::AsyncReadExt;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
-use understudy_device::{NexusHandle, Outcome, Task, TaskAttribute, TaskManagement, TaskManagementResponse};
+use understudy_device::{
+    Completion, NexusHandle, Outcome, Task, TaskAttribute, TaskManagement, TaskManagementResponse,
+};
 use understudy_iscsi::codes::{self, TaskFunction, TaskFunctionResponse};
 use understudy_iscsi::login::LoginStatus;
 use understudy_iscsi::serial::TaskTag;
@@ -124,7 +126,7 @@ impl<W: Wire> Connection<W> {
         let setup = Setup {
             offer: registry.options.offer.clone(),
             limits: registry.options.limits.clone(),
-            portal_group: registry.options.portal_group,
+            portal_groups: registry.portal_groups(),
             access: Arc::clone(&registry.options.access),
             chance: if registry.options.access.demands_proofs() { (registry.options.chance)() } else { None },
         };
@@ -294,6 +296,7 @@ impl<W: Wire> Connection<W> {
         let tag = arrived.tag;
         let mut task = nexus.begin(arrived.lun, tag.0, attribute(arrived.attribute), arrived.cdb);
         task.offer(arrived.data_out_offered);
+        task.make_room(arrived.data_in_room);
         let wanted = task.data_out_bytes();
         match self.machine.begun(tag, wanted) {
             Begun::Execute(data) => {
@@ -354,19 +357,8 @@ impl<W: Wire> Connection<W> {
             Done::Command { tag, wanted, outcome } => {
                 self.waiting.remove(&tag);
                 match outcome {
-                    Outcome::Completed(completion) => {
-                        let reply = Reply {
-                            status: completion.status as u8,
-                            sense: completion.sense.unwrap_or_default(),
-                            data_in: completion.data_in,
-                            data_out_wanted: wanted,
-                        };
-                        self.machine.complete(tag, reply);
-                        self.registry.activity.completed(self.now);
-                        if let Some(Served { activity, .. }) = self.admitted.as_ref().and_then(|a| a.served.as_ref()) {
-                            activity.completed(self.now);
-                        }
-                    }
+                    Outcome::Completed(completion) => self.answer(tag, completion, wanted),
+                    Outcome::Carried { completion, data_out_wanted } => self.answer(tag, completion, data_out_wanted),
                     Outcome::Aborted => self.machine.abandon(tag),
                     Outcome::Fenced => return Err(Ending::Fenced),
                 }
@@ -383,6 +375,20 @@ impl<W: Wire> Connection<W> {
             }
         }
         Ok(())
+    }
+
+    fn answer(&mut self, tag: TaskTag, completion: Completion, data_out_wanted: u32) {
+        let reply = Reply {
+            status: completion.status as u8,
+            sense: completion.sense.unwrap_or_default(),
+            data_in: completion.data_in,
+            data_out_wanted,
+        };
+        self.machine.complete(tag, reply);
+        self.registry.activity.completed(self.now);
+        if let Some(Served { activity, .. }) = self.admitted.as_ref().and_then(|a| a.served.as_ref()) {
+            activity.completed(self.now);
+        }
     }
 
     fn poll_admission(&mut self, context: &mut Context<'_>) -> bool {

@@ -23,6 +23,7 @@ mod wire;
 pub use chance::{ChanceSource, from_system};
 pub use gate::LoginGate;
 pub use portal::{Portal, PortalCounters, PortalError, PortalOptions};
+pub use registry::{Opener, Way};
 pub use understudy_session::secret;
 pub use understudy_session::target::parameters::{DigestOffer, Offer};
 pub use understudy_session::target::{Chance, Limits, access};

@@ -4,7 +4,7 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ use crate::control::Order;
 use crate::gate::LoginGate;
 use crate::heap::keep_freed_memory;
 use crate::listener::Listener;
-use crate::registry::Registry;
+use crate::registry::{Registry, Way};
 use crate::wire::{Acceptor, Wire};
 
 /// How a portal behaves.
@@ -55,6 +55,8 @@ pub struct PortalOptions {
     pub memory_bytes: u64,
     /// How long an initiator that was asked to log out may take.
     pub logout_within: Duration,
+    /// Only connections from there are taken; from anywhere if it is `None`.
+    pub only_from: Option<IpAddr>,
 }
 
 impl Default for PortalOptions {
@@ -76,6 +78,7 @@ impl Default for PortalOptions {
             // 32 sessions can each have what one may hold at most; if a thousand want more than this, they have a MiB each.
             memory_bytes: 1 << 30,
             logout_within: Duration::from_secs(10),
+            only_from: None,
         }
     }
 }
@@ -200,7 +203,17 @@ impl Portal {
 
     /// Serves a target here; one of the same name is replaced and its sessions are dropped.
     pub fn add_target(&self, target: Rc<Target>, gate: LoginGate) {
-        self.0.registry.add_target(target, gate);
+        self.0.registry.add_target(target, gate, self.0.registry.options.portal_group, Way::Here);
+    }
+
+    /// The same, in a portal group of this tag, and with units that may be at another node.
+    pub fn add_target_by(&self, target: Rc<Target>, gate: LoginGate, portal_group: u16, way: Way) {
+        self.0.registry.add_target(target, gate, portal_group, way);
+    }
+
+    /// Whoever looks for targets is told that this one is reached there, too, in the portal group of this tag.
+    pub fn is_also_at(&self, name: &str, address: SocketAddr, portal_group: u16) {
+        self.0.registry.is_also_at(name, address, portal_group);
     }
 
     /// From now on whoever logs in to a target that is not served here is sent to `address`, for this once (RFC 7143 §11.13.5, "target
@@ -290,6 +303,10 @@ async fn accept<A: Acceptor>(listener: A, registry: Rc<Registry>, mut wished: mp
             accepted = listener.accept() => accepted,
         };
         match accepted {
+            Ok((stream, peer)) if registry.options.only_from.is_some_and(|only| only != peer.ip().to_canonical()) => {
+                registry.complain(|unsaid| tracing::warn!(%peer, unsaid, "a connection that is not the partner's"));
+                stream.end_in_order();
+            }
             Ok((stream, peer)) => match registry.enrol() {
                 Some(enrolled) => {
                     spawn_local(connection::serve(stream, peer, Rc::clone(&registry), enrolled));

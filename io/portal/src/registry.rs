@@ -13,10 +13,10 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
-use understudy_device::{NexusHandle, NexusName, Target};
+use understudy_device::{Elsewhere, NexusHandle, NexusName, Target};
 use understudy_iscsi::login::LoginStatus;
 use understudy_iscsi::serial::{Isid, Tsih};
-use understudy_session::target::{LoginAsked, SessionKind, TargetEntry, TargetsWanted};
+use understudy_session::target::{LoginAsked, PortalGroups, SessionKind, TargetEntry, TargetsWanted};
 
 use crate::control::{Control, Order};
 use crate::eager::{Awake, Eager};
@@ -37,7 +37,24 @@ pub(crate) struct Served {
     pub(crate) target: Rc<Target>,
     pub(crate) gate: LoginGate,
     pub(crate) activity: Rc<Activity>,
+    /// Tag of this portal in the target.
+    pub(crate) portal_group: u16,
+    pub(crate) way: Way,
 }
+
+/// Where the units of a target are, for whoever logs in to it.
+#[derive(Clone)]
+pub enum Way {
+    /// Here.
+    Here,
+    /// Here, and who logs in is another node that forwards its clients' commands: see [`Target::attach_forwarded`].
+    Forwarded,
+    /// Here or at another node, with which a session is opened for each client: see [`Target::attach_routed`].
+    Routed(Opener),
+}
+
+/// Opens a client's session with another node.
+pub type Opener = Rc<dyn Fn(&NexusName) -> Rc<dyn Elsewhere>>;
 
 /// What was done for one target, or for all.
 #[derive(Debug, Default)]
@@ -66,6 +83,8 @@ pub(crate) struct Registry {
     targets: RefCell<BTreeMap<String, Served>>,
     /// Where targets are served that are not served here.
     elsewhere: RefCell<BTreeMap<String, SocketAddr>>,
+    /// Other portals of the targets served here, and their tags. BOUND: what their owner told.
+    other_ways: RefCell<BTreeMap<String, Vec<(SocketAddr, u16)>>>,
     connections: RefCell<BTreeMap<u64, Rc<Control>>>,
     /// Those of them that have not logged in, the oldest first.
     negotiating: RefCell<BTreeSet<u64>>,
@@ -199,6 +218,7 @@ impl Registry {
             awake: RefCell::default(),
             targets: RefCell::default(),
             elsewhere: RefCell::default(),
+            other_ways: RefCell::default(),
             connections: RefCell::default(),
             negotiating: RefCell::default(),
             sessions: RefCell::default(),
@@ -340,11 +360,19 @@ impl Registry {
 
     fn enter(self: &Rc<Self>, key: NexusKey, served: Served, control: Rc<Control>) -> Admitted {
         let tsih = self.free_tsih();
-        let nexus = served.target.attach(NexusName {
+        let name = NexusName {
             initiator_name: key.initiator.clone(),
             isid: key.isid.0,
-            target_portal_group: self.options.portal_group,
-        });
+            target_portal_group: served.portal_group,
+        };
+        let nexus = match &served.way {
+            Way::Here => served.target.attach(name),
+            Way::Forwarded => served.target.attach_forwarded(name),
+            Way::Routed(open) => {
+                let elsewhere = open(&name);
+                served.target.attach_routed(name, elsewhere)
+            }
+        };
         let before = self.sessions.borrow_mut().insert(key.clone(), (tsih, Rc::clone(&control)));
         let mut handles = self.handles.borrow_mut();
         handles.insert(tsih.0);
@@ -378,26 +406,44 @@ impl Registry {
         own: Option<&str>,
         at: SocketAddr,
     ) -> Vec<TargetEntry> {
-        let portal = (at.to_string(), self.options.portal_group);
         let is_asked_for = |target: &Rc<Target>| match wanted {
             TargetsWanted::All => true,
             TargetsWanted::Named(asked) => target.name().eq_ignore_ascii_case(asked),
             TargetsWanted::Own => Some(target.name()) == own,
         };
         let targets = self.targets.borrow();
-        let served = targets.values().map(|served| &served.target).filter(|target| is_asked_for(target));
-        let shown = served.filter(|target| target.has_something_for(initiator));
-        shown.map(|target| TargetEntry { name: target.name().to_owned(), portals: vec![portal.clone()] }).collect()
+        let asked_for = targets.iter().filter(|(_, served)| is_asked_for(&served.target));
+        let shown = asked_for.filter(|(_, served)| served.target.has_something_for(initiator));
+        let other_ways = self.other_ways.borrow();
+        let entry = |(key, served): (&String, &Served)| {
+            let here = (at.to_string(), served.portal_group);
+            let there = other_ways.get(key).into_iter().flatten().map(|(address, tag)| (address.to_string(), *tag));
+            TargetEntry { name: served.target.name().to_owned(), portals: [here].into_iter().chain(there).collect() }
+        };
+        shown.map(entry).collect()
     }
 
     pub(crate) fn served(&self, name: &str) -> Option<Served> {
         self.targets.borrow().get(&name.to_ascii_lowercase()).cloned()
     }
 
+    /// The tags of this portal in its targets.
+    pub(crate) fn portal_groups(&self) -> PortalGroups {
+        let targets = self.targets.borrow();
+        let of = targets.iter().map(|(name, served)| (name.clone(), served.portal_group));
+        PortalGroups { usual: self.options.portal_group, of: of.collect() }
+    }
+
+    /// A target is reached there as well.
+    pub(crate) fn is_also_at(&self, name: &str, address: SocketAddr, portal_group: u16) {
+        let mut others = self.other_ways.borrow_mut();
+        others.entry(name.to_ascii_lowercase()).or_default().push((address, portal_group));
+    }
+
     /// Serves `target`; ends the sessions of one with the same name.
-    pub(crate) fn add_target(&self, target: Rc<Target>, gate: LoginGate) {
+    pub(crate) fn add_target(&self, target: Rc<Target>, gate: LoginGate, portal_group: u16, way: Way) {
         let name = target.name().to_ascii_lowercase();
-        let served = Served { target, gate, activity: Rc::default() };
+        let served = Served { target, gate, activity: Rc::default(), portal_group, way };
         if self.targets.borrow_mut().insert(name.clone(), served).is_some() {
             self.order_all_of(&name, Order::Drop);
         }

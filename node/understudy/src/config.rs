@@ -169,6 +169,8 @@ pub struct NodeSettings {
     pub name: NodeName,
     /// Where the node's state page is reached.
     pub interconnect: SocketAddr,
+    /// Where it takes commands that its partner forwards. With it, each volume is visible through both nodes.
+    pub forward: Option<SocketAddr>,
     /// Where its volumes are served; these addresses move to the partner at a takeover.
     pub portals: Vec<SocketAddr>,
     /// iSCSI name of its target; moves with the portals.
@@ -303,6 +305,13 @@ impl Config {
     #[must_use]
     pub fn node(&self, name: NodeName) -> &NodeSettings {
         &self.nodes[name.index()]
+    }
+
+    /// Where both nodes take forwarded commands, in the order of [`NodeName::index`]; `None` if they take none.
+    #[must_use]
+    pub fn forwarding(&self) -> Option<[SocketAddr; 2]> {
+        let [a, b] = &self.nodes;
+        Some([a.forward?, b.forward?])
     }
 
     /// The pool called `name`.

@@ -399,6 +399,12 @@ impl Pair {
         Some(LunAddress { portal, target: volume.target.clone(), lun: volume.lun, initiator: initiator.to_owned() })
     }
 
+    /// The portal that is part of a node's identity, whichever node has it now.
+    #[must_use]
+    pub fn portal_of(&self, identity: NodeName) -> SocketAddr {
+        self.hosts.portals[identity.index()]
+    }
+
     /// Watches what nodes record, from before they run to after they ended.
     #[must_use]
     pub fn watch(&self) -> Watch {
@@ -444,9 +450,10 @@ fn pair_file(plan: &Plan, hosts: &Hosts) -> anyhow::Result<String> {
     for node in NodeName::BOTH {
         let (interconnect, portal) = (hosts.interconnects[node.index()], hosts.portals[node.index()]);
         let target = format!("iqn.2026-01.org.example.understudy:node-{node}");
+        let forward = hosts.forwards.map_or(String::new(), |both| format!("forward = \"{}\"\n", both[node.index()]));
         write!(
             text,
-            "[node.{node}]\ninterconnect = \"{interconnect}\"\nportals = [\"{portal}\"]\ntarget = \"{target}\"\nstate = \"state-{node}\"\n\n"
+            "[node.{node}]\ninterconnect = \"{interconnect}\"\n{forward}portals = [\"{portal}\"]\ntarget = \"{target}\"\nstate = \"state-{node}\"\n\n"
         )?;
     }
     for (index, (name, url)) in names.iter().zip(&urls).enumerate() {

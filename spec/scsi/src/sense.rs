@@ -77,8 +77,10 @@ impl Asc {
     pub const LOGICAL_UNIT_NOT_READY_CAUSE_NOT_REPORTABLE: Self = Self(0x0400);
     pub const LOGICAL_UNIT_BECOMING_READY: Self = Self(0x0401);
     pub const LOGICAL_UNIT_NOT_READY_INITIALIZING_COMMAND_REQUIRED: Self = Self(0x0402);
+    pub const ASYMMETRIC_ACCESS_STATE_TRANSITION: Self = Self(0x040a);
     pub const TARGET_PORT_IN_STANDBY_STATE: Self = Self(0x040b);
     pub const TARGET_PORT_IN_UNAVAILABLE_STATE: Self = Self(0x040c);
+    pub const LOGICAL_UNIT_COMMUNICATION_FAILURE: Self = Self(0x0800);
     pub const WRITE_ERROR: Self = Self(0x0c00);
     pub const INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT: Self = Self(0x0e03);
     pub const UNRECOVERED_READ_ERROR: Self = Self(0x1100);

@@ -248,6 +248,7 @@ impl FullFeature {
             attribute: pdu.attribute,
             cdb: pdu.cdb,
             data_out_offered: offered,
+            data_in_room: if pdu.read { pdu.expected_bytes } else { 0 },
         }));
     }
 

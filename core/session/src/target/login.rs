@@ -13,6 +13,7 @@ use understudy_iscsi::response::{LoginResponse, Window};
 use understudy_iscsi::serial::{Cid, Isid, TaskTag, Tsih};
 use understudy_iscsi::text::KeyList;
 
+use super::PortalGroups;
 use super::access::Refusal;
 use super::parameters::{Answer, Negotiation, NegotiationError, Offer, Parameters, SessionKind};
 use super::security::Security;
@@ -103,7 +104,7 @@ impl Identity {
 /// State of a login.
 #[derive(Debug)]
 pub(crate) struct Login {
-    portal_group: u16,
+    portal_groups: PortalGroups,
     receive_data_segment: u32,
     security: Security,
     identity: Option<Identity>,
@@ -119,9 +120,9 @@ pub(crate) struct Login {
 }
 
 impl Login {
-    pub(crate) fn new(offer: Offer, portal_group: u16, security: Security) -> Self {
+    pub(crate) fn new(offer: Offer, portal_groups: PortalGroups, security: Security) -> Self {
         Self {
-            portal_group,
+            portal_groups,
             receive_data_segment: offer.receive_data_segment,
             security,
             identity: None,
@@ -232,7 +233,8 @@ impl Login {
         }
         if self.kind == SessionKind::Normal && !self.group_told {
             self.group_told = true;
-            answers.push("TargetPortalGroupTag", self.portal_group.to_string());
+            let tag = self.portal_groups.tag_in(self.target.as_deref().unwrap_or_default());
+            answers.push("TargetPortalGroupTag", tag.to_string());
         }
         if self.stage == Stage::Operational && !self.segment_declared {
             self.segment_declared = true;

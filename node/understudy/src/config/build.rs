@@ -280,7 +280,16 @@ fn nodes(table: &Table<'_>, folder: &Path, mistakes: &Mistakes) -> Option<[NodeS
     let a = read("a", "[node.a]", NodeName::A);
     let b = read("b", "[node.b]", NodeName::B);
     table.finish();
-    Some([a?, b?])
+    let (a, b) = (a?, b?);
+    if a.forward.is_some() != b.forward.is_some() {
+        mistakes.advise(
+            table.span(),
+            "only one of the nodes has a `forward` address",
+            "expected in both of [node.a] and [node.b], or in none",
+            "each node carries out what the other one forwards, so that every volume is visible through both",
+        );
+    }
+    Some([a, b])
 }
 
 type NodeClaims<'c, 'm> = (&'c mut Distinct<'m>, &'c mut Distinct<'m>, &'c mut Distinct<'m>);
@@ -294,6 +303,7 @@ fn node(
 ) -> Option<NodeSettings> {
     let owner = format!("[node.{name}]");
     let interconnect = table.text("interconnect", "an address and port, as in \"10.0.0.1:7100\"");
+    let forward = table.optional_text("forward", "an address and port, as in \"10.0.0.1:7101\"");
     let portals = table.texts("portals", "a list of addresses with port, as in [\"10.0.0.1:3260\"]");
     let target = table.text("target", "an iSCSI name, as in \"iqn.2026-01.com.example:a\"");
     let state = table.text("state", "a folder");
@@ -306,6 +316,7 @@ fn node(
         Some(address)
     };
     let interconnect = interconnect.and_then(|text| address(&text));
+    let forward = forward.and_then(|text| address(&text));
     let portals: Vec<SocketAddr> = portals.iter().filter_map(&mut address).collect();
     let target = target.and_then(|text| {
         names.claim(text.value.to_owned(), &text.span, &owner, "the target name");
@@ -320,7 +331,15 @@ fn node(
         paths.claim(admin.display().to_string(), at, &owner, "the socket");
     }
     check_socket_path(&admin, at, mistakes);
-    Some(NodeSettings { name, interconnect: interconnect?, portals, target: target?, state: folder_of_state, admin })
+    Some(NodeSettings {
+        name,
+        interconnect: interconnect?,
+        forward,
+        portals,
+        target: target?,
+        state: folder_of_state,
+        admin,
+    })
 }
 
 fn check_socket_path(path: &Path, at: &Range<usize>, mistakes: &Mistakes) {

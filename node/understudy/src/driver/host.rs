@@ -8,9 +8,10 @@ use anyhow::Context as _;
 use futures_util::stream::{self, LocalBoxStream, StreamExt as _};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+use understudy_device::{Elsewhere, NexusName};
 use understudy_disk::disk::Disk;
 use understudy_disk::lun::IscsiLun;
-use understudy_disk::session::{Nexus, Options};
+use understudy_disk::session::{Nexus, Options, Place, Session};
 use understudy_disk::url::LunUrl;
 use understudy_fabric::{Identity, PageReader, PageServer, Provider, ReaderOptions, ServerOptions};
 use understudy_failover::effect::Effects;
@@ -18,6 +19,7 @@ use understudy_failover::input::Input;
 use understudy_failover::machine::Machine;
 use understudy_failover::page::SEQUENCE_OFFSET;
 use understudy_failover::words::{Incarnation, Micros};
+use understudy_forward::Line;
 use understudy_portal::{Portal, PortalError, PortalOptions};
 
 use super::service::node_id;
@@ -95,6 +97,10 @@ impl World for Host {
 
     fn open_disk(&self, url: &LunUrl, nexus: Nexus, options: Options) -> Rc<dyn Disk> {
         IscsiLun::open(url, nexus, options)
+    }
+
+    fn open_forward(&self, partner: Place, client: &NexusName) -> Rc<dyn Elsewhere> {
+        Line::over(Session::start(partner, understudy_forward::nexus(client), understudy_forward::options()))
     }
 
     fn bind_portal(&self, address: SocketAddr, options: PortalOptions) -> Result<Portal, PortalError> {

@@ -124,9 +124,18 @@ impl Node {
             (*id, Rc::new(PoolOverseer::new(parts)))
         };
         let overseers = pool_lanes.iter().map(overseer).collect();
-        let service =
-            Service::new(Rc::clone(&world), Rc::clone(&config), Rc::clone(&disks), Rc::clone(&publisher), overseers);
+        let service = Service::new(
+            Rc::clone(&world),
+            (Rc::clone(&config), own),
+            Rc::clone(&disks),
+            Rc::clone(&publisher),
+            overseers,
+        );
         let service = Rc::new(service);
+        tokio::task::spawn_local({
+            let service = Rc::clone(&service);
+            async move { service.open_forwarding().await }
+        });
         let node = Self {
             world,
             config: Rc::clone(&config),

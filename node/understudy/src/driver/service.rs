@@ -16,7 +16,7 @@ use understudy_failover::input::{NotHeld, OpenOutcome};
 use understudy_failover::words::{Generation, LegSet, MetadataVersion, NodeId, PoolId};
 use understudy_layout::Uuid;
 use understudy_pool::{Expected, FencedLeg, InSync, Inventory, LoadError, Pool, PoolOptions, VolumeError, discover};
-use understudy_portal::{LoginGate, Portal};
+use understudy_portal::{LoginGate, Portal, PortalOptions};
 
 #[cfg(feature = "mistakes")]
 use super::mistakes::{Mistake, is_made};
@@ -28,9 +28,11 @@ use crate::config::{Config, NodeName};
 
 mod units;
 mod volumes;
+mod ways;
 
 pub use units::{OpenPool, VolumeUnit};
 pub use volumes::CreateError;
+use ways::Forwarded;
 
 /// Disks asked at the same time while they are initialised: enough to hide their latency, few enough for a small shelf.
 const AT_ONCE: usize = 32;
@@ -52,6 +54,7 @@ pub struct Recorded {
 pub struct Service {
     world: Rc<dyn World>,
     config: Rc<Config>,
+    own: NodeName,
     disks: Rc<PoolDisks>,
     publisher: Rc<Publisher>,
     identities: [Identity; 2],
@@ -74,6 +77,7 @@ struct Identity {
     target: Rc<Target>,
     gate: RefCell<LoginGate>,
     portals: RefCell<Vec<Portal>>,
+    forwarded: Forwarded,
 }
 
 /// The node of the configuration that the failover core calls so.
@@ -99,7 +103,7 @@ impl Service {
     #[must_use]
     pub fn new(
         world: Rc<dyn World>,
-        config: Rc<Config>,
+        (config, own): (Rc<Config>, NodeName),
         disks: Rc<PoolDisks>,
         publisher: Rc<Publisher>,
         overseers: BTreeMap<PoolId, Rc<PoolOverseer>>,
@@ -108,12 +112,14 @@ impl Service {
             target: Target::new(config.node(node).target.clone()),
             gate: RefCell::new(LoginGate::held()),
             portals: RefCell::default(),
+            forwarded: Forwarded::default(),
         };
         let identities = NodeName::BOTH.map(identity);
         let provisioning = config.pools.iter().map(|pool| (super::shelves::pool_id(pool.id), Arc::default())).collect();
         Self {
             world,
             config,
+            own,
             disks,
             publisher,
             identities,
@@ -159,11 +165,15 @@ impl Service {
         NodeName::BOTH.into_iter().flat_map(of).collect()
     }
 
-    /// When a command of a client of this identity was last completed here.
+    /// When a command to a volume of this identity was last completed here, by whichever way it came.
     #[must_use]
     pub fn last_completion(&self, identity: NodeName) -> Option<tokio::time::Instant> {
-        let portals = self.identities[identity.index()].portals.borrow();
-        portals.iter().filter_map(|portal| portal.counters().last_completion).max()
+        let target = &self.config.node(identity).target;
+        let last = |portal: &Portal| portal.target_counters(target)?.last_completion;
+        let at_portals =
+            self.identities.iter().filter_map(|place| place.portals.borrow().iter().filter_map(last).max());
+        let forwarded = self.identities[identity.index()].forwarded.portal.borrow();
+        at_portals.chain(forwarded.iter().filter_map(last)).max()
     }
 
     /// The identity whose clients would notice a move of pools: the partner's while it is served here, else the own one.
@@ -189,20 +199,19 @@ impl Service {
         *place.gate.borrow_mut() = gate.clone();
         let other = self.config.node(node.partner());
         for (path, address) in self.config.node(node).portals.iter().enumerate() {
-            let portal = self.bind_until_free(*address).await;
+            let portal = self.bind_until_free(*address, self.config.portal_options()).await;
             portal.add_target(Rc::clone(&place.target), gate.clone());
-            // The other identity's target is at its own portals, whichever node has them: on the same path if there is one.
-            if let Some(there) = other.portals.get(path).or(other.portals.first()) {
-                portal.point_to(&other.target, *there);
-            }
+            // On the same path if there is one.
+            self.offer_other(node, &portal, other.portals.get(path).or(other.portals.first()).copied());
             place.portals.borrow_mut().push(portal);
         }
+        self.tell_of_ways();
     }
 
     /// Binds a portal, again and again while another process has the address without sharing it.
-    async fn bind_until_free(&self, address: std::net::SocketAddr) -> Portal {
+    async fn bind_until_free(&self, address: std::net::SocketAddr, options: PortalOptions) -> Portal {
         loop {
-            match self.world.bind_portal(address, self.config.portal_options()) {
+            match self.world.bind_portal(address, options.clone()) {
                 Ok(portal) => return portal,
                 Err(error) => {
                     tracing::error!("portal {address}: {error}; trying again");
@@ -223,10 +232,14 @@ impl Service {
     pub fn close_portals(&self, identity: NodeId) {
         let node = node_name(identity);
         let place = &self.identities[node.index()];
+        place.forwarded.end_sessions(&self.config.node(node).target);
         for portal in place.portals.borrow_mut().drain(..) {
-            portal.dismiss_sessions(&self.config.node(node).target);
+            for target in NodeName::BOTH.map(|node| &self.config.node(node).target) {
+                portal.dismiss_sessions(target);
+            }
             tokio::task::spawn_local(async move { portal.close().await });
         }
+        self.tell_of_ways();
     }
 
     /// Discovers the disks of these pools' legs recorded good, reading only, and loads the pools; names those that could not be loaded.
@@ -248,7 +261,7 @@ impl Service {
                 legs: legs.clone(),
             };
             match self.load(*id, &inventory, &recorded).await {
-                Ok(warm) => self.make_units(&warm).await,
+                Ok(warm) => self.make_units(*id, &warm).await,
                 Err(error) => {
                     tracing::warn!("{id} could not be loaded beforehand: {error}");
                     unopenable.insert(*id);
@@ -322,12 +335,16 @@ impl Service {
     async fn open_again(&self, id: PoolId, recorded: &Recorded) -> Result<Rc<OpenPool>, LoadError> {
         let gate = self.identity_of(id).map(|place| place.gate.borrow().clone());
         gate.iter().for_each(LoginGate::hold);
+        if let Some(place) = self.identity_of(id) {
+            place.forwarded.end_sessions(place.target.name());
+        }
         self.close(id);
         let loaded = self.load_from_disks(id, recorded).await;
         let home = self.home_of(id);
         if loaded.is_err() && self.open_pools().iter().any(|(other, _)| self.home_of(*other) == home) {
             // The clients of the identity's other pools are not to wait for this one.
             gate.iter().for_each(LoginGate::open);
+            self.identity_of(id).into_iter().for_each(|place| place.forwarded.gate.open());
         }
         loaded
     }
@@ -357,7 +374,9 @@ impl Service {
         let on_its_way = self.opening.borrow().iter().any(|other| self.home_of(*other) == home);
         let served = self.served.borrow().iter().any(|other| self.home_of(*other) == home);
         if let (Some(place), true, false) = (self.identity_of(id), served, on_its_way) {
+            place.target.set_whole(true);
             place.gate.borrow().open();
+            place.forwarded.gate.open();
         }
     }
 

@@ -7,10 +7,10 @@ use bytes::Bytes;
 use futures_util::stream::LocalBoxStream;
 use tokio::sync::mpsc;
 use understudy_device::{
-    Keep, Medium, NexusHandle, NexusName, Outcome, TaskAttribute, UnitIdentity, UnitOnMedium, UnitOptions,
+    Elsewhere, Keep, Medium, NexusHandle, NexusName, Outcome, TaskAttribute, UnitIdentity, UnitOnMedium, UnitOptions,
 };
 use understudy_disk::disk::{Disk, Link};
-use understudy_disk::session::{Nexus, Options};
+use understudy_disk::session::{Nexus, Options, Place};
 use understudy_disk::url::LunUrl;
 use understudy_fabric::PAGE_BYTES;
 use understudy_failover::machine::Machine;
@@ -52,6 +52,10 @@ impl World for Nowhere {
 
     fn open_disk(&self, _: &LunUrl, _: Nexus, _: Options) -> Rc<dyn Disk> {
         unreachable!("the test gives the disks")
+    }
+
+    fn open_forward(&self, _: Place, _: &NexusName) -> Rc<dyn Elsewhere> {
+        unreachable!("no client comes")
     }
 
     fn bind_portal(&self, _: SocketAddr, _: PortalOptions) -> Result<Portal, PortalError> {
@@ -125,7 +129,13 @@ impl Bench {
     fn service(&self) -> Service {
         let publisher = Publisher::new(Box::new(Unread), PairId(1), NodeId::A, Incarnation(1));
         let overseers = [(self.id, self.overseer())].into();
-        Service::new(Rc::new(Nowhere), Rc::clone(&self.config), self.pool_disks(), Rc::new(publisher), overseers)
+        Service::new(
+            Rc::new(Nowhere),
+            (Rc::clone(&self.config), NodeName::A),
+            self.pool_disks(),
+            Rc::new(publisher),
+            overseers,
+        )
     }
 
     fn recorded(version: MetadataVersion) -> Recorded {

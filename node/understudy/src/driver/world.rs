@@ -10,8 +10,9 @@ use std::time::Duration;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::LocalBoxStream;
 use tokio::sync::mpsc;
+use understudy_device::{Elsewhere, NexusName};
 use understudy_disk::disk::Disk;
-use understudy_disk::session::{Nexus, Options};
+use understudy_disk::session::{Nexus, Options, Place};
 use understudy_disk::url::LunUrl;
 use understudy_fabric::{LinkEvent, LinkEvents, PAGE_BYTES, PageReader, PageServer, ReadFailure};
 use understudy_failover::effect::Effects;
@@ -92,6 +93,9 @@ pub trait World {
 
     /// Opens a disk. Called inside a `LocalSet`.
     fn open_disk(&self, url: &LunUrl, nexus: Nexus, options: Options) -> Rc<dyn Disk>;
+
+    /// Begins a session with the partner that carries the commands of one client. Called inside a `LocalSet`.
+    fn open_forward(&self, partner: Place, client: &NexusName) -> Rc<dyn Elsewhere>;
 
     /// Listens for clients. Called inside a `LocalSet`.
     ///

@@ -28,6 +28,8 @@ pub struct Hosts {
     pub to_nodes: [Vec<String>; 2],
     /// Each node's end of the interconnect.
     pub interconnects: [SocketAddr; 2],
+    /// Where each node takes forwarded commands; nowhere if it is `None`.
+    pub forwards: Option<[SocketAddr; 2]>,
     /// Each node's portal; both hosts must let it be listened on.
     pub portals: [SocketAddr; 2],
     /// Where the shelf listens.
@@ -47,14 +49,15 @@ impl Site {
         if let Self::Apart(hosts) = self {
             return Ok((**hosts).clone());
         }
-        let addresses = free_ports(5)?;
-        let [interconnect_a, interconnect_b, portal_a, portal_b, shelf] = addresses[..] else {
-            bail!("expected 5 free ports, got {}", addresses.len());
+        let addresses = free_ports(7)?;
+        let [interconnect_a, interconnect_b, portal_a, portal_b, forward_a, forward_b, shelf] = addresses[..] else {
+            bail!("expected 7 free ports, got {}", addresses.len());
         };
         Ok(Hosts {
             to_shelf: Vec::new(),
             to_nodes: [Vec::new(), Vec::new()],
             interconnects: [interconnect_a, interconnect_b],
+            forwards: Some([forward_a, forward_b]),
             portals: [portal_a, portal_b],
             shelf_listens: shelf,
             shelf_from_nodes: [shelf; 2],

@@ -43,7 +43,7 @@ impl Scene {
     }
 
     fn with(access: Access, chance: Option<Chance>) -> Self {
-        Self(Login::new(Offer::default(), 1, Security::new(Arc::new(access), chance)))
+        Self(Login::new(Offer::default(), 1.into(), Security::new(Arc::new(access), chance)))
     }
 
     /// One in which the challenge is out.

@@ -18,6 +18,7 @@ use understudy_failover::words::{Generation, PoolId};
 use understudy_layout::Uuid;
 use understudy_layout::metadata::Metadata;
 use understudy_pool::{self as pool, Pool, VolumeMedium, VolumeSummary};
+use understudy_scsi::alua::PortGroup;
 
 #[cfg(feature = "mistakes")]
 use super::super::mistakes;
@@ -87,7 +88,7 @@ impl OpenPool {
     }
 
     /// The unit of a volume, behind the pool's gate and seen by nobody yet.
-    fn make_unit(&self, volume: &VolumeSummary, audience: Audience) -> Result<(), OpenError> {
+    fn make_unit(&self, volume: &VolumeSummary, audience: Audience, groups: Vec<PortGroup>) -> Result<(), OpenError> {
         let Some(medium) = self.pool.medium(volume.uuid) else { return Ok(()) };
         let kept = medium.kept_state();
         let kept = Some(kept.as_slice()).filter(|kept| !kept.is_empty());
@@ -95,6 +96,7 @@ impl OpenPool {
         #[cfg(feature = "mistakes")]
         let below = mistakes::before(below);
         let unit = UnitOnMedium::behind(&self.gate, unit_options(&self.pool, volume), below, kept)?;
+        unit.reached_by(groups);
         self.unseen.borrow_mut().push((volume.lun, Rc::clone(&unit), audience));
         self.units.borrow_mut().insert(volume.uuid, VolumeUnit { lun: volume.lun, unit, medium });
         Ok(())
@@ -137,14 +139,15 @@ impl OpenPool {
 
 impl Service {
     /// Makes the units of a warm pool. A few at a time: this node may be serving others.
-    pub(super) async fn make_units(&self, warm: &OpenPool) {
+    pub(super) async fn make_units(&self, id: PoolId, warm: &OpenPool) {
         warm.note_made();
+        let groups = self.home_of(id).map(|home| self.groups_of(home)).unwrap_or_default();
         for volumes in warm.pool.volumes().chunks(AT_ONCE) {
             for volume in volumes {
                 let is_there = warm.units.borrow().contains_key(&volume.uuid);
                 if !is_there {
                     // One that cannot be made is tried again when the pool is opened, and told of then.
-                    let _ = warm.make_unit(volume, self.audience_of(volume));
+                    let _ = warm.make_unit(volume, self.audience_of(volume), groups.clone());
                 }
             }
             tokio::task::yield_now().await;
@@ -168,7 +171,7 @@ impl Service {
             for volume in &volumes {
                 let known = opened.units.borrow().get(&volume.uuid).map(|known| Rc::clone(&known.unit));
                 match (known, volume.protection) {
-                    (None, _) => self.add_unit(opened, volume),
+                    (None, _) => self.add_unit(id, opened, volume),
                     (Some(unit), pool::Protection::Writable) => unit.allow_writes(),
                     // Held since it was made, so nothing is under way.
                     (Some(unit), pool::Protection::WriteProtected) => unit.write_protect().await,
@@ -180,8 +183,9 @@ impl Service {
     }
 
     /// Makes the unit of a volume, or says why there is none.
-    pub(super) fn add_unit(&self, opened: &OpenPool, volume: &VolumeSummary) {
-        if let Err(error) = opened.make_unit(volume, self.audience_of(volume)) {
+    pub(super) fn add_unit(&self, id: PoolId, opened: &OpenPool, volume: &VolumeSummary) {
+        let groups = self.home_of(id).map(|home| self.groups_of(home)).unwrap_or_default();
+        if let Err(error) = opened.make_unit(volume, self.audience_of(volume), groups) {
             tracing::error!("volume {} is not served: {error}", volume.name);
         }
     }
@@ -197,6 +201,7 @@ impl Service {
 
     /// Takes a pool's units from everybody; what is held is dropped without an answer.
     pub(super) fn take_down(&self, id: PoolId, opened: &OpenPool) {
+        self.set_whole(id, false);
         opened.gate.fence();
         let luns: BTreeSet<u16> = opened.units.borrow().values().map(|known| known.lun).collect();
         let unseen = opened.unseen.borrow().iter().map(|(lun, ..)| *lun).collect::<BTreeSet<_>>();

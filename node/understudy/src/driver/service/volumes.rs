@@ -35,7 +35,7 @@ impl Service {
         let blocks = bytes.div_ceil(u64::from(block_bytes));
         let wish = VolumeWish { name: name.to_owned(), lun: self.free_lun(id), block_bytes, blocks, provisioning };
         let volume = opened.pool.create_volume(wish).await?;
-        self.add_unit(&opened, &volume);
+        self.add_unit(id, &opened, &volume);
         self.show_units(id, &opened);
         Ok(volume)
     }

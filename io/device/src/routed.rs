@@ -1,0 +1,589 @@
+//! A nexus whose units may be at another node: each command is carried out wherever its unit is, and its session stays.
+//!
+//! Problem: a client that has a session here with a target whose pools are served by the partner must not notice where they are, nor when
+//! they move. A command may come before a move, wait during it, and be carried out after it.
+//!
+//! Idea: nobody keeps a table of who owns what. If the unit is behind the target here, the command is begun on it like any other. Else it
+//! is sent to the other node, if there is a session with it. Else it waits for either. A command that was turned away before it began (its
+//! unit was taken away, here or there) looks for its way again.
+//!
+//! **Invariant: what may have been carried out is never repeated.** A command that was sent and not answered is of unknown outcome.
+//! Nothing is said of it before nothing of it can be carried out any more: until the unit is here, fenced against whoever had it, or the other
+//! node has let in a later session of the same nexus, which ends everything of the older one (RFC 7143 §6.3.5). Then a command that changes
+//! nothing is carried out again, and any other is answered ABORTED COMMAND: its client, who knows whether it may, sends it again.
+//!
+//! Unit attentions of the move are told here, by the commands that come after it; those that waited are not failed for it. Order: a command with
+//! the attribute ORDERED is begun after all older ones of this nexus, and before all younger ones.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::{LocalBoxFuture, select};
+use tokio::time::{Instant, timeout, timeout_at};
+use understudy_scsi::cdb::Command;
+use understudy_scsi::luns::decode_lun;
+use understudy_scsi::operations::opcode;
+use understudy_scsi::sense::{Asc, Sense, SenseFormat, SenseKey};
+use understudy_unit::{Completion, TaskAttribute, passes_attention};
+
+use crate::event::Event;
+use crate::gate::Gate;
+use crate::target::{Attached, Target, TaskManagement, TaskManagementResponse, nothing_here};
+use crate::task::{Ended, OnUnit, Outcome, Task};
+use crate::unit::{Busy, UnitOnMedium};
+
+/// How long a command waits for a node that has its unit, before the client is told to take another way: less than the 30 s after which a
+/// Linux client aborts it.
+const HOLD_LIMIT: Duration = Duration::from_secs(25);
+
+/// Before a command is sent again that the other node turned away, if its unit does not come here meanwhile. The other node holds the unit to
+/// hand it over, which takes milliseconds, and may keep it after all.
+const TURNED_AWAY_PAUSE: Duration = Duration::from_millis(1);
+
+/// A command on its way to another node.
+#[derive(Debug, Clone)]
+pub struct Carried {
+    /// LUN field, as a big-endian number.
+    pub lun: u64,
+    /// Task attribute.
+    pub attribute: TaskAttribute,
+    /// CDB.
+    pub cdb: [u8; 16],
+    /// All data-out the initiator has for it.
+    pub data_out: Bytes,
+    /// Bytes of data-in the initiator has room for.
+    pub data_in_room: u32,
+}
+
+/// What became of a command that was sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// It was answered.
+    Answered {
+        /// With this; as much data as the command had, of which the initiator gets what it has room for.
+        completion: Completion,
+        /// Bytes of data-out it asked for.
+        data_out_wanted: u32,
+    },
+    /// It never left this node.
+    NotSent,
+    /// The session ended before an answer came.
+    Unknown,
+}
+
+/// A command that was sent.
+pub struct Sent {
+    /// Names it to [`Elsewhere::manage`].
+    pub reference: u32,
+    /// What becomes of it.
+    pub answer: LocalBoxFuture<'static, Answer>,
+}
+
+/// One nexus's session with the node that may have its units.
+pub trait Elsewhere {
+    /// The number of the session there is; `None` while there is none. A later one has a greater number, and when it is there nothing of an
+    /// earlier one can be carried out any more.
+    fn session(&self) -> Option<u64>;
+
+    /// Waits until [`Elsewhere::session`] is not `seen` any more.
+    fn changed(&self, seen: Option<u64>) -> LocalBoxFuture<'_, ()>;
+
+    /// Sends a command; commands arrive in the order of calls. `None`: there is no session.
+    fn send(&self, command: &Carried) -> Option<Sent>;
+
+    /// Asks for a task management function; `referenced` is a command sent in the session there is. `None`: no answer came.
+    fn manage(
+        &self,
+        function: TaskManagement,
+        lun: u64,
+        referenced: Option<u32>,
+    ) -> LocalBoxFuture<'_, Option<TaskManagementResponse>>;
+
+    /// Ends the session.
+    fn close(&self) -> LocalBoxFuture<'_, ()>;
+}
+
+/// The answer of a node that has taken the unit away, or has not got it yet, to a command that it did not begin. No unit here ever reports a
+/// transition, so it means nothing else.
+pub(crate) fn turned_away() -> Completion {
+    Completion::check(&Sense::new(SenseKey::NotReady, Asc::ASYMMETRIC_ACCESS_STATE_TRANSITION), SenseFormat::Fixed)
+}
+
+/// Where a unit is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Here,
+    /// At the other node, in this session with it.
+    There(u64),
+}
+
+/// How far a command has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Nowhere.
+    Waiting,
+    /// Begun here.
+    Here,
+    /// Sent in this session, under this reference.
+    There { session: u64, reference: u32 },
+}
+
+#[derive(Debug)]
+struct UnderWay {
+    tag: u32,
+    lun: u64,
+    attribute: TaskAttribute,
+    stage: Stage,
+    is_aborted: bool,
+}
+
+/// The ways of one nexus.
+pub(crate) struct Routes {
+    target: Rc<Target>,
+    attached: Rc<Attached>,
+    elsewhere: Rc<dyn Elsewhere>,
+    /// By age. BOUND: the command window of the session.
+    commands: RefCell<BTreeMap<u64, UnderWay>>,
+    next: Cell<u64>,
+    /// A command was aborted, or another one may go.
+    moved: Event,
+    /// Where the client believes each unit to be. BOUND: one entry for each number a unit can have.
+    told: RefCell<BTreeMap<u64, Side>>,
+}
+
+/// Where a command can go now.
+enum Way {
+    Here,
+    There(u64),
+    /// The target itself answers.
+    Target,
+}
+
+impl Routes {
+    pub(crate) fn new(target: Rc<Target>, attached: Rc<Attached>, elsewhere: Rc<dyn Elsewhere>) -> Rc<Self> {
+        Rc::new(Self {
+            target,
+            attached,
+            elsewhere,
+            commands: RefCell::default(),
+            next: Cell::new(0),
+            moved: Event::default(),
+            told: RefCell::default(),
+        })
+    }
+
+    /// Whether it asks for the list of units, and no unit.
+    fn asks_target(cdb: &[u8; 16]) -> bool {
+        cdb[0] == opcode::REPORT_LUNS
+    }
+
+    fn way(&self, lun: u64, cdb: &[u8; 16]) -> Option<Way> {
+        let unit = if Self::asks_target(cdb) { None } else { self.unit(lun) };
+        match unit.map(|unit| unit.gate()) {
+            Some(Gate::Open) => return Some(Way::Here),
+            // It may be on its way here, or from here; where it goes there is a session with it.
+            Some(Gate::Held | Gate::Frozen | Gate::Fenced) => {}
+            None if self.target.is_whole() => return Some(Way::Target),
+            None => {}
+        }
+        self.elsewhere.session().map(Way::There)
+    }
+
+    fn unit(&self, lun: u64) -> Option<Rc<UnitOnMedium>> {
+        self.target.unit_for(&self.attached, lun)
+    }
+
+    /// Whether the unit, or all there is, is here: then whoever had it before is fenced.
+    fn is_here(&self, lun: u64) -> bool {
+        self.target.is_whole() || self.unit(lun).is_some()
+    }
+
+    /// Whether a command may go before those that wait.
+    fn may_go(&self, number: u64) -> bool {
+        let commands = self.commands.borrow();
+        let Some(own) = commands.get(&number) else { return true };
+        let mut older = commands.range(..number).map(|(_, other)| other).filter(|other| other.stage == Stage::Waiting);
+        match own.attribute {
+            TaskAttribute::HeadOfQueue => true,
+            TaskAttribute::Simple => older.all(|other| other.attribute != TaskAttribute::Ordered),
+            TaskAttribute::Ordered => older.next().is_none(),
+        }
+    }
+
+    fn set_stage(&self, number: u64, stage: Stage) {
+        if let Some(own) = self.commands.borrow_mut().get_mut(&number) {
+            own.stage = stage;
+        }
+        self.moved.signal();
+    }
+
+    fn is_aborted(&self, number: u64) -> bool {
+        self.commands.borrow().get(&number).is_some_and(|own| own.is_aborted)
+    }
+
+    /// What a command that comes in now has to be told of its unit, which is `now` there.
+    fn owed(&self, lun: u64, now: Side) -> Option<Asc> {
+        match (self.told.borrow().get(&lun), now) {
+            (Some(before), now) if *before == now => None,
+            (Some(Side::There(_)), Side::There(_)) => Some(Asc::I_T_NEXUS_LOSS),
+            (Some(_), _) => Some(Asc::ASYMMETRIC_ACCESS_STATE_CHANGED),
+            (None, _) => Some(Asc::POWER_ON_RESET_OR_BUS_DEVICE_RESET),
+        }
+    }
+
+    fn begin_here(
+        &self,
+        lun: u64,
+        tag: u32,
+        attribute: TaskAttribute,
+        cdb: &[u8; 16],
+        tell: Option<Asc>,
+    ) -> Option<(OnUnit, u32)> {
+        self.target.begin_continued(&self.attached, lun, tell, (tag, attribute, cdb))
+    }
+
+    /// Enters a command.
+    pub(crate) fn begin(self: &Rc<Self>, lun: u64, tag: u32, attribute: TaskAttribute, cdb: [u8; 16]) -> Task {
+        let number = self.next.replace(self.next.get() + 1);
+        let under_way = UnderWay { tag, lun, attribute, stage: Stage::Waiting, is_aborted: false };
+        self.commands.borrow_mut().insert(number, under_way);
+        let command = Routed {
+            routes: Rc::clone(self),
+            number,
+            carried: Carried { lun, attribute, cdb, data_out: Bytes::new(), data_in_room: 0 },
+            tag,
+            here: None,
+            wanted: None,
+        };
+        if !self.may_go(number) {
+            return Task::routed(command, 0);
+        }
+        match self.way(lun, &cdb) {
+            Some(Way::Target) => Task::answered(self.answer_of_target(&cdb)),
+            Some(Way::Here) => self.begin_at_once(command),
+            Some(Way::There(session)) => match self.attention_of_other(lun, session, &cdb) {
+                Some(attention) => Task::answered(attention),
+                None => Task::routed(command, 0),
+            },
+            None => Task::routed(command, 0),
+        }
+    }
+
+    fn begin_at_once(&self, mut command: Routed) -> Task {
+        let Carried { lun, attribute, cdb, .. } = command.carried;
+        let owed = self.owed(lun, Side::Here);
+        self.told.borrow_mut().insert(lun, Side::Here);
+        let begun = self.begin_here(lun, command.tag, attribute, &cdb, owed);
+        let Some((on_unit, data_out_bytes)) = begun else { return Task::routed(command, 0) };
+        self.set_stage(command.number, Stage::Here);
+        command.here = Some(on_unit);
+        Task::routed(command, data_out_bytes)
+    }
+
+    /// The unit attention that a command gets instead of being sent.
+    fn attention_of_other(&self, lun: u64, session: u64, cdb: &[u8; 16]) -> Option<Completion> {
+        let now = Side::There(session);
+        // A number no unit can have gets no entry.
+        decode_lun(lun)?;
+        let owed = self.owed(lun, now)?;
+        if Self::asks_target(cdb) || Command::parse(cdb).is_ok_and(|command| passes_attention(&command)) {
+            return None;
+        }
+        self.told.borrow_mut().insert(lun, now);
+        Some(Completion::check(&Sense::attention(owed), SenseFormat::Fixed))
+    }
+
+    fn answer_of_target(&self, cdb: &[u8; 16]) -> Completion {
+        if Self::asks_target(cdb) { self.target.report_luns(&self.attached, cdb) } else { nothing_here(cdb) }
+    }
+
+    /// Waits until `ready` answers something; it is asked whenever anything moved: commands of this nexus, the units of the target, the gate
+    /// of this one, the session with the other node.
+    async fn until<T>(&self, lun: u64, ready: impl Fn() -> Option<T>) -> T {
+        // BOUND: each round waits for something that moved.
+        loop {
+            let (seen, unit) = (self.elsewhere.session(), self.unit(lun));
+            if let Some(value) = ready() {
+                return value;
+            }
+            let moved = pin!(self.moved.until(|| ready().map(drop)));
+            let units = pin!(self.target.units_moved.until(|| ready().map(drop)));
+            let gate = pin!(async {
+                match &unit {
+                    Some(unit) => {
+                        // Whoever may wait for a gate is known to it.
+                        let _busy = Busy::of(unit);
+                        let before = unit.gate();
+                        unit.gate_moved.until(|| (unit.gate() != before).then_some(())).await;
+                    }
+                    None => std::future::pending().await,
+                }
+            });
+            select(select(moved, units), select(gate, self.elsewhere.changed(seen))).await;
+        }
+    }
+
+    /// Waits until nothing sent in `session` can be carried out any more.
+    async fn until_over(&self, session: u64, lun: u64) {
+        let is_over = || {
+            let is_later = self.elsewhere.session().is_some_and(|now| now > session);
+            (self.is_here(lun) || is_later).then_some(())
+        };
+        self.until(lun, is_over).await;
+    }
+
+    /// Marks commands of this nexus aborted: they go nowhere any more.
+    fn abort_where(&self, which: impl Fn(&UnderWay) -> bool) {
+        for own in self.commands.borrow_mut().values_mut().filter(|own| which(own)) {
+            own.is_aborted = true;
+        }
+        self.moved.signal();
+    }
+
+    /// Carries out a task management function as far as it concerns what is not here. `None`: it is this target's.
+    pub(crate) async fn manage(
+        &self,
+        function: TaskManagement,
+        lun: u64,
+        referenced: u32,
+    ) -> Option<TaskManagementResponse> {
+        let mut reference = None;
+        match function {
+            TaskManagement::AbortTask => {
+                let named = |own: &UnderWay| own.tag == referenced && own.lun == lun;
+                let stage = self.commands.borrow().values().find(|own| named(own)).map(|own| own.stage);
+                self.abort_where(named);
+                match stage {
+                    None => return Some(TaskManagementResponse::TaskDoesNotExist),
+                    Some(Stage::Here) => return None,
+                    Some(Stage::Waiting) => return Some(TaskManagementResponse::Complete),
+                    Some(Stage::There { session, reference: sent_as }) => {
+                        if self.elsewhere.session() != Some(session) {
+                            self.until_over(session, lun).await;
+                            return Some(TaskManagementResponse::Complete);
+                        }
+                        reference = Some(sent_as);
+                    }
+                }
+            }
+            TaskManagement::AbortTaskSet | TaskManagement::ClearTaskSet | TaskManagement::LogicalUnitReset => {
+                self.abort_where(|own| own.lun == lun);
+            }
+            TaskManagement::TargetWarmReset | TaskManagement::TargetColdReset => self.abort_where(|_| true),
+        }
+        self.manage_elsewhere(function, lun, reference).await
+    }
+
+    async fn manage_elsewhere(
+        &self,
+        function: TaskManagement,
+        lun: u64,
+        reference: Option<u32>,
+    ) -> Option<TaskManagementResponse> {
+        // BOUND: each round waits for the unit to be here or for a session.
+        loop {
+            let session =
+                self.until(lun, || if self.is_here(lun) { Some(None) } else { self.elsewhere.session().map(Some) });
+            let session = session.await?;
+            if let Some(response) = self.elsewhere.manage(function, lun, reference).await {
+                return Some(response);
+            }
+            self.until_over(session, lun).await;
+            if reference.is_some() {
+                return Some(TaskManagementResponse::Complete);
+            }
+        }
+    }
+
+    pub(crate) async fn close(&self) {
+        self.elsewhere.close().await;
+    }
+}
+
+/// A command of such a nexus. Dropping it abandons it.
+pub(crate) struct Routed {
+    routes: Rc<Routes>,
+    number: u64,
+    carried: Carried,
+    tag: u32,
+    /// It has begun here.
+    here: Option<OnUnit>,
+    /// Bytes of data-out it asked for when it began here, if that was not known when it came.
+    wanted: Option<u32>,
+}
+
+impl std::fmt::Debug for Routed {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Routed")
+            .field("carried", &self.carried)
+            .field("here", &self.here)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Routed {
+    fn drop(&mut self) {
+        self.routes.commands.borrow_mut().remove(&self.number);
+        self.routes.moved.signal();
+    }
+}
+
+/// What the next step of a command is.
+enum Next {
+    Aborted,
+    TooLate,
+    Go(Way),
+}
+
+impl Routed {
+    pub(crate) fn here(&mut self) -> Option<&mut OnUnit> {
+        self.here.as_mut()
+    }
+
+    pub(crate) fn make_room(&mut self, bytes: u32) {
+        self.carried.data_in_room = bytes;
+    }
+
+    /// Waits until the command is aborted.
+    pub(crate) async fn aborted(&self) {
+        match &self.here {
+            Some(on_unit) => on_unit.aborted().await,
+            None => self.routes.moved.until(|| self.routes.is_aborted(self.number).then_some(())).await,
+        }
+    }
+
+    pub(crate) async fn execute(mut self, data_out: Bytes) -> Outcome {
+        let deadline = Instant::now() + HOLD_LIMIT;
+        self.carried.data_out = data_out;
+        // BOUND: each round ends the command, or waits for its unit to be somewhere.
+        loop {
+            if let Some(on_unit) = self.here.take() {
+                match on_unit.execute(self.carried.data_out.clone()).await {
+                    Ended::With(Outcome::Completed(completion)) => return self.completed_here(completion),
+                    Ended::With(outcome) => return outcome,
+                    Ended::NotBegun => self.routes.set_stage(self.number, Stage::Waiting),
+                }
+            }
+            match self.next(deadline).await {
+                Next::Aborted => return Outcome::Aborted,
+                Next::TooLate => {
+                    let sense = Sense::new(SenseKey::NotReady, Asc::TARGET_PORT_IN_UNAVAILABLE_STATE);
+                    return not_begun(Completion::check(&sense, SenseFormat::Fixed));
+                }
+                Next::Go(Way::Target) => return not_begun(self.routes.answer_of_target(&self.carried.cdb)),
+                Next::Go(Way::Here) => self.begin_here(),
+                Next::Go(Way::There(session)) => {
+                    if let Some(outcome) = self.carry_out_there(session).await {
+                        return outcome;
+                    }
+                }
+            }
+        }
+    }
+
+    fn completed_here(&self, completion: Completion) -> Outcome {
+        match self.wanted {
+            Some(data_out_wanted) => Outcome::Carried { completion, data_out_wanted },
+            // As was said when it came.
+            None => Outcome::Completed(completion),
+        }
+    }
+
+    fn brought(&self) -> u32 {
+        u32::try_from(self.carried.data_out.len()).unwrap_or(u32::MAX)
+    }
+
+    async fn next(&self, deadline: Instant) -> Next {
+        let Carried { lun, cdb, .. } = &self.carried;
+        let way = self.routes.until(*lun, || {
+            if self.routes.is_aborted(self.number) {
+                return Some(Next::Aborted);
+            }
+            self.routes.may_go(self.number).then(|| self.routes.way(*lun, cdb)).flatten().map(Next::Go)
+        });
+        timeout_at(deadline, way).await.unwrap_or(Next::TooLate)
+    }
+
+    /// A command that waited is not told that its unit has moved.
+    fn begin_here(&mut self) {
+        let Carried { lun, attribute, cdb, .. } = self.carried;
+        if let Some((mut on_unit, wanted)) = self.routes.begin_here(lun, self.tag, attribute, &cdb, None) {
+            on_unit.offer(self.brought(), wanted);
+            self.here = Some(on_unit);
+            self.wanted = Some(wanted);
+            self.routes.set_stage(self.number, Stage::Here);
+        }
+    }
+
+    /// `None`: it has to look for its way again.
+    async fn carry_out_there(&self, session: u64) -> Option<Outcome> {
+        let Sent { reference, answer } = self.routes.elsewhere.send(&self.carried)?;
+        self.routes.set_stage(self.number, Stage::There { session, reference });
+        let answer = answer.await;
+        if self.routes.is_aborted(self.number) {
+            return Some(Outcome::Aborted);
+        }
+        let outcome = match answer {
+            Answer::Answered { completion, .. } if completion == turned_away() => {
+                let Carried { lun, cdb, .. } = &self.carried;
+                let is_here = || matches!(self.routes.way(*lun, cdb), Some(Way::Here | Way::Target)).then_some(());
+                // Too early or not, it is tried again.
+                let _ = timeout(TURNED_AWAY_PAUSE, self.routes.until(*lun, is_here)).await;
+                None
+            }
+            Answer::Answered { completion, data_out_wanted } => {
+                return Some(Outcome::Carried { completion, data_out_wanted });
+            }
+            Answer::NotSent => None,
+            Answer::Unknown => {
+                self.routes.until_over(session, self.carried.lun).await;
+                (!may_be_repeated(&self.carried.cdb)).then(|| {
+                    let sense = Sense::new(SenseKey::AbortedCommand, Asc::LOGICAL_UNIT_COMMUNICATION_FAILURE);
+                    let completion = Completion::check(&sense, SenseFormat::Fixed);
+                    Outcome::Carried { completion, data_out_wanted: self.brought() }
+                })
+            }
+        };
+        if outcome.is_none() {
+            self.routes.set_stage(self.number, Stage::Waiting);
+        }
+        outcome
+    }
+}
+
+fn not_begun(completion: Completion) -> Outcome {
+    Outcome::Carried { completion, data_out_wanted: 0 }
+}
+
+/// Whether a command that was perhaps carried out may be carried out once more without anybody being able to tell.
+fn may_be_repeated(cdb: &[u8; 16]) -> bool {
+    matches!(
+        Command::parse(cdb),
+        Ok(Command::Read { .. }
+            | Command::Verify { .. }
+            | Command::PreFetch { .. }
+            | Command::SynchronizeCache { .. }
+            | Command::TestUnitReady
+            | Command::Inquiry { .. }
+            | Command::VitalProductData { .. }
+            | Command::ReportLuns { .. }
+            | Command::ReadCapacity10
+            | Command::ReadCapacity16 { .. }
+            | Command::GetLbaStatus { .. }
+            | Command::LogSense { .. }
+            | Command::ModeSense { .. }
+            | Command::ReportSupportedOperationCodes { .. }
+            | Command::ReportSupportedTaskManagement { .. }
+            | Command::ReportTargetPortGroups { .. }
+            | Command::PersistentReserveIn { .. })
+    )
+}
+
+#[cfg(test)]
+#[path = "routed_tests.rs"]
+mod tests;

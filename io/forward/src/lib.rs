@@ -1,0 +1,185 @@
+//! The way to the partner for commands whose units it has: one iSCSI session for each session of a client.
+//!
+//! Problem: a command that came to one node is to be carried out by the other as if the client had sent it there: under the client's name, to
+//! which its reservations are bound, in its order, with its own bounds of memory, and once at most.
+//!
+//! Idea: that is what iSCSI does. The line logs in at the partner with the client's own initiator name and ISID, in the portal group of the
+//! path that the client took. So the partner's task set, its reservations, its access lists and its session reinstatement hold for what is
+//! forwarded as for what comes directly, and there is no second protocol that could differ.
+//!
+//! Not here: which commands are forwarded, and what follows from an answer that never came (`understudy-device`, `routed`).
+#![forbid(unsafe_code)]
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::LocalBoxFuture;
+use understudy_device::{Answer, Carried, Completion, Elsewhere, NexusName, Sent, TaskAttribute, TaskManagement};
+use understudy_device::{Status, TaskManagementResponse};
+use understudy_disk::disk::{DiskError, Link};
+use understudy_disk::session::{self, Nexus, Options, Request, Session, Transfer};
+use understudy_iscsi::codes::{self, Residual, TaskFunction, TaskFunctionResponse};
+use understudy_iscsi::serial::{Isid, TaskTag};
+
+/// A command takes as long as its client waits for it: whoever gives it up says so by a task management function.
+const COMMAND_DEADLINE: Duration = Duration::from_secs(3600);
+
+/// A login that the partner holds is let go and made anew after this long: a partner that lost its power while it held one says nothing.
+const LOGIN_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Settings of the sessions that carry clients' commands.
+#[must_use]
+pub fn options() -> Options {
+    Options { command_deadline: COMMAND_DEADLINE, login_deadline: LOGIN_DEADLINE, ..Options::default() }
+}
+
+/// As whom to log in for a client.
+#[must_use]
+pub fn nexus(client: &NexusName) -> Nexus {
+    Nexus { initiator_name: client.initiator_name.clone(), isid: Isid(client.isid) }
+}
+
+/// The session that carries the commands of one client. Dropping it closes the connection.
+pub struct Line {
+    session: Rc<Session>,
+}
+
+impl Line {
+    /// Over a session made with [`options`] and [`nexus`].
+    #[must_use]
+    pub fn over(session: Rc<Session>) -> Rc<dyn Elsewhere> {
+        Rc::new(Self { session })
+    }
+}
+
+impl Elsewhere for Line {
+    fn session(&self) -> Option<u64> {
+        match self.session.link() {
+            // One that the partner ends in order takes nothing more, and answers what it took.
+            Link::Connected { epoch } if self.session.takes_commands() => Some(epoch),
+            Link::Connected { .. } | Link::Down => None,
+        }
+    }
+
+    fn changed(&self, seen: Option<u64>) -> LocalBoxFuture<'_, ()> {
+        Box::pin(async move {
+            // BOUND: each round waits for a change of the link.
+            loop {
+                let link = self.session.link();
+                if self.session() != seen {
+                    return;
+                }
+                self.session.link_changed(link).await;
+            }
+        })
+    }
+
+    fn send(&self, command: &Carried) -> Option<Sent> {
+        let Carried { lun, attribute, cdb, data_out, data_in_room } = command;
+        let transfer = match (data_out.is_empty(), *data_in_room) {
+            (false, _) => Transfer::Write(data_out.clone()),
+            (true, 0) => Transfer::None,
+            (true, room) => Transfer::Read(room),
+        };
+        let brought = if data_out.is_empty() { *data_in_room } else { u32::try_from(data_out.len()).ok()? };
+        let request = Request { cdb: *cdb, transfer, deadline: self.session.command_deadline() };
+        let (tag, reply) = self.session.submit(*lun, code_of(*attribute), request).ok()?;
+        let answer = async move {
+            match reply.await {
+                Ok(answer) => understood(answer, brought),
+                Err(DiskError::Unreachable(_)) => Answer::NotSent,
+                Err(_) => Answer::Unknown,
+            }
+        };
+        Some(Sent { reference: tag.0, answer: Box::pin(answer) })
+    }
+
+    fn manage(
+        &self,
+        function: TaskManagement,
+        lun: u64,
+        referenced: Option<u32>,
+    ) -> LocalBoxFuture<'_, Option<TaskManagementResponse>> {
+        let function = match function {
+            TaskManagement::AbortTask => TaskFunction::ABORT_TASK,
+            TaskManagement::AbortTaskSet => TaskFunction::ABORT_TASK_SET,
+            TaskManagement::ClearTaskSet => TaskFunction::CLEAR_TASK_SET,
+            TaskManagement::LogicalUnitReset => TaskFunction::LOGICAL_UNIT_RESET,
+            TaskManagement::TargetWarmReset => TaskFunction::TARGET_WARM_RESET,
+            TaskManagement::TargetColdReset => TaskFunction::TARGET_COLD_RESET,
+        };
+        Box::pin(async move {
+            let response = self.session.manage_task(lun, function, referenced.map(TaskTag)).await.ok()?;
+            Some(match response {
+                TaskFunctionResponse::COMPLETE => TaskManagementResponse::Complete,
+                TaskFunctionResponse::TASK_DOES_NOT_EXIST => TaskManagementResponse::TaskDoesNotExist,
+                TaskFunctionResponse::LUN_DOES_NOT_EXIST => TaskManagementResponse::LunDoesNotExist,
+                _refused => TaskManagementResponse::NotAuthorized,
+            })
+        })
+    }
+
+    fn close(&self) -> LocalBoxFuture<'_, ()> {
+        Box::pin(self.session.close())
+    }
+}
+
+/// There is no other node that could have the units: for the target whose home this node is.
+pub struct Nowhere;
+
+impl Elsewhere for Nowhere {
+    fn session(&self) -> Option<u64> {
+        None
+    }
+
+    fn changed(&self, _: Option<u64>) -> LocalBoxFuture<'_, ()> {
+        Box::pin(std::future::pending())
+    }
+
+    fn send(&self, _: &Carried) -> Option<Sent> {
+        None
+    }
+
+    fn manage(&self, _: TaskManagement, _: u64, _: Option<u32>) -> LocalBoxFuture<'_, Option<TaskManagementResponse>> {
+        Box::pin(std::future::ready(None))
+    }
+
+    fn close(&self) -> LocalBoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+fn code_of(attribute: TaskAttribute) -> codes::TaskAttribute {
+    match attribute {
+        TaskAttribute::Simple => codes::TaskAttribute::SIMPLE,
+        TaskAttribute::Ordered => codes::TaskAttribute::ORDERED,
+        TaskAttribute::HeadOfQueue => codes::TaskAttribute::HEAD_OF_QUEUE,
+    }
+}
+
+/// What the partner answered to a command that moved at most `most` bytes either way.
+fn understood(answer: session::Answer, most: u32) -> Answer {
+    let session::Answer { status, sense, data_in, residual } = answer;
+    let Some(status) = Status::from_byte(status) else { return Answer::Unknown };
+    let wanted = match residual {
+        Residual::None => most,
+        Residual::Underflow(bytes) => most.saturating_sub(bytes),
+        Residual::Overflow(bytes) => most.saturating_add(bytes),
+    };
+    let sense = Some(sense).filter(|sense| !sense.is_empty());
+    let completion = Completion { status, sense, data_in: as_long_as_it_was(data_in, residual) };
+    Answer::Answered { completion, data_out_wanted: wanted }
+}
+
+/// There was more than the client has room for, and its residual has to say so: what it does not get anyway is filled up.
+fn as_long_as_it_was(data_in: Bytes, residual: Residual) -> Bytes {
+    match residual {
+        Residual::Overflow(missing) if !data_in.is_empty() => {
+            let mut whole = BytesMut::from(&data_in[..]);
+            whole.resize(data_in.len().saturating_add(missing as usize), 0);
+            whole.freeze()
+        }
+        Residual::Overflow(_) | Residual::None | Residual::Underflow(_) => data_in,
+    }
+}
