@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
+use understudy_drill::stage::Ways;
 use understudy_drill::stage::scratch;
 use understudy_drill::step::Story;
 use understudy_drill::table::{self, Order, Outcome, Run, Verdict};
@@ -103,6 +104,9 @@ struct HandoffArgs {
     /// Kill the node instead of asking its partner to take over
     #[arg(long)]
     killed: bool,
+    /// Which ways the clients take.
+    #[arg(long, value_enum, default_value_t = Ways::Own)]
+    ways: Ways,
     /// Where the clients' choices start
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -236,6 +240,7 @@ fn move_pools(args: &HandoffArgs) -> anyhow::Result<ExitCode> {
         runs: args.runs,
         seed: args.seed,
         story: if args.killed { Story::Takeover } else { Story::PlannedTakeover },
+        ways: args.ways,
     };
     let report = handoff::run(&order, |line| println!("{line}"))?;
     write_json(args.json.as_deref(), &report)?;
@@ -254,7 +259,8 @@ fn move_pools(args: &HandoffArgs) -> anyhow::Result<ExitCode> {
         }
     }
     let (written, lost) = (report.acknowledged_writes, report.lost_writes);
-    println!("{written} writes acknowledged, {lost} lost, {} commands failed", report.failed_commands);
+    let (failed, repeated) = (report.failed_commands, report.told_to_repeat);
+    println!("{written} writes acknowledged, {lost} lost, {failed} commands failed, {repeated} had to be issued again");
     Ok(ExitCode::SUCCESS)
 }
 

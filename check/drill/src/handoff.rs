@@ -14,6 +14,7 @@ use understudy::config::NodeName;
 use understudy::timeline::{OperationKind, TimelineStep, group};
 
 use crate::ground::{Ground, Hosting, Wish};
+use crate::stage::Ways;
 use crate::step::Story;
 use crate::table::millis;
 
@@ -55,6 +56,8 @@ pub struct Order {
     pub seed: u64,
     /// How the pools come to move.
     pub story: Story,
+    /// Which ways the clients take.
+    pub ways: Ways,
 }
 
 /// Pauses of one kind of move, milliseconds.
@@ -99,6 +102,8 @@ pub struct Report {
     pub lost_writes: u64,
     /// Commands answered with an error.
     pub failed_commands: u64,
+    /// Commands of unknown outcome that clients were left to issue again.
+    pub told_to_repeat: u64,
 }
 
 /// Runs it; `told` gets a line whenever everything was read back.
@@ -110,6 +115,7 @@ pub fn run(order: &Order, told: impl Fn(&str)) -> anyhow::Result<Report> {
     let wish =
         Wish { program: order.program.clone(), parent: order.parent.clone(), volumes: 1, hosting: Hosting::Here };
     let mut ground = Ground::make(&wish)?;
+    ground.stage.ways = order.ways;
     let mut collected = Collected::default();
     match play(order, &mut ground, &mut collected, told) {
         Ok(()) => Ok(collected.report(order)),
@@ -146,6 +152,7 @@ fn play(order: &Order, ground: &mut Ground, collected: &mut Collected, told: imp
             collected.acknowledged_writes += verdict.acknowledged_writes;
             collected.lost_writes += verdict.lost_writes;
             collected.failed_commands += verdict.failed_commands;
+            collected.told_to_repeat += verdict.told_to_repeat;
         }
         told(&format!("{done} of {} there and back", order.runs));
     }
@@ -176,6 +183,7 @@ struct Collected {
     acknowledged_writes: u64,
     lost_writes: u64,
     failed_commands: u64,
+    told_to_repeat: u64,
 }
 
 impl Collected {
@@ -211,6 +219,7 @@ impl Collected {
             acknowledged_writes: self.acknowledged_writes,
             lost_writes: self.lost_writes,
             failed_commands: self.failed_commands,
+            told_to_repeat: self.told_to_repeat,
         }
     }
 }

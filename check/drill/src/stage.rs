@@ -114,7 +114,7 @@ pub enum Telling {
 }
 
 /// Which portals a client uses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Ways {
     /// Those of the volume's home, which are at the node that has its pool.
     Own,

@@ -583,7 +583,3 @@ fn may_be_repeated(cdb: &[u8; 16]) -> bool {
             | Command::PersistentReserveIn { .. })
     )
 }
-
-#[cfg(test)]
-#[path = "routed_tests.rs"]
-mod tests;
