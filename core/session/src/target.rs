@@ -449,6 +449,19 @@ impl TargetConnection {
         }
     }
 
+    /// Room in what goes out for `bytes` bytes that this command reads, if its answer is one short PDU with all of them; whoever has filled
+    /// it calls [`TargetConnection::complete_placed`] next. It holds bytes of earlier answers.
+    pub fn place(&mut self, tag: TaskTag, bytes: usize) -> Option<&mut [u8]> {
+        if let Phase::FullFeature(full) = &self.phase { full.place(tag, bytes, &mut self.wire) } else { None }
+    }
+
+    /// Answers a command GOOD with the bytes it was given room for.
+    pub fn complete_placed(&mut self, tag: TaskTag) {
+        if let Phase::FullFeature(full) = &mut self.phase {
+            full.complete_placed(tag, &mut self.wire);
+        }
+    }
+
     /// A command was aborted: no answer.
     pub fn abandon(&mut self, tag: TaskTag) {
         if let Phase::FullFeature(full) = &mut self.phase {

@@ -30,23 +30,25 @@ pub enum Outcome {
 /// A command in the task set. Dropping it abandons it.
 #[derive(Debug)]
 pub struct Task {
-    place: Place,
-    data_out_bytes: u32,
+    pub(crate) place: Place,
+    pub(crate) data_out_bytes: u32,
 }
 
 #[derive(Debug)]
-enum Place {
+pub(crate) enum Place {
     /// The target itself answers.
     Target(Completion),
     Unit(OnUnit),
+    /// It is done.
+    Frozen(Frozen),
 }
 
 #[derive(Debug)]
-struct OnUnit {
-    listed: Listed,
-    nexus: NexusId,
-    plan: Plan,
-    target_name: Rc<str>,
+pub(crate) struct OnUnit {
+    pub(crate) listed: Listed,
+    pub(crate) nexus: NexusId,
+    pub(crate) plan: Plan,
+    pub(crate) target_name: Rc<str>,
 }
 
 /// A place in the task set, given up when dropped.
@@ -64,8 +66,19 @@ impl Drop for Listed {
     }
 }
 
+/// What is between a command and its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// Nothing.
+    Go,
+    /// Older commands.
+    Behind,
+    /// The gate.
+    Shut,
+}
+
 /// Why a command that waited did not get what it waited for.
-enum Stopped {
+pub(crate) enum Stopped {
     Aborted,
     Fenced,
     /// The gate shut: wait again.
@@ -127,7 +140,7 @@ impl Task {
     /// Waits until the command is aborted; for whoever still collects its data.
     pub async fn aborted(&self) {
         match &self.place {
-            Place::Target(_) => std::future::pending().await,
+            Place::Target(_) | Place::Frozen(_) => std::future::pending().await,
             Place::Unit(on_unit) => {
                 let Listed { unit, task, .. } = &on_unit.listed;
                 unit.tasks_moved.until(|| unit.is_aborted(*task).then_some(())).await;
@@ -140,6 +153,7 @@ impl Task {
         match self.place {
             Place::Target(completion) => Outcome::Completed(completion),
             Place::Unit(on_unit) => on_unit.execute(data_out).await,
+            Place::Frozen(frozen) => frozen.thawed().await,
         }
     }
 }
@@ -199,16 +213,25 @@ impl Listed {
         answer.map_or(Outcome::Aborted, Outcome::Completed)
     }
 
+    /// Whether the command may start now.
+    pub(crate) fn look(&self) -> Result<Look, Stopped> {
+        let admission = self.unit.core.borrow().admission(self.task);
+        match (self.unit.gate(), admission) {
+            (Gate::Fenced, _) => Err(Stopped::Fenced),
+            (_, Admission::Aborted) => Err(Stopped::Aborted),
+            (Gate::Open, Admission::Go) => Ok(Look::Go),
+            (Gate::Open, Admission::Wait) => Ok(Look::Behind),
+            (Gate::Held | Gate::Frozen, _) => Ok(Look::Shut),
+        }
+    }
+
     /// Waits for the gate and for older commands.
     async fn admitted(&self) -> Result<(), Stopped> {
         // BOUND: each round waits for an event.
         loop {
-            let admission = self.unit.core.borrow().admission(self.task);
-            match (self.unit.gate(), admission) {
-                (Gate::Fenced, _) => return Err(Stopped::Fenced),
-                (_, Admission::Aborted) => return Err(Stopped::Aborted),
-                (Gate::Open, Admission::Go) => return Ok(()),
-                (Gate::Open, Admission::Wait) => {
+            match self.look()? {
+                Look::Go => return Ok(()),
+                Look::Behind => {
                     let admission = || {
                         let shut = self.unit.gate() != Gate::Open;
                         let waits = self.unit.core.borrow().admission(self.task) == Admission::Wait;
@@ -216,7 +239,7 @@ impl Listed {
                     };
                     self.unit.tasks_moved.until(admission).await;
                 }
-                (Gate::Held | Gate::Frozen, _) => {
+                Look::Shut => {
                     let moved = || {
                         let open = matches!(self.unit.gate(), Gate::Open | Gate::Fenced);
                         (open || self.unit.is_aborted(self.task)).then_some(())
@@ -302,30 +325,50 @@ impl Listed {
         self.unit.core.borrow_mut().start(self.task);
     }
 
-    /// The medium is done: the command leaves the task set, and its answer goes out if it may.
+    /// The medium is done: the command leaves the task set, and its answer goes out when it may.
     async fn settle(self, result: Result<Completion, MediumError>) -> Outcome {
+        match self.judge(result) {
+            Ok(outcome) => outcome,
+            Err(frozen) => frozen.thawed().await,
+        }
+    }
+
+    /// The same, without waiting for a frozen gate.
+    pub(crate) fn judge(self, result: Result<Completion, MediumError>) -> Result<Outcome, Frozen> {
         let completion = match result {
             Err(MediumError::Fenced) => {
                 self.unit.fence();
-                return Outcome::Fenced;
+                return Ok(Outcome::Fenced);
             }
             Err(error) => perform::medium_error(&self.unit.core.borrow(), &error),
             Ok(completion) => completion,
         };
         if self.unit.is_aborted(self.task) {
-            return self.aborted_outcome();
+            return Ok(self.aborted_outcome());
         }
         let unit = Rc::clone(&self.unit);
-        // The answer waits for the gate although the command is out of the task set.
-        let _busy = Busy::of(&unit);
+        let busy = Busy::of(&unit);
         drop(self);
         match unit.gate() {
-            Gate::Open | Gate::Held => Outcome::Completed(completion),
-            Gate::Fenced => Outcome::Fenced,
-            Gate::Frozen => {
-                let gate = unit.gate_moved.until(|| Some(unit.gate()).filter(|gate| *gate != Gate::Frozen)).await;
-                if gate == Gate::Fenced { Outcome::Fenced } else { Outcome::Completed(completion) }
-            }
+            Gate::Open | Gate::Held => Ok(Outcome::Completed(completion)),
+            Gate::Fenced => Ok(Outcome::Fenced),
+            Gate::Frozen => Err(Frozen { unit, completion, _busy: busy }),
         }
+    }
+}
+
+/// An answer that waits for the gate, although its command is out of the task set.
+#[derive(Debug)]
+pub(crate) struct Frozen {
+    unit: Rc<UnitOnMedium>,
+    completion: Completion,
+    _busy: Busy,
+}
+
+impl Frozen {
+    async fn thawed(self) -> Outcome {
+        let Self { unit, completion, .. } = &self;
+        let gate = unit.gate_moved.until(|| Some(unit.gate()).filter(|gate| *gate != Gate::Frozen)).await;
+        if gate == Gate::Fenced { Outcome::Fenced } else { Outcome::Completed(completion.clone()) }
     }
 }

@@ -24,7 +24,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::io::AsyncReadExt;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
-use understudy_device::{NexusHandle, Outcome, Task, TaskAttribute, TaskManagement, TaskManagementResponse};
+use understudy_device::{Attempt, NexusHandle, Outcome, Task, TaskAttribute, TaskManagement, TaskManagementResponse};
 use understudy_iscsi::codes::{self, TaskFunction, TaskFunctionResponse};
 use understudy_iscsi::login::LoginStatus;
 use understudy_iscsi::serial::TaskTag;
@@ -297,6 +297,16 @@ impl<W: Wire> Connection<W> {
         let wanted = task.data_out_bytes();
         match self.machine.begun(tag, wanted) {
             Begun::Execute(data) => {
+                let machine = &mut self.machine;
+                let task = match task.attempt(&data, |bytes| machine.place(tag, bytes)) {
+                    Attempt::Over(outcome) => return self.answer(tag, wanted, outcome),
+                    Attempt::Placed => {
+                        self.machine.complete_placed(tag);
+                        self.count_completed();
+                        return Ok(());
+                    }
+                    Attempt::Waits(task) => task,
+                };
                 let mut running: LocalBoxFuture<'static, Done> =
                     Box::pin(async move { Done::Command { tag, wanted, outcome: task.execute(data).await } });
                 match running.as_mut().poll(context) {
@@ -353,23 +363,7 @@ impl<W: Wire> Connection<W> {
         match done {
             Done::Command { tag, wanted, outcome } => {
                 self.waiting.remove(&tag);
-                match outcome {
-                    Outcome::Completed(completion) => {
-                        let reply = Reply {
-                            status: completion.status as u8,
-                            sense: completion.sense.unwrap_or_default(),
-                            data_in: completion.data_in,
-                            data_out_wanted: wanted,
-                        };
-                        self.machine.complete(tag, reply);
-                        self.registry.activity.completed(self.now);
-                        if let Some(Served { activity, .. }) = self.admitted.as_ref().and_then(|a| a.served.as_ref()) {
-                            activity.completed(self.now);
-                        }
-                    }
-                    Outcome::Aborted => self.machine.abandon(tag),
-                    Outcome::Fenced => return Err(Ending::Fenced),
-                }
+                self.answer(tag, wanted, outcome)?;
             }
             Done::Forgotten => {}
             Done::Function { tag, function, response } => {
@@ -383,6 +377,31 @@ impl<W: Wire> Connection<W> {
             }
         }
         Ok(())
+    }
+
+    fn answer(&mut self, tag: TaskTag, wanted: u32, outcome: Outcome) -> Result<(), Ending> {
+        match outcome {
+            Outcome::Completed(completion) => {
+                let reply = Reply {
+                    status: completion.status as u8,
+                    sense: completion.sense.unwrap_or_default(),
+                    data_in: completion.data_in,
+                    data_out_wanted: wanted,
+                };
+                self.machine.complete(tag, reply);
+                self.count_completed();
+            }
+            Outcome::Aborted => self.machine.abandon(tag),
+            Outcome::Fenced => return Err(Ending::Fenced),
+        }
+        Ok(())
+    }
+
+    fn count_completed(&self) {
+        self.registry.activity.completed(self.now);
+        if let Some(Served { activity, .. }) = self.admitted.as_ref().and_then(|a| a.served.as_ref()) {
+            activity.completed(self.now);
+        }
     }
 
     fn poll_admission(&mut self, context: &mut Context<'_>) -> bool {

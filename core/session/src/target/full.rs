@@ -407,6 +407,18 @@ impl FullFeature {
         }
     }
 
+    /// Room for the answer of a command that reads.
+    pub(crate) fn place<'a>(&self, tag: TaskTag, bytes: usize, wire: &'a mut Wire) -> Option<&'a mut [u8]> {
+        reply::place(self.commands.get(&tag)?, bytes, &self.agreed, wire)
+    }
+
+    /// Answers a command with the data that was placed.
+    pub(crate) fn complete_placed(&mut self, tag: TaskTag, wire: &mut Wire) {
+        if let Some(command) = self.remove(tag, wire) {
+            reply::send_placed(tag, &command, wire);
+        }
+    }
+
     /// A command was aborted: nothing is sent (RFC 7143 §4.2.3.3).
     pub(crate) fn abandon(&mut self, tag: TaskTag, wire: &mut Wire) {
         self.remove(tag, wire);
