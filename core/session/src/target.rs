@@ -30,6 +30,7 @@ use crate::Micros;
 pub use crate::credentials::Chance;
 
 pub mod access;
+mod commands;
 mod full;
 mod login;
 pub mod parameters;
