@@ -49,8 +49,9 @@ const SLICES: usize = 64;
 const SEND_LIMIT: usize = 4 << 20;
 
 /// So many bytes of short answers are sent although more commands are there to be carried out: about half of what a deep queue of
-/// small reads asks for at a time, so that the client works on one half while the other is read. Long answers gain nothing by it.
-const SEND_EARLY_BYTES: usize = 32 << 10;
+/// small reads asks for at a time, so that the client works on one half while the other is read. With the last answer it is just below
+/// the 64 KiB that the kernel takes through TCP in one piece. Long answers gain nothing by it.
+const SEND_EARLY_BYTES: usize = 60 << 10;
 
 /// How long the last words of a connection may take to be sent.
 const LAST_WORDS: Duration = Duration::from_secs(2);
