@@ -73,7 +73,8 @@ pub trait Medium {
     /// Reads `blocks` blocks at `lba`; the answer has exactly that length.
     fn read(&self, lba: u64, blocks: u32) -> LocalBoxFuture<'_, Result<Bytes, MediumError>>;
     /// Reads the blocks at `lba` into `into`, which is as long as some of them, if that takes no waiting. `None`: it may take some, or is
-    /// never done in this way; nothing has happened, and [`Medium::read`] has to be asked. What is in `into` counts only after a success.
+    /// never done in this way; nothing has happened, and [`Medium::read`] has to be asked. Otherwise it is over when this returns: no claim on the
+    /// blocks keeps others away afterwards. What is in `into` counts only after a success.
     fn read_now(&self, lba: u64, into: &mut [u8]) -> Option<Result<(), MediumError>> {
         let _ = (lba, into);
         None

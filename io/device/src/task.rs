@@ -367,8 +367,8 @@ pub(crate) struct Frozen {
 
 impl Frozen {
     async fn thawed(self) -> Outcome {
-        let Self { unit, completion, .. } = &self;
+        let Self { unit, completion, _busy } = self;
         let gate = unit.gate_moved.until(|| Some(unit.gate()).filter(|gate| *gate != Gate::Frozen)).await;
-        if gate == Gate::Fenced { Outcome::Fenced } else { Outcome::Completed(completion.clone()) }
+        if gate == Gate::Fenced { Outcome::Fenced } else { Outcome::Completed(completion) }
     }
 }
