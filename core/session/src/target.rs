@@ -30,6 +30,7 @@ use crate::Micros;
 pub use crate::credentials::Chance;
 
 pub mod access;
+mod commands;
 mod full;
 mod login;
 pub mod parameters;
@@ -471,6 +472,19 @@ impl TargetConnection {
     pub fn complete(&mut self, tag: TaskTag, reply: Reply) {
         if let Phase::FullFeature(full) = &mut self.phase {
             full.complete(tag, reply, &mut self.wire);
+        }
+    }
+
+    /// Room in what goes out for `bytes` bytes that this command reads, if its answer is one short PDU with all of them; whoever has filled
+    /// it calls [`TargetConnection::complete_placed`] next. It holds bytes of earlier answers.
+    pub fn place(&mut self, tag: TaskTag, bytes: usize) -> Option<&mut [u8]> {
+        if let Phase::FullFeature(full) = &self.phase { full.place(tag, bytes, &mut self.wire) } else { None }
+    }
+
+    /// Answers a command GOOD with the bytes it was given room for.
+    pub fn complete_placed(&mut self, tag: TaskTag) {
+        if let Phase::FullFeature(full) = &mut self.phase {
+            full.complete_placed(tag, &mut self.wire);
         }
     }
 

@@ -12,6 +12,7 @@
 //! everything ends without an answer for good (fence). Units may share one: [`CommonGate`].
 #![forbid(unsafe_code)]
 
+mod attempt;
 mod audience;
 mod carrier;
 mod compare;
@@ -25,6 +26,7 @@ mod target;
 mod task;
 mod unit;
 
+pub use attempt::Attempt;
 pub use audience::Audience;
 pub use gate::{CommonGate, Gate};
 pub use medium::Medium;

@@ -72,8 +72,20 @@ pub trait Medium {
     fn geometry(&self) -> Geometry;
     /// Reads `blocks` blocks at `lba`; the answer has exactly that length.
     fn read(&self, lba: u64, blocks: u32) -> LocalBoxFuture<'_, Result<Bytes, MediumError>>;
+    /// Reads the blocks at `lba` into `into`, which is as long as some of them, if that takes no waiting. `None`: it may take some, or is
+    /// never done in this way; nothing has happened, and [`Medium::read`] has to be asked. Otherwise it is over when this returns: no claim on the
+    /// blocks keeps others away afterwards. What is in `into` counts only after a success.
+    fn read_now(&self, lba: u64, into: &mut [u8]) -> Option<Result<(), MediumError>> {
+        let _ = (lba, into);
+        None
+    }
     /// Writes whole blocks at `lba`.
     fn write(&self, lba: u64, bytes: Bytes, durability: Durability) -> LocalBoxFuture<'_, Result<(), MediumError>>;
+    /// Writes whole blocks at `lba` if that takes no waiting; `None` as for [`Medium::read_now`].
+    fn write_now(&self, lba: u64, bytes: &Bytes, durability: Durability) -> Option<Result<(), MediumError>> {
+        let _ = (lba, bytes, durability);
+        None
+    }
     /// Makes everything answered so far durable.
     fn flush(&self) -> LocalBoxFuture<'_, Result<(), MediumError>>;
     /// Zeroes `blocks` blocks at `lba`. A medium that promises room takes it for them.

@@ -52,6 +52,10 @@ impl MemoryMedium {
         let start = lba as usize * self.geometry.block_bytes as usize;
         start..start + bytes
     }
+
+    fn put(&self, lba: u64, bytes: &[u8]) {
+        self.blocks.borrow_mut()[self.range(lba, bytes.len())].copy_from_slice(bytes);
+    }
 }
 
 impl Medium for MemoryMedium {
@@ -65,10 +69,19 @@ impl Medium for MemoryMedium {
         Box::pin(ready(Ok(bytes)))
     }
 
+    fn read_now(&self, lba: u64, into: &mut [u8]) -> Option<Result<(), MediumError>> {
+        into.copy_from_slice(&self.blocks.borrow()[self.range(lba, into.len())]);
+        Some(Ok(()))
+    }
+
     fn write(&self, lba: u64, bytes: Bytes, _: Durability) -> LocalBoxFuture<'_, Result<(), MediumError>> {
-        let range = self.range(lba, bytes.len());
-        self.blocks.borrow_mut()[range].copy_from_slice(&bytes);
+        self.put(lba, &bytes);
         Box::pin(ready(Ok(())))
+    }
+
+    fn write_now(&self, lba: u64, bytes: &Bytes, _: Durability) -> Option<Result<(), MediumError>> {
+        self.put(lba, bytes);
+        Some(Ok(()))
     }
 
     fn flush(&self) -> LocalBoxFuture<'_, Result<(), MediumError>> {

@@ -99,7 +99,7 @@ fn status(state: Provisioned) -> ProvisioningStatus {
     }
 }
 
-fn medium_durability(durability: UnitDurability) -> Durability {
+pub(crate) fn medium_durability(durability: UnitDurability) -> Durability {
     match durability {
         UnitDurability::Cached => Durability::Cached,
         UnitDurability::ForceUnitAccess => Durability::ForceUnitAccess,
@@ -111,7 +111,7 @@ impl Listed {
         u64::from(self.unit.core.borrow().geometry().block_bytes)
     }
 
-    fn bytes(&self, blocks: u64) -> usize {
+    pub(crate) fn bytes(&self, blocks: u64) -> usize {
         (blocks * self.block_bytes()) as usize
     }
 

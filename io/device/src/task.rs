@@ -57,18 +57,20 @@ impl Ended {
 /// A command in the task set. Dropping it abandons it.
 #[derive(Debug)]
 pub struct Task {
-    place: Place,
-    data_out_bytes: u32,
+    pub(crate) place: Place,
+    pub(crate) data_out_bytes: u32,
 }
 
 #[derive(Debug)]
-enum Place {
+pub(crate) enum Place {
     /// The target itself answers.
     Target(Completion),
     Unit(OnUnit),
     /// It came in a session of the other node's.
     Forwarded(OnUnit),
     Routed(Routed),
+    /// It is done.
+    Frozen(Frozen),
 }
 
 /// What a command does that finds its unit held.
@@ -83,10 +85,10 @@ pub(crate) enum IfHeld {
 /// A command in the task set of a unit.
 #[derive(Debug)]
 pub(crate) struct OnUnit {
-    listed: Listed,
-    nexus: NexusId,
-    plan: Plan,
-    target_name: Rc<str>,
+    pub(crate) listed: Listed,
+    pub(crate) nexus: NexusId,
+    pub(crate) plan: Plan,
+    pub(crate) target_name: Rc<str>,
     if_held: IfHeld,
 }
 
@@ -105,8 +107,19 @@ impl Drop for Listed {
     }
 }
 
+/// What is between a command and its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// Nothing.
+    Go,
+    /// Older commands.
+    Behind,
+    /// The gate.
+    Shut,
+}
+
 /// Why a command that waited did not get what it waited for.
-enum Stopped {
+pub(crate) enum Stopped {
     Aborted,
     /// Fenced, or held where it does not wait.
     TurnedAway,
@@ -168,7 +181,7 @@ impl Task {
                     return;
                 }
             },
-            Place::Target(_) => return,
+            Place::Target(_) | Place::Frozen(_) => return,
         };
         if on_unit.offer(bytes, self.data_out_bytes) == Offer::Refused {
             self.data_out_bytes = 0;
@@ -185,7 +198,7 @@ impl Task {
     /// Waits until the command is aborted; for whoever still collects its data.
     pub async fn aborted(&self) {
         match &self.place {
-            Place::Target(_) => std::future::pending().await,
+            Place::Target(_) | Place::Frozen(_) => std::future::pending().await,
             Place::Unit(on_unit) | Place::Forwarded(on_unit) => on_unit.aborted().await,
             Place::Routed(routed) => routed.aborted().await,
         }
@@ -202,6 +215,7 @@ impl Task {
             },
             // Boxed: it is the rare kind, and larger than all others.
             Place::Routed(routed) => Box::pin(routed.execute(data_out)).await,
+            Place::Frozen(frozen) => frozen.thawed().await,
         }
     }
 }
@@ -298,16 +312,25 @@ impl Listed {
         answer.map_or(Outcome::Aborted, Outcome::Completed)
     }
 
+    /// Whether the command may start now.
+    pub(crate) fn look(&self) -> Result<Look, Stopped> {
+        let admission = self.unit.core.borrow().admission(self.task);
+        match (self.unit.gate(), admission) {
+            (Gate::Fenced, _) => Err(Stopped::TurnedAway),
+            (_, Admission::Aborted) => Err(Stopped::Aborted),
+            (Gate::Open, Admission::Go) => Ok(Look::Go),
+            (Gate::Open, Admission::Wait) => Ok(Look::Behind),
+            (Gate::Held | Gate::Frozen, _) => Ok(Look::Shut),
+        }
+    }
+
     /// Waits for the gate and for older commands.
     async fn admitted(&self, if_held: IfHeld) -> Result<(), Stopped> {
         // BOUND: each round waits for an event.
         loop {
-            let admission = self.unit.core.borrow().admission(self.task);
-            match (self.unit.gate(), admission) {
-                (Gate::Fenced, _) => return Err(Stopped::TurnedAway),
-                (_, Admission::Aborted) => return Err(Stopped::Aborted),
-                (Gate::Open, Admission::Go) => return Ok(()),
-                (Gate::Open, Admission::Wait) => {
+            match self.look()? {
+                Look::Go => return Ok(()),
+                Look::Behind => {
                     let admission = || {
                         let shut = self.unit.gate() != Gate::Open;
                         let waits = self.unit.core.borrow().admission(self.task) == Admission::Wait;
@@ -315,8 +338,8 @@ impl Listed {
                     };
                     self.unit.tasks_moved.until(admission).await;
                 }
-                (Gate::Held | Gate::Frozen, _) if if_held == IfHeld::Leave => return Err(Stopped::TurnedAway),
-                (Gate::Held | Gate::Frozen, _) => {
+                Look::Shut if if_held == IfHeld::Leave => return Err(Stopped::TurnedAway),
+                Look::Shut => {
                     let moved = || {
                         let open = matches!(self.unit.gate(), Gate::Open | Gate::Fenced);
                         (open || self.unit.is_aborted(self.task)).then_some(())
@@ -402,30 +425,50 @@ impl Listed {
         self.unit.core.borrow_mut().start(self.task);
     }
 
-    /// The medium is done: the command leaves the task set, and its answer goes out if it may.
+    /// The medium is done: the command leaves the task set, and its answer goes out when it may.
     async fn settle(self, result: Result<Completion, MediumError>) -> Outcome {
+        match self.judge(result) {
+            Ok(outcome) => outcome,
+            Err(frozen) => frozen.thawed().await,
+        }
+    }
+
+    /// The same, without waiting for a frozen gate.
+    pub(crate) fn judge(self, result: Result<Completion, MediumError>) -> Result<Outcome, Frozen> {
         let completion = match result {
             Err(MediumError::Fenced) => {
                 self.unit.fence();
-                return Outcome::Fenced;
+                return Ok(Outcome::Fenced);
             }
             Err(error) => perform::medium_error(&self.unit.core.borrow(), &error),
             Ok(completion) => completion,
         };
         if self.unit.is_aborted(self.task) {
-            return self.aborted_outcome();
+            return Ok(self.aborted_outcome());
         }
         let unit = Rc::clone(&self.unit);
-        // The answer waits for the gate although the command is out of the task set.
-        let _busy = Busy::of(&unit);
+        let busy = Busy::of(&unit);
         drop(self);
         match unit.gate() {
-            Gate::Open | Gate::Held => Outcome::Completed(completion),
-            Gate::Fenced => Outcome::Fenced,
-            Gate::Frozen => {
-                let gate = unit.gate_moved.until(|| Some(unit.gate()).filter(|gate| *gate != Gate::Frozen)).await;
-                if gate == Gate::Fenced { Outcome::Fenced } else { Outcome::Completed(completion) }
-            }
+            Gate::Open | Gate::Held => Ok(Outcome::Completed(completion)),
+            Gate::Fenced => Ok(Outcome::Fenced),
+            Gate::Frozen => Err(Frozen { unit, completion, _busy: busy }),
         }
+    }
+}
+
+/// An answer that waits for the gate, although its command is out of the task set.
+#[derive(Debug)]
+pub(crate) struct Frozen {
+    unit: Rc<UnitOnMedium>,
+    completion: Completion,
+    _busy: Busy,
+}
+
+impl Frozen {
+    async fn thawed(self) -> Outcome {
+        let Self { unit, completion, _busy } = self;
+        let gate = unit.gate_moved.until(|| Some(unit.gate()).filter(|gate| *gate != Gate::Frozen)).await;
+        if gate == Gate::Fenced { Outcome::Fenced } else { Outcome::Completed(completion) }
     }
 }

@@ -210,6 +210,11 @@ impl UnitOnMedium {
             .await;
     }
 
+    /// Whether a claim on these blocks would be granted at once.
+    pub(crate) fn is_free(&self, span: Span, sharing: Sharing) -> bool {
+        self.claims.borrow().is_free(span.lba, span.blocks, sharing)
+    }
+
     pub(crate) fn is_aborted(&self, task: TaskId) -> bool {
         self.core.borrow().is_aborted(task)
     }

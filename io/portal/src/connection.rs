@@ -25,7 +25,7 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 use understudy_device::{
-    Completion, NexusHandle, Outcome, Task, TaskAttribute, TaskManagement, TaskManagementResponse,
+    Attempt, Completion, NexusHandle, Outcome, Task, TaskAttribute, TaskManagement, TaskManagementResponse,
 };
 use understudy_iscsi::codes::{self, TaskFunction, TaskFunctionResponse};
 use understudy_iscsi::login::LoginStatus;
@@ -51,8 +51,9 @@ const SLICES: usize = 64;
 const SEND_LIMIT: usize = 4 << 20;
 
 /// So many bytes of short answers are sent although more commands are there to be carried out: about half of what a deep queue of
-/// small reads asks for at a time, so that the client works on one half while the other is read. Long answers gain nothing by it.
-const SEND_EARLY_BYTES: usize = 32 << 10;
+/// small reads asks for at a time, so that the client works on one half while the other is read. With the last answer it is just below
+/// the 64 KiB that the kernel takes through TCP in one piece. Long answers gain nothing by it.
+const SEND_EARLY_BYTES: usize = 60 << 10;
 
 /// How long the last words of a connection may take to be sent.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -300,6 +301,16 @@ impl<W: Wire> Connection<W> {
         let wanted = task.data_out_bytes();
         match self.machine.begun(tag, wanted) {
             Begun::Execute(data) => {
+                let machine = &mut self.machine;
+                let task = match task.attempt(&data, |bytes| machine.place(tag, bytes)) {
+                    Attempt::Over(outcome) => return self.answer(tag, wanted, outcome),
+                    Attempt::Placed => {
+                        self.machine.complete_placed(tag);
+                        self.count_completed();
+                        return Ok(());
+                    }
+                    Attempt::Waits(task) => task,
+                };
                 let mut running: LocalBoxFuture<'static, Done> =
                     Box::pin(async move { Done::Command { tag, wanted, outcome: task.execute(data).await } });
                 match running.as_mut().poll(context) {
@@ -356,12 +367,7 @@ impl<W: Wire> Connection<W> {
         match done {
             Done::Command { tag, wanted, outcome } => {
                 self.waiting.remove(&tag);
-                match outcome {
-                    Outcome::Completed(completion) => self.answer(tag, completion, wanted),
-                    Outcome::Carried { completion, data_out_wanted } => self.answer(tag, completion, data_out_wanted),
-                    Outcome::Aborted => self.machine.abandon(tag),
-                    Outcome::Fenced => return Err(Ending::Fenced),
-                }
+                self.answer(tag, wanted, outcome)?;
             }
             Done::Forgotten => {}
             Done::Function { tag, function, response } => {
@@ -377,7 +383,17 @@ impl<W: Wire> Connection<W> {
         Ok(())
     }
 
-    fn answer(&mut self, tag: TaskTag, completion: Completion, data_out_wanted: u32) {
+    fn answer(&mut self, tag: TaskTag, wanted: u32, outcome: Outcome) -> Result<(), Ending> {
+        match outcome {
+            Outcome::Completed(completion) => self.complete(tag, completion, wanted),
+            Outcome::Carried { completion, data_out_wanted } => self.complete(tag, completion, data_out_wanted),
+            Outcome::Aborted => self.machine.abandon(tag),
+            Outcome::Fenced => return Err(Ending::Fenced),
+        }
+        Ok(())
+    }
+
+    fn complete(&mut self, tag: TaskTag, completion: Completion, data_out_wanted: u32) {
         let reply = Reply {
             status: completion.status as u8,
             sense: completion.sense.unwrap_or_default(),
@@ -385,6 +401,10 @@ impl<W: Wire> Connection<W> {
             data_out_wanted,
         };
         self.machine.complete(tag, reply);
+        self.count_completed();
+    }
+
+    fn count_completed(&self) {
         self.registry.activity.completed(self.now);
         if let Some(Served { activity, .. }) = self.admitted.as_ref().and_then(|a| a.served.as_ref()) {
             activity.completed(self.now);

@@ -112,7 +112,7 @@ impl FileMedium {
         }
     }
 
-    fn read_now(&self, lba: u64, blocks: u32) -> Result<Bytes, MediumError> {
+    fn get(&self, lba: u64, blocks: u32) -> Result<Bytes, MediumError> {
         let length = blocks as usize * self.geometry.block_bytes as usize;
         let mut bytes = Vec::with_capacity(length);
         // BOUND: each turn reads at least one byte.
@@ -131,7 +131,12 @@ impl FileMedium {
         Ok(bytes.into())
     }
 
-    fn write_now(&self, lba: u64, bytes: &[u8]) -> Result<(), MediumError> {
+    fn fill(&self, lba: u64, into: &mut [u8]) -> Result<(), MediumError> {
+        read_all_at(self.file(), into, self.offset(lba))
+            .map_err(|error| self.trouble("reading", &error, MediumError::Read { lba }))
+    }
+
+    fn put(&self, lba: u64, bytes: &[u8]) -> Result<(), MediumError> {
         write_all_at(self.file(), bytes, self.offset(lba))
             .map_err(|error| self.trouble("writing", &error, MediumError::Write { lba }))
     }
@@ -193,18 +198,29 @@ impl Medium for FileMedium {
     }
 
     fn read(&self, lba: u64, blocks: u32) -> LocalBoxFuture<'_, Result<Bytes, MediumError>> {
-        async move { self.read_now(lba, blocks) }.boxed_local()
+        async move { self.get(lba, blocks) }.boxed_local()
+    }
+
+    fn read_now(&self, lba: u64, into: &mut [u8]) -> Option<Result<(), MediumError>> {
+        Some(self.fill(lba, into))
     }
 
     fn write(&self, lba: u64, bytes: Bytes, durability: Durability) -> LocalBoxFuture<'_, Result<(), MediumError>> {
         async move {
-            self.write_now(lba, &bytes)?;
+            self.put(lba, &bytes)?;
             match durability {
                 Durability::Cached => Ok(()),
                 Durability::ForceUnitAccess => self.flush_all().await,
             }
         }
         .boxed_local()
+    }
+
+    fn write_now(&self, lba: u64, bytes: &Bytes, durability: Durability) -> Option<Result<(), MediumError>> {
+        match durability {
+            Durability::Cached => Some(self.put(lba, bytes)),
+            Durability::ForceUnitAccess => None,
+        }
     }
 
     fn flush(&self) -> LocalBoxFuture<'_, Result<(), MediumError>> {
@@ -244,6 +260,22 @@ impl Medium for FileMedium {
 fn read_at(file: BorrowedFd<'_>, bytes: &mut Vec<u8>, room: usize, offset: u64) -> Result<usize, Errno> {
     debug_assert!(bytes.capacity() - bytes.len() >= room);
     rustix::io::pread(file, rustix::buffer::spare_capacity(bytes), offset)
+}
+
+fn read_all_at(file: BorrowedFd<'_>, mut into: &mut [u8], mut offset: u64) -> io::Result<()> {
+    // BOUND: each turn reads at least one byte.
+    while !into.is_empty() {
+        match rustix::io::pread(file, &mut *into, offset) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => {
+                into = &mut into[count..];
+                offset += count as u64;
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 fn write_all_at(file: BorrowedFd<'_>, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {

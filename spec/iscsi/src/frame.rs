@@ -3,7 +3,7 @@
 //! Not here: sockets (the caller owns the buffer) and meaning. The one idea: data segments are split off the receive
 //! buffer without copying, and nothing is waited for before its length has been checked against the limit.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use crc_fast::{CrcAlgorithm, checksum};
 use thiserror::Error;
 
@@ -20,7 +20,7 @@ pub enum Digest {
 }
 
 impl Digest {
-    const fn bytes(self) -> usize {
+    pub(crate) const fn bytes(self) -> usize {
         match self {
             Self::None => 0,
             Self::Crc32c => 4,
@@ -156,6 +156,11 @@ impl FrameDecoder {
         }
         self.header_checked = false;
         let digest_good = data_digest == 0 || crc32c(&buffer[header_bytes..data_end]) == buffer[data_end..total];
+        if ahs_bytes + data_bytes == 0 {
+            // Nothing of the buffer is kept, so it need not be shared.
+            buffer.advance(total);
+            return Ok(Some(Frame { bhs, ahs: Bytes::new(), data: Bytes::new() }));
+        }
         let whole = buffer.split_to(total).freeze();
         if !digest_good {
             return Err(FrameError::DataDigest(bhs));

@@ -495,3 +495,66 @@ fn text_that_is_no_key_list_is_refused() {
     assert_eq!(KeyList::parse(long.as_bytes()), Err(TextError::KeyName));
     assert_eq!(KeyList::parse(&vec![b'A'; 300_000]), Err(TextError::TooLong));
 }
+
+proptest! {
+    /// However short and long data, placed and pushed, and sending mix, the bytes are those of the frames in their order.
+    #[test]
+    fn a_queue_that_is_sent_in_pieces_gives_every_byte_once(
+        digests in digests(),
+        steps in vec((0usize..4, prop_oneof![Just(0usize), 1usize..5000, Just(4096), 5000usize..9000]), 1..60),
+    ) {
+        let (mut outgoing, mut sent, mut expected) = (Outgoing::new(), Vec::new(), Vec::new());
+        for (number, (what, bytes)) in steps.into_iter().enumerate() {
+            let ping = NopIn {
+                lun: number as u64,
+                tag: TaskTag(1),
+                transfer_tag: TransferTag::RESERVED,
+                window: Window::default(),
+                data: Bytes::from(vec![number as u8; bytes]),
+            };
+            let frame = ping.into_frame();
+            let mut alone = Outgoing::new();
+            alone.push(frame.clone(), digests);
+            match what {
+                0 => {
+                    let piece = bytes.min(outgoing.len());
+                    sent.extend_from_slice(&outgoing.copy_to_bytes(piece));
+                    continue;
+                }
+                1 => match outgoing.place(bytes, digests) {
+                    Some(room) => {
+                        room.copy_from_slice(&frame.data);
+                        prop_assert_eq!(outgoing.placed(), bytes);
+                        outgoing.push_placed(frame.bhs, digests);
+                    }
+                    None => outgoing.push(frame, digests),
+                },
+                _ => outgoing.push(frame, digests),
+            }
+            expected.extend_from_slice(&alone.copy_to_bytes(alone.len()));
+            let mut slices = [std::io::IoSlice::new(&[]); 256];
+            let used = outgoing.chunks_vectored(&mut slices);
+            prop_assert_eq!(slices[..used].iter().map(|slice| slice.len()).sum::<usize>(), outgoing.len());
+        }
+        sent.extend_from_slice(&outgoing.copy_to_bytes(outgoing.len()));
+        prop_assert!(sent == expected);
+        prop_assert_eq!(outgoing.short_bytes(), 0);
+    }
+}
+
+#[test]
+#[should_panic(expected = "data was placed")]
+fn room_that_something_was_queued_in_is_not_sent() {
+    let mut outgoing = Outgoing::new();
+    let ping = NopIn {
+        lun: 0,
+        tag: TaskTag(1),
+        transfer_tag: TransferTag::RESERVED,
+        window: Window::default(),
+        data: Bytes::new(),
+    };
+    let frame = ping.into_frame();
+    outgoing.place(512, Digests::default()).expect("it is short")[0] = 1;
+    outgoing.push(frame.clone(), Digests::default());
+    outgoing.push_placed(frame.bhs, Digests::default());
+}

@@ -18,6 +18,7 @@ use understudy_iscsi::response::{LogoutResponse, NopIn, R2t, TaskManagementRespo
 use understudy_iscsi::serial::{Cid, CmdSn, TaskTag, TransferTag};
 use understudy_iscsi::{Bhs, Frame, InitiatorPdu, Malformed};
 
+use super::commands::Commands;
 use super::parameters::{InitialR2t, Parameters, SessionKind};
 use super::reply::{self, Reply};
 use super::text::{Exchange, TargetEntry};
@@ -70,7 +71,7 @@ pub(crate) struct FullFeature {
     pub(crate) agreed: Parameters,
     cid: Cid,
     limits: Limits,
-    commands: BTreeMap<TaskTag, Command>,
+    commands: Commands,
     immediate_commands: u32,
     held: BTreeMap<u32, Vec<Frame>>,
     waiting: VecDeque<TaskTag>,
@@ -91,7 +92,7 @@ impl FullFeature {
             agreed,
             cid,
             limits,
-            commands: BTreeMap::new(),
+            commands: Commands::default(),
             immediate_commands: 0,
             held: BTreeMap::new(),
             waiting: VecDeque::new(),
@@ -211,7 +212,7 @@ impl FullFeature {
         let numbered = !pdu.immediate;
         let refused = if pdu.tag == TaskTag::RESERVED || (!pdu.is_final && !pdu.write) {
             Some(RejectReason::INVALID_PDU_FIELD)
-        } else if self.commands.contains_key(&pdu.tag) {
+        } else if self.commands.get(pdu.tag).is_some() {
             Some(RejectReason::TASK_IN_PROGRESS)
         } else if !numbered && self.immediate_commands >= self.limits.immediate_commands {
             Some(RejectReason::IMMEDIATE_COMMAND_REJECT)
@@ -254,7 +255,7 @@ impl FullFeature {
 
     /// The shell has put the command into the task set; `wanted` is how much data-out its CDB asks for.
     pub(crate) fn begun(&mut self, tag: TaskTag, wanted: u32, wire: &mut Wire) -> Begun {
-        let Some(command) = self.commands.get_mut(&tag) else {
+        let Some(command) = self.commands.get_mut(tag) else {
             return Begun::Refused;
         };
         command.transfer.want(wanted);
@@ -278,8 +279,8 @@ impl FullFeature {
         let unasked = |command: &Command| {
             if command.charged == 0 { u64::from(command.transfer.may_hold(&self.agreed)) } else { 0 }
         };
-        let own = self.commands.get(&tag).map_or(0, unasked);
-        own != 0 && self.commands.values().map(unasked).sum::<u64>() > self.limits.memory_bytes.max(own)
+        let own = self.commands.get(tag).map_or(0, unasked);
+        own != 0 && self.commands.iter().map(unasked).sum::<u64>() > self.limits.memory_bytes.max(own)
     }
 
     /// There is no room for this command now, and there are others of this nexus: the initiator sends it again later (SAM-5 r21 §5.3.1).
@@ -291,7 +292,7 @@ impl FullFeature {
 
     /// Moves a command on as far as it goes; the data-out if it can be executed now.
     fn advance(&mut self, tag: TaskTag, wire: &mut Wire) -> Option<Bytes> {
-        let command = self.commands.get_mut(&tag)?;
+        let command = self.commands.get_mut(tag)?;
         let settled = command.transfer.is_settled();
         if !settled && !command.transfer.needs_soliciting() {
             return None;
@@ -318,7 +319,7 @@ impl FullFeature {
     }
 
     fn solicit(&mut self, tag: TaskTag, wire: &mut Wire) {
-        let Some(command) = self.commands.get_mut(&tag) else { return };
+        let Some(command) = self.commands.get_mut(tag) else { return };
         // BOUND: MaxOutstandingR2T.
         while let Some(solicit) = {
             let next = TransferTag(self.transfer_tag);
@@ -357,7 +358,7 @@ impl FullFeature {
     }
 
     fn data_out(&mut self, pdu: &DataOut, wire: &mut Wire, events: &mut VecDeque<Event>) {
-        let Some(command) = self.commands.get_mut(&pdu.tag) else {
+        let Some(command) = self.commands.get_mut(pdu.tag) else {
             // Data of a command that was answered or aborted meanwhile: the initiator may still have sent it.
             return;
         };
@@ -370,7 +371,7 @@ impl FullFeature {
 
     /// Data was received (or lost) for this command: see what it needs next.
     fn data_moved(&mut self, tag: TaskTag, wire: &mut Wire, events: &mut VecDeque<Event>) {
-        let Some(command) = self.commands.get(&tag) else { return };
+        let Some(command) = self.commands.get(tag) else { return };
         if command.transfer.is_settled() && command.transfer.fault().is_some() {
             self.fail(tag, wire);
             events.push_back(Event::CommandFailed { tag });
@@ -385,7 +386,7 @@ impl FullFeature {
         let empty = Frame::new(*bhs, Bytes::new());
         // What is not Data-Out is discarded; the initiator has to send it again (RFC 7143 §7.8).
         if let Ok(InitiatorPdu::DataOut(pdu)) = InitiatorPdu::decode(empty)
-            && let Some(command) = self.commands.get_mut(&pdu.tag)
+            && let Some(command) = self.commands.get_mut(pdu.tag)
         {
             command.transfer.fail(Fault::Digest);
             command.transfer.take(&pdu, &self.agreed);
@@ -408,13 +409,25 @@ impl FullFeature {
         }
     }
 
+    /// Room for the answer of a command that reads.
+    pub(crate) fn place<'a>(&self, tag: TaskTag, bytes: usize, wire: &'a mut Wire) -> Option<&'a mut [u8]> {
+        reply::place(self.commands.get(tag)?, bytes, &self.agreed, wire)
+    }
+
+    /// Answers a command with the data that was placed.
+    pub(crate) fn complete_placed(&mut self, tag: TaskTag, wire: &mut Wire) {
+        if let Some(command) = self.remove(tag, wire) {
+            reply::send_placed(tag, &command, wire);
+        }
+    }
+
     /// A command was aborted: nothing is sent (RFC 7143 §4.2.3.3).
     pub(crate) fn abandon(&mut self, tag: TaskTag, wire: &mut Wire) {
         self.remove(tag, wire);
     }
 
     fn remove(&mut self, tag: TaskTag, wire: &mut Wire) -> Option<Command> {
-        let command = self.commands.remove(&tag)?;
+        let command = self.commands.remove(tag)?;
         self.charged -= command.charged;
         if command.numbered {
             wire.free_command();

@@ -72,6 +72,44 @@ pub(crate) fn send(tag: TaskTag, command: &Command, reply: Reply, agreed: &Param
     wire.send(response.into_frame());
 }
 
+/// Room for all of a command's data, if one PDU can carry it and the initiator wants no less.
+pub(crate) fn place<'a>(
+    command: &Command,
+    bytes: usize,
+    agreed: &Parameters,
+    wire: &'a mut Wire,
+) -> Option<&'a mut [u8]> {
+    let most = command.expected_bytes.min(agreed.send_data_segment).min(agreed.max_burst);
+    let fits = command.read && !command.write && (1..=most as usize).contains(&bytes);
+    if fits { wire.place(bytes) } else { None }
+}
+
+/// Sends the answer GOOD with the bytes that were placed.
+pub(crate) fn send_placed(tag: TaskTag, command: &Command, wire: &mut Wire) {
+    let bytes = u32::try_from(wire.out.placed()).unwrap_or(u32::MAX);
+    let residual = Residual::between(command.expected_bytes, bytes);
+    let window = wire.status_window();
+    let pdu = DataIn { is_final: true, ..data_in(tag, Some((GOOD, residual)), window) };
+    wire.send_placed(pdu.into_frame().bhs);
+}
+
+/// The first Data-In of a command, without data.
+fn data_in(tag: TaskTag, ended: Option<(u8, Residual)>, window: Window) -> DataIn {
+    DataIn {
+        is_final: false,
+        acknowledge: false,
+        status: ended.map(|(status, _)| status),
+        residual: ended.map_or(Residual::None, |(_, residual)| residual),
+        lun: 0,
+        tag,
+        transfer_tag: TransferTag::RESERVED,
+        window,
+        data_sn: 0,
+        buffer_offset: 0,
+        data: Bytes::new(),
+    }
+}
+
 /// Sends data in segments the initiator takes, grouped into bursts; returns the number of PDUs.
 fn send_data(
     tag: TaskTag,
@@ -91,19 +129,8 @@ fn send_data(
         let last = data.is_empty();
         let ended = if last { status } else { None };
         let window = if ended.is_some() { wire.status_window() } else { without_status(wire) };
-        let pdu = DataIn {
-            is_final: last || burst_left == 0,
-            acknowledge: false,
-            status: ended.map(|(status, _)| status),
-            residual: ended.map_or(Residual::None, |(_, residual)| residual),
-            lun: 0,
-            tag,
-            transfer_tag: TransferTag::RESERVED,
-            window,
-            data_sn,
-            buffer_offset,
-            data: piece,
-        };
+        let is_final = last || burst_left == 0;
+        let pdu = DataIn { is_final, data_sn, buffer_offset, data: piece, ..data_in(tag, ended, window) };
         wire.send(pdu.into_frame());
         data_sn += 1;
         buffer_offset += segment;

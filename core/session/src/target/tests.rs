@@ -835,3 +835,81 @@ fn random_bytes_after_login_never_break_more_than_the_session() {
         }
     }
 }
+
+/// What goes out after a command that expects so many bytes is answered with `data`: with a reply, or in the room for it.
+fn answered(keys: &str, expected: u32, data: &[u8], placed: bool) -> Option<Bytes> {
+    let mut bench = Bench::logged_in(Setup::default(), keys);
+    if keys.contains("CRC32C") {
+        bench.sending = Digests { header: Digest::Crc32c, data: Digest::Crc32c };
+    }
+    // Something that went out earlier is in the room.
+    bench.command(1, Direction::Read, 2048, &[]);
+    bench.read_all(1, &[0x77; 2048]);
+    bench.command(2, Direction::Read, expected, &[]);
+    let Some(Event::Command(_)) = bench.machine.poll_event() else { panic!("it came") };
+    assert_eq!(bench.machine.begun(TaskTag(2), 0), Begun::Execute(Bytes::new()));
+    if placed {
+        bench.machine.place(TaskTag(2), data.len())?.copy_from_slice(data);
+        bench.machine.complete_placed(TaskTag(2));
+    } else {
+        bench.machine.complete(TaskTag(2), Reply { data_in: Bytes::copy_from_slice(data), ..Reply::good() });
+    }
+    let out = bench.machine.outgoing();
+    Some(out.copy_to_bytes(out.remaining()))
+}
+
+impl Bench {
+    fn read_all(&mut self, tag: u32, data: &[u8]) {
+        let Some(Event::Command(_)) = self.machine.poll_event() else { panic!("it came") };
+        self.machine.begun(TaskTag(tag), 0);
+        self.machine.complete(TaskTag(tag), Reply { data_in: Bytes::copy_from_slice(data), ..Reply::good() });
+        let out = self.machine.outgoing();
+        out.advance(out.remaining());
+    }
+}
+
+/// RFC 7143 §11.7, §11.4.5, §13.1.
+#[test]
+fn data_that_was_placed_goes_out_as_a_reply_does() {
+    for keys in ["", "HeaderDigest=CRC32C\0DataDigest=CRC32C\0"] {
+        for (expected, bytes) in [(512, 512), (512, 509), (4096, 4096), (8192, 4096), (4096, 1)] {
+            let data: Vec<u8> = (0..bytes).map(|at| (at % 251) as u8).collect();
+            let placed = answered(keys, expected, &data, true);
+            assert!(placed.is_some(), "{keys} {expected} {bytes}");
+            assert_eq!(placed, answered(keys, expected, &data, false), "{keys} {expected} {bytes}");
+        }
+    }
+}
+
+#[test]
+fn there_is_room_only_for_an_answer_of_one_short_pdu_with_all_of_the_data() {
+    for (keys, expected, bytes) in [
+        ("", 512, 513),
+        ("", 512, 0),
+        ("", 8192, 4097),
+        ("MaxRecvDataSegmentLength=512\0", 4096, 1024),
+        ("MaxBurstLength=512\0FirstBurstLength=512\0", 4096, 1024),
+    ] {
+        assert_eq!(answered(keys, expected, &vec![1; bytes], true), None, "{keys} {expected} {bytes}");
+    }
+    let mut bench = Bench::logged_in(Setup::default(), "");
+    bench.command(1, Direction::Write, 512, &[0; 512]);
+    assert!(bench.shown().contains("Execute"));
+    assert_eq!(bench.machine.place(TaskTag(1), 512), None, "it does not read");
+    assert_eq!(bench.machine.place(TaskTag(2), 512), None, "there is no such command");
+}
+
+#[test]
+fn commands_that_are_over_in_any_order_are_each_answered_once() {
+    let mut bench = Bench::logged_in(Setup::default(), "");
+    for tag in 1..=4 {
+        bench.command(tag, Direction::None, 0, &[]);
+        assert!(bench.shown().contains("Execute"));
+    }
+    bench.command(3, Direction::None, 0, &[]);
+    assert!(bench.shown().starts_with("reject"), "a tag in use");
+    for (tag, times) in [(4, 1), (2, 1), (4, 0), (1, 1), (3, 1)] {
+        bench.machine.complete(TaskTag(tag), Reply::good());
+        assert_eq!(bench.shown().lines().count(), times, "{tag}");
+    }
+}

@@ -67,6 +67,16 @@ impl Wire {
         self.out.push(frame, self.digests);
     }
 
+    /// Room for a short data segment: see [`Outgoing::place`].
+    pub(crate) fn place(&mut self, bytes: usize) -> Option<&mut [u8]> {
+        self.out.place(bytes, self.digests)
+    }
+
+    /// Queues a PDU with the data that was placed.
+    pub(crate) fn send_placed(&mut self, bhs: Bhs) {
+        self.out.push_placed(bhs, self.digests);
+    }
+
     /// Queues a Reject of the PDU with this header (RFC 7143 §11.17).
     pub(crate) fn reject(&mut self, reason: RejectReason, rejected: &Bhs) {
         let window = self.status_window();

@@ -14,7 +14,8 @@ use tokio::sync::oneshot;
 use understudy_device::medium::{Durability, Geometry, MediumError};
 use understudy_device::memory::MemoryMedium;
 use understudy_device::{
-    Completion, Medium, NexusHandle, NexusName, Outcome, Target, TaskAttribute, UnitIdentity, UnitOnMedium, UnitOptions,
+    Attempt, Completion, Medium, NexusHandle, NexusName, Outcome, Target, Task, TaskAttribute, UnitIdentity,
+    UnitOnMedium, UnitOptions,
 };
 use understudy_scsi::reservation::{OutAction, OutList, Persistence, ReservationType};
 use understudy_scsi::{Status, encode};
@@ -23,6 +24,7 @@ use understudy_scsi::{Status, encode};
 pub struct LateMedium {
     inner: Rc<MemoryMedium>,
     late: Cell<bool>,
+    late_reading: Cell<bool>,
     late_keeping: Cell<bool>,
     waiting: RefCell<VecDeque<oneshot::Sender<()>>>,
     /// First byte of every write in the order they landed.
@@ -30,6 +32,10 @@ pub struct LateMedium {
     /// How many of them had landed when it was last flushed.
     pub flushed: Cell<usize>,
     pub failing: Cell<Option<MediumError>>,
+    /// Reads and writes that took no waiting and went well.
+    pub at_once: Cell<u32>,
+    /// Writes that had to be on the medium before they were answered.
+    pub forced: Cell<u32>,
     /// How the next attempts to keep state fail.
     pub failing_keeps: RefCell<VecDeque<MediumError>>,
 }
@@ -39,11 +45,14 @@ impl LateMedium {
         Rc::new(Self {
             inner: MemoryMedium::new(512, 4096),
             late: Cell::new(false),
+            late_reading: Cell::new(false),
             late_keeping: Cell::new(false),
             waiting: RefCell::default(),
             landed: RefCell::default(),
             flushed: Cell::default(),
             failing: Cell::new(None),
+            at_once: Cell::default(),
+            forced: Cell::default(),
             failing_keeps: RefCell::default(),
         })
     }
@@ -51,6 +60,17 @@ impl LateMedium {
     /// From now on writes wait for [`LateMedium::land_one`].
     pub fn be_late(&self) {
         self.late.set(true);
+    }
+
+    /// From now on reads wait for it.
+    pub fn read_late(&self) {
+        self.late_reading.set(true);
+    }
+
+    /// From now on neither does; what waits goes on waiting.
+    pub fn be_punctual(&self) {
+        self.late.set(false);
+        self.late_reading.set(false);
     }
 
     /// From now on keeping state waits for [`LateMedium::land_one`].
@@ -77,6 +97,10 @@ impl LateMedium {
         self.inner.kept_state()
     }
 
+    fn count(&self, durability: Durability) {
+        self.forced.set(self.forced.get() + u32::from(durability == Durability::ForceUnitAccess));
+    }
+
     async fn my_turn(&self, late: bool) {
         if late {
             let (sender, receiver) = oneshot::channel();
@@ -92,7 +116,31 @@ impl Medium for LateMedium {
     }
 
     fn read(&self, lba: u64, blocks: u32) -> LocalBoxFuture<'_, Result<Bytes, MediumError>> {
-        self.inner.read(lba, blocks)
+        Box::pin(async move {
+            self.my_turn(self.late_reading.get()).await;
+            self.inner.read(lba, blocks).await
+        })
+    }
+
+    fn read_now(&self, lba: u64, into: &mut [u8]) -> Option<Result<(), MediumError>> {
+        if self.late_reading.get() {
+            return None;
+        }
+        self.at_once.set(self.at_once.get() + 1);
+        self.inner.read_now(lba, into)
+    }
+
+    fn write_now(&self, lba: u64, bytes: &Bytes, durability: Durability) -> Option<Result<(), MediumError>> {
+        if self.late.get() {
+            return None;
+        }
+        if let Some(error) = self.failing.take() {
+            return Some(Err(error));
+        }
+        self.landed.borrow_mut().push(bytes[0]);
+        self.count(durability);
+        self.at_once.set(self.at_once.get() + 1);
+        self.inner.write_now(lba, bytes, durability)
     }
 
     fn write(&self, lba: u64, bytes: Bytes, durability: Durability) -> LocalBoxFuture<'_, Result<(), MediumError>> {
@@ -102,6 +150,7 @@ impl Medium for LateMedium {
                 return Err(error);
             }
             self.landed.borrow_mut().push(bytes[0]);
+            self.count(durability);
             self.inner.write(lba, bytes, durability).await
         })
     }
@@ -172,6 +221,20 @@ pub async fn host(target: &Rc<Target>, number: u8) -> Rc<NexusHandle> {
 
 pub async fn outcome(handle: &NexusHandle, cdb: [u8; 16], data_out: Bytes) -> Outcome {
     handle.begin(0, 0, TaskAttribute::Simple, cdb).execute(data_out).await
+}
+
+/// Carries a command out as a portal does: at the first look if that will do.
+pub async fn carry_out(task: Task, data_out: Bytes) -> Outcome {
+    let mut room = Vec::new();
+    let attempt = task.attempt(&data_out, |bytes| {
+        room.resize(bytes, 0xee);
+        Some(&mut room[..])
+    });
+    match attempt {
+        Attempt::Over(outcome) => outcome,
+        Attempt::Placed => Outcome::Completed(Completion::data(room.into())),
+        Attempt::Waits(task) => task.execute(data_out).await,
+    }
 }
 
 pub async fn command(handle: &NexusHandle, cdb: [u8; 16], data_out: Bytes) -> Completion {
