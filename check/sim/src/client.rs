@@ -57,7 +57,8 @@ impl Client {
     pub fn start(stage: &Rc<Stage>, volume: usize, next_value: &Rc<Cell<u64>>) -> Rc<Self> {
         let node = VOLUMES[volume].1;
         let lun = VOLUMES[..volume].iter().filter(|(_, home)| *home == node).count() as u16;
-        let place = Place { portal: portal_of(node), target: target_of(node) };
+        let comes_by = if stage.plan.other_way && volume % 2 == 1 { 1 - node } else { node };
+        let place = Place { portal: portal_of(comes_by), target: target_of(node) };
         let nexus = Nexus { initiator_name: format!("iqn.2026-01.sim:client{volume}"), isid: Isid::random(7, 1) };
         let uplink = Uplink { net: Rc::clone(&stage.net), host: Host::Client(volume), process: Process::new() };
         let options = Options { command_deadline: DEADLINE, login_deadline: DEADLINE, ..Options::default() };

@@ -24,6 +24,7 @@ use understudy_disk::network::Network;
 use understudy_portal::{Acceptor, Wire};
 
 use crate::chance::Chance;
+use crate::plan::address_of;
 use crate::process::{End, Process};
 use crate::repeat::Framing;
 
@@ -183,7 +184,11 @@ impl Net {
             ends.extend([Rc::downgrade(&out), Rc::downgrade(&answers)]);
         }
         self.next_port.set(self.next_port.get().checked_add(1).unwrap_or(1024));
-        let peer = SocketAddr::new([10, 9, 0, 1].into(), self.next_port.get());
+        let ip = match from {
+            Host::Node(node) => address_of(node),
+            Host::Shelf(_) | Host::Client(_) => [10, 9, 0, 1].into(),
+        };
+        let peer = SocketAddr::new(ip, self.next_port.get());
         let theirs = Stream::new(Rc::clone(&out), Rc::clone(&answers), address, listener.process.clone());
         let ours = Stream::new(answers, out, peer, process.clone());
         listener.arrived.borrow_mut().push_back((theirs, peer));

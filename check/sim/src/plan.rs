@@ -1,6 +1,7 @@
 //! What a run is made of: shape of the pair, load, and a list of faults with their times. Everything follows from the seed; a list
 //! made shorter is still a run.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -273,6 +274,9 @@ pub struct Plan {
     pub depth: u64,
     /// Longest pause of a client between two commands, milliseconds.
     pub pace_ms: u64,
+    /// Every second client comes through the node that is not its volume's home.
+    #[serde(default)]
+    pub other_way: bool,
     /// How fast each node's clock runs, thousandths: one that runs slow waits longer for everything.
     #[serde(default = "right_clocks")]
     pub clock_rate: [u32; 2],
@@ -325,6 +329,7 @@ impl Plan {
             durable,
             depth: chance.between(1, 4),
             pace_ms: chance.pick(&[5, 20, 60]),
+            other_way: Chance::new(seed).apart(5).one_in(2),
             clock_rate: if chance.one_in(3) {
                 [0, 1].map(|_| chance.between(800, 1_250) as u32)
             } else {
@@ -334,6 +339,12 @@ impl Plan {
             faults,
         }
     }
+}
+
+/// A node's address on the link between them.
+#[must_use]
+pub fn address_of(node: usize) -> IpAddr {
+    [10, 2, 0, 1 + node as u8].into()
 }
 
 /// Where clients find the volumes of a node.
@@ -380,8 +391,9 @@ pub fn configuration(plan: &Plan) -> Config {
     let mut text = "[pair]\nname = \"sim\"\nid = \"51a0\"\n[giveback]\nlimit = 1000\nwithin_ms = 1000\n".to_owned();
     for (node, name) in ["a", "b"].iter().enumerate() {
         text += &format!(
-            "[node.{name}]\ninterconnect = \"10.2.0.{}:7100\"\nportals = [\"{}\"]\ntarget = \"{}\"\nstate = \"/nowhere/{name}\"\n",
-            node + 1,
+            "[node.{name}]\ninterconnect = \"{}:7100\"\nforward = \"{}:7101\"\nportals = [\"{}\"]\ntarget = \"{}\"\nstate = \"/nowhere/{name}\"\n",
+            address_of(node),
+            address_of(node),
             portal_of(node),
             target_of(node),
         );

@@ -12,7 +12,8 @@
 //! node has let in a later session of the same nexus, which ends everything of the older one (RFC 7143 §6.3.5). Then a command that changes
 //! nothing is carried out again, and any other is answered ABORTED COMMAND: its client, who knows whether it may, sends it again.
 //!
-//! Unit attentions of the move are told here, by the commands that come after it; those that waited are not failed for it. Order: a command with
+//! Unit attentions of the move are told here, by the commands that come after it; those that waited are not failed for it, unless they are the
+//! first of their session, which are told of that. Order: a command with
 //! the attribute ORDERED is begun after all older ones of this nexus, and before all younger ones.
 
 use std::cell::{Cell, RefCell};
@@ -327,55 +328,72 @@ impl Routes {
         }
     }
 
-    /// Waits until nothing sent in `session` can be carried out any more.
-    async fn until_over(&self, session: u64, lun: u64) {
-        let is_over = || {
-            let is_later = self.elsewhere.session().is_some_and(|now| now > session);
-            (self.is_here(lun) || is_later).then_some(())
-        };
-        self.until(lun, is_over).await;
+    /// Whether nothing sent in `session` can be carried out any more.
+    fn is_over(&self, session: u64, lun: u64) -> bool {
+        self.is_here(lun) || self.elsewhere.session().is_some_and(|now| now > session)
     }
 
-    /// Marks commands of this nexus aborted: they go nowhere any more.
-    fn abort_where(&self, which: impl Fn(&UnderWay) -> bool) {
-        for own in self.commands.borrow_mut().values_mut().filter(|own| which(own)) {
-            own.is_aborted = true;
+    async fn until_over(&self, session: u64, lun: u64) {
+        self.until(lun, || self.is_over(session, lun).then_some(())).await;
+    }
+
+    /// Marks these commands aborted: they go nowhere any more.
+    fn abort(&self, numbers: &[u64], which: impl Fn(&UnderWay) -> bool) {
+        let mut commands = self.commands.borrow_mut();
+        for number in numbers {
+            if let Some(own) = commands.get_mut(number).filter(|own| which(own)) {
+                own.is_aborted = true;
+            }
         }
+        drop(commands);
         self.moved.signal();
     }
 
+    /// The commands under way that a task management function is about.
+    fn concerned(&self, function: TaskManagement, lun: u64, referenced: u32) -> Vec<u64> {
+        let is_meant = |own: &UnderWay| match function {
+            TaskManagement::AbortTask => own.tag == referenced && own.lun == lun,
+            TaskManagement::AbortTaskSet | TaskManagement::ClearTaskSet | TaskManagement::LogicalUnitReset => {
+                own.lun == lun
+            }
+            TaskManagement::TargetWarmReset | TaskManagement::TargetColdReset => true,
+        };
+        self.commands.borrow().iter().filter(|(_, own)| is_meant(own)).map(|(number, _)| *number).collect()
+    }
+
     /// Carries out a task management function as far as it concerns what is not here. `None`: it is this target's.
+    ///
+    /// A command that was sent is aborted when the other node says so, not before: its answer may be on the way, and then it was not.
     pub(crate) async fn manage(
         &self,
         function: TaskManagement,
         lun: u64,
         referenced: u32,
     ) -> Option<TaskManagementResponse> {
+        let concerned = self.concerned(function, lun, referenced);
+        self.abort(&concerned, |own| !matches!(own.stage, Stage::There { .. }));
         let mut reference = None;
-        match function {
-            TaskManagement::AbortTask => {
-                let named = |own: &UnderWay| own.tag == referenced && own.lun == lun;
-                let stage = self.commands.borrow().values().find(|own| named(own)).map(|own| own.stage);
-                self.abort_where(named);
-                match stage {
-                    None => return Some(TaskManagementResponse::TaskDoesNotExist),
-                    Some(Stage::Here) => return None,
-                    Some(Stage::Waiting) => return Some(TaskManagementResponse::Complete),
-                    Some(Stage::There { session, reference: sent_as }) => {
-                        if self.elsewhere.session() != Some(session) {
-                            self.until_over(session, lun).await;
-                            return Some(TaskManagementResponse::Complete);
-                        }
-                        reference = Some(sent_as);
-                    }
+        if function == TaskManagement::AbortTask {
+            let Some(named) = concerned.first() else { return Some(TaskManagementResponse::TaskDoesNotExist) };
+            let stage = self.commands.borrow().get(named).map(|own| own.stage);
+            match stage {
+                Some(Stage::Here) => return None,
+                Some(Stage::Waiting) | None => return Some(TaskManagementResponse::Complete),
+                Some(Stage::There { session, reference: sent_as }) if self.elsewhere.session() == Some(session) => {
+                    reference = Some(sent_as);
+                }
+                Some(Stage::There { session, .. }) => {
+                    self.abort(&concerned, |_| true);
+                    self.until_over(session, lun).await;
+                    return Some(TaskManagementResponse::Complete);
                 }
             }
-            TaskManagement::AbortTaskSet | TaskManagement::ClearTaskSet | TaskManagement::LogicalUnitReset => {
-                self.abort_where(|own| own.lun == lun);
-            }
-            TaskManagement::TargetWarmReset | TaskManagement::TargetColdReset => self.abort_where(|_| true),
         }
-        self.manage_elsewhere(function, lun, reference).await
+        let response = self.manage_elsewhere(function, lun, reference).await;
+        if response.is_none_or(|response| response == TaskManagementResponse::Complete) {
+            self.abort(&concerned, |_| true);
+        }
+        response
     }
 
     async fn manage_elsewhere(
@@ -478,6 +496,9 @@ impl Routed {
                 Next::Go(Way::Target) => return not_begun(self.routes.answer_of_target(&self.carried.cdb)),
                 Next::Go(Way::Here) => self.begin_here(),
                 Next::Go(Way::There(session)) => {
+                    if let Some(attention) = self.attention_of_arrival(session) {
+                        return not_begun(attention);
+                    }
                     if let Some(outcome) = self.carry_out_there(session).await {
                         return outcome;
                     }
@@ -509,10 +530,21 @@ impl Routed {
         timeout_at(deadline, way).await.unwrap_or(Next::TooLate)
     }
 
-    /// A command that waited is not told that its unit has moved.
+    /// A command that waited is not told that its unit has moved, but it may be the first of its session.
+    fn attention_of_arrival(&self, session: u64) -> Option<Completion> {
+        let Carried { lun, cdb, .. } = &self.carried;
+        let is_first = !self.routes.told.borrow().contains_key(lun);
+        is_first.then(|| self.routes.attention_of_other(*lun, session, cdb)).flatten()
+    }
+
     fn begin_here(&mut self) {
         let Carried { lun, attribute, cdb, .. } = self.carried;
-        if let Some((mut on_unit, wanted)) = self.routes.begin_here(lun, self.tag, attribute, &cdb, None) {
+        let is_first = !self.routes.told.borrow().contains_key(&lun);
+        let tell = is_first.then(|| self.routes.owed(lun, Side::Here)).flatten();
+        if is_first {
+            self.routes.told.borrow_mut().insert(lun, Side::Here);
+        }
+        if let Some((mut on_unit, wanted)) = self.routes.begin_here(lun, self.tag, attribute, &cdb, tell) {
             on_unit.offer(self.brought(), wanted);
             self.here = Some(on_unit);
             self.wanted = Some(wanted);
@@ -524,11 +556,7 @@ impl Routed {
     async fn carry_out_there(&self, session: u64) -> Option<Outcome> {
         let Sent { reference, answer } = self.routes.elsewhere.send(&self.carried)?;
         self.routes.set_stage(self.number, Stage::There { session, reference });
-        let answer = answer.await;
-        if self.routes.is_aborted(self.number) {
-            return Some(Outcome::Aborted);
-        }
-        let outcome = match answer {
+        let outcome = match answer.await {
             Answer::Answered { completion, .. } if completion == turned_away() => {
                 let Carried { lun, cdb, .. } = &self.carried;
                 let is_here = || matches!(self.routes.way(*lun, cdb), Some(Way::Here | Way::Target)).then_some(());
@@ -540,19 +568,29 @@ impl Routed {
                 return Some(Outcome::Carried { completion, data_out_wanted });
             }
             Answer::NotSent => None,
-            Answer::Unknown => {
-                self.routes.until_over(session, self.carried.lun).await;
-                (!may_be_repeated(&self.carried.cdb)).then(|| {
-                    let sense = Sense::new(SenseKey::AbortedCommand, Asc::LOGICAL_UNIT_COMMUNICATION_FAILURE);
-                    let completion = Completion::check(&sense, SenseFormat::Fixed);
-                    Outcome::Carried { completion, data_out_wanted: self.brought() }
-                })
-            }
+            Answer::Unknown => self.of_unknown_outcome(session).await,
         };
         if outcome.is_none() {
             self.routes.set_stage(self.number, Stage::Waiting);
         }
         outcome
+    }
+}
+
+impl Routed {
+    /// What to say of a command that was sent in a session that ended, or whose abort was confirmed; `None`: it is carried out again.
+    async fn of_unknown_outcome(&self, session: u64) -> Option<Outcome> {
+        let lun = self.carried.lun;
+        let known = || (self.routes.is_aborted(self.number) || self.routes.is_over(session, lun)).then_some(());
+        self.routes.until(lun, known).await;
+        if self.routes.is_aborted(self.number) {
+            return Some(Outcome::Aborted);
+        }
+        (!may_be_repeated(&self.carried.cdb)).then(|| {
+            let sense = Sense::new(SenseKey::AbortedCommand, Asc::LOGICAL_UNIT_COMMUNICATION_FAILURE);
+            let completion = Completion::check(&sense, SenseFormat::Fixed);
+            Outcome::Carried { completion, data_out_wanted: self.brought() }
+        })
     }
 }
 

@@ -353,6 +353,32 @@ fn a_command_that_no_node_takes_is_told_in_the_end_that_this_way_leads_nowhere()
     });
 }
 
+/// SAM-5 r21 §6.3.
+#[test]
+fn the_first_command_of_a_session_is_told_of_it_though_it_had_to_wait_and_no_other_is() {
+    for comes_here in [false, true] {
+        run(|| async {
+            let two = Two::with_the_unit_there().await;
+            two.partner.cut();
+            let late = Rc::clone(&two.partner) as Rc<dyn Elsewhere>;
+            let name = NexusName { isid: [0x80, 0, 0, 0, 0, 2], ..client() };
+            let client = Rc::new(two.here.attach_routed(name, late));
+            let first = client.begin(0, 1, TaskAttribute::Simple, encode::test_unit_ready()).execute(Bytes::new());
+            let first = spawn_local(first);
+            settle().await;
+            assert!(!first.is_finished());
+            if comes_here {
+                two.comes_here()
+            } else {
+                two.partner.open().await
+            }
+            assert_eq!(attention(&answered(first.await.unwrap())), Asc::POWER_ON_RESET_OR_BUS_DEVICE_RESET);
+            let second = client.begin(0, 1, TaskAttribute::Simple, encode::test_unit_ready()).execute(Bytes::new());
+            assert_eq!(answered(second.await).status, Status::Good);
+        });
+    }
+}
+
 #[test]
 fn an_aborted_command_goes_nowhere_whether_it_waits_or_was_sent() {
     run(|| async {

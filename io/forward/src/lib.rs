@@ -82,12 +82,15 @@ impl Elsewhere for Line {
             (true, 0) => Transfer::None,
             (true, room) => Transfer::Read(room),
         };
-        let brought = if data_out.is_empty() { *data_in_room } else { u32::try_from(data_out.len()).ok()? };
+        let (most, reads) = match u32::try_from(data_out.len()).ok()? {
+            0 => (*data_in_room, true),
+            brought => (brought, false),
+        };
         let request = Request { cdb: *cdb, transfer, deadline: self.session.command_deadline() };
         let (tag, reply) = self.session.submit(*lun, code_of(*attribute), request).ok()?;
         let answer = async move {
             match reply.await {
-                Ok(answer) => understood(answer, brought),
+                Ok(answer) => understood(answer, most, reads),
                 Err(DiskError::Unreachable(_)) => Answer::NotSent,
                 Err(_) => Answer::Unknown,
             }
@@ -158,28 +161,25 @@ fn code_of(attribute: TaskAttribute) -> codes::TaskAttribute {
     }
 }
 
-/// What the partner answered to a command that moved at most `most` bytes either way.
-fn understood(answer: session::Answer, most: u32) -> Answer {
-    let session::Answer { status, sense, data_in, residual } = answer;
+/// What the partner answered to a command that moved at most `most` bytes, towards the client or away from it.
+fn understood(answer: session::Answer, most: u32, reads: bool) -> Answer {
+    let session::Answer { status, sense, mut data_in, residual } = answer;
     let Some(status) = Status::from_byte(status) else { return Answer::Unknown };
     let wanted = match residual {
         Residual::None => most,
         Residual::Underflow(bytes) => most.saturating_sub(bytes),
         Residual::Overflow(bytes) => most.saturating_add(bytes),
     };
+    if reads && matches!(residual, Residual::Overflow(_)) {
+        data_in = as_long_as_it_was(data_in, wanted);
+    }
     let sense = Some(sense).filter(|sense| !sense.is_empty());
-    let completion = Completion { status, sense, data_in: as_long_as_it_was(data_in, residual) };
-    Answer::Answered { completion, data_out_wanted: wanted }
+    Answer::Answered { completion: Completion { status, sense, data_in }, data_out_wanted: wanted }
 }
 
 /// There was more than the client has room for, and its residual has to say so: what it does not get anyway is filled up.
-fn as_long_as_it_was(data_in: Bytes, residual: Residual) -> Bytes {
-    match residual {
-        Residual::Overflow(missing) if !data_in.is_empty() => {
-            let mut whole = BytesMut::from(&data_in[..]);
-            whole.resize(data_in.len().saturating_add(missing as usize), 0);
-            whole.freeze()
-        }
-        Residual::Overflow(_) | Residual::None | Residual::Underflow(_) => data_in,
-    }
+fn as_long_as_it_was(data_in: Bytes, length: u32) -> Bytes {
+    let mut whole = BytesMut::from(&data_in[..]);
+    whole.resize(length as usize, 0);
+    whole.freeze()
 }

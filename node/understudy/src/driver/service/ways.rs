@@ -15,7 +15,7 @@ use understudy_forward::Nowhere;
 use understudy_portal::{LoginGate, Opener, Portal, PortalOptions, Way};
 use understudy_scsi::alua::{AccessCause, AccessState, PortGroup};
 
-use super::{AT_ONCE, Identity, NodeName, OpenPool, PoolId, Service};
+use super::{AT_ONCE, Identity, NodeName, OpenPool, PoolId, Service, node_id};
 
 /// Where the partner forwards commands to: only for the own identity, open from the start to the end.
 pub(super) struct Forwarded {
@@ -87,6 +87,10 @@ impl Service {
         let Identity { target, forwarded, .. } = &self.identities[self.own.index()];
         portal.add_target_by(Rc::clone(target), forwarded.gate.clone(), OTHER_GROUP, Way::Forwarded);
         *forwarded.portal.borrow_mut() = Some(portal);
+        if self.config.pools_of(self.own).next().is_none() {
+            // No pool ever opens the portals of this node: all they are for is the way to the partner's.
+            self.open_portals(node_id(self.own)).await;
+        }
     }
 
     /// The groups by which volumes of this home are reached while this node has them.
