@@ -14,7 +14,7 @@ use super::mistake::{ConfigError, Mistake};
 use super::read::{At, Mistakes, Table, nearest};
 use super::{
     AutomaticGiveback, Config, DiskSource, DiskUrl, NodeName, NodeSettings, PairIdentity, PoolLayout, Provider, Timing,
-    shelves, volumes,
+    portals, shelves, volumes,
 };
 
 /// Longest path of the admin socket: `sun_path` of unix(7) holds 108 bytes with the closing zero, and the socket is made
@@ -280,7 +280,9 @@ fn nodes(table: &Table<'_>, folder: &Path, mistakes: &Mistakes) -> Option<[NodeS
     let a = read("a", "[node.a]", NodeName::A);
     let b = read("b", "[node.b]", NodeName::B);
     table.finish();
-    Some([a?, b?])
+    let nodes = [a?, b?];
+    portals::check_managed(&nodes, table.span(), mistakes);
+    Some(nodes)
 }
 
 type NodeClaims<'c, 'm> = (&'c mut Distinct<'m>, &'c mut Distinct<'m>, &'c mut Distinct<'m>);
@@ -293,20 +295,17 @@ fn node(
     mistakes: &Mistakes,
 ) -> Option<NodeSettings> {
     let owner = format!("[node.{name}]");
-    let interconnect = table.text("interconnect", "an address and port, as in \"10.0.0.1:7100\"");
-    let portals = table.texts("portals", "a list of addresses with port, as in [\"10.0.0.1:3260\"]");
+    let interconnect = table.text("interconnect", "an address and port, as in \"10.0.0.1:7100\"").and_then(|text| {
+        let found = address(&text, mistakes)?;
+        addresses.claim(found.to_string(), &text.span, &owner, "the address");
+        Some(found)
+    });
+    let portals = portals::portals(table, &owner, addresses, mistakes);
     let target = table.text("target", "an iSCSI name, as in \"iqn.2026-01.com.example:a\"");
     let state = table.text("state", "a folder");
     let admin = table.optional_text("admin", "the path of a Unix socket");
     table.finish();
 
-    let mut address = |text: &At<&str>| {
-        let address = address(text, mistakes)?;
-        addresses.claim(address.to_string(), &text.span, &owner, "the address");
-        Some(address)
-    };
-    let interconnect = interconnect.and_then(|text| address(&text));
-    let portals: Vec<SocketAddr> = portals.iter().filter_map(&mut address).collect();
     let target = target.and_then(|text| {
         names.claim(text.value.to_owned(), &text.span, &owner, "the target name");
         iscsi_name(&text, mistakes)
@@ -320,7 +319,15 @@ fn node(
         paths.claim(admin.display().to_string(), at, &owner, "the socket");
     }
     check_socket_path(&admin, at, mistakes);
-    Some(NodeSettings { name, interconnect: interconnect?, portals, target: target?, state: folder_of_state, admin })
+    Some(NodeSettings {
+        name,
+        interconnect: interconnect?,
+        portals: portals.addresses,
+        managed: portals.managed,
+        target: target?,
+        state: folder_of_state,
+        admin,
+    })
 }
 
 fn check_socket_path(path: &Path, at: &Range<usize>, mistakes: &Mistakes) {
@@ -333,7 +340,7 @@ fn check_socket_path(path: &Path, at: &Range<usize>, mistakes: &Mistakes) {
 }
 
 /// An address a node can listen on and a client can name.
-fn address(text: &At<&str>, mistakes: &Mistakes) -> Option<SocketAddr> {
+pub(super) fn address(text: &At<&str>, mistakes: &Mistakes) -> Option<SocketAddr> {
     let Ok(address) = text.value.parse::<SocketAddr>() else {
         mistakes.note(
             &text.span,

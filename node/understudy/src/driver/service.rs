@@ -16,8 +16,9 @@ use understudy_failover::input::{NotHeld, OpenOutcome};
 use understudy_failover::words::{Generation, LegSet, MetadataVersion, NodeId, PoolId};
 use understudy_layout::Uuid;
 use understudy_pool::{Expected, FencedLeg, InSync, Inventory, LoadError, Pool, PoolOptions, VolumeError, discover};
-use understudy_portal::{LoginGate, Portal};
+use understudy_portal::{LoginGate, Portal, PortalOptions};
 
+use super::addresses::PortalAddresses;
 #[cfg(feature = "mistakes")]
 use super::mistakes::{Mistake, is_made};
 use super::overseer::PoolOverseer;
@@ -54,6 +55,7 @@ pub struct Service {
     config: Rc<Config>,
     disks: Rc<PoolDisks>,
     publisher: Rc<Publisher>,
+    addresses: Rc<PortalAddresses>,
     identities: [Identity; 2],
     overseers: BTreeMap<PoolId, Rc<PoolOverseer>>,
     pools: RefCell<BTreeMap<PoolId, Rc<OpenPool>>>,
@@ -102,6 +104,7 @@ impl Service {
         config: Rc<Config>,
         disks: Rc<PoolDisks>,
         publisher: Rc<Publisher>,
+        addresses: Rc<PortalAddresses>,
         overseers: BTreeMap<PoolId, Rc<PoolOverseer>>,
     ) -> Self {
         let identity = |node: NodeName| Identity {
@@ -116,6 +119,7 @@ impl Service {
             config,
             disks,
             publisher,
+            addresses,
             identities,
             overseers,
             pools: RefCell::default(),
@@ -178,7 +182,7 @@ impl Service {
         self.config.pools.iter().find(|layout| super::shelves::pool_id(layout.id) == pool).map(|layout| layout.home)
     }
 
-    /// Listens where this identity's portals are, logins held.
+    /// Listens where this identity's portals are, logins held, and then brings the addresses that are to come here.
     pub async fn open_portals(&self, identity: NodeId) {
         let node = node_name(identity);
         let place = &self.identities[node.index()];
@@ -189,7 +193,7 @@ impl Service {
         *place.gate.borrow_mut() = gate.clone();
         let other = self.config.node(node.partner());
         for (path, address) in self.config.node(node).portals.iter().enumerate() {
-            let portal = self.bind_until_free(*address).await;
+            let portal = self.bind_until_free(node, *address).await;
             portal.add_target(Rc::clone(&place.target), gate.clone());
             // The other identity's target is at its own portals, whichever node has them: on the same path if there is one.
             if let Some(there) = other.portals.get(path).or(other.portals.first()) {
@@ -197,12 +201,15 @@ impl Service {
             }
             place.portals.borrow_mut().push(portal);
         }
+        self.addresses.arrive(node).await;
     }
 
     /// Binds a portal, again and again while another process has the address without sharing it.
-    async fn bind_until_free(&self, address: std::net::SocketAddr) -> Portal {
+    async fn bind_until_free(&self, identity: NodeName, address: std::net::SocketAddr) -> Portal {
+        let presence = self.addresses.presence(identity, address);
         loop {
-            match self.world.bind_portal(address, self.config.portal_options()) {
+            let options = PortalOptions { presence, ..self.config.portal_options() };
+            match self.world.bind_portal(address, options) {
                 Ok(portal) => return portal,
                 Err(error) => {
                     tracing::error!("portal {address}: {error}; trying again");
@@ -217,16 +224,18 @@ impl Service {
         for portal in self.identities[node_name(identity).index()].portals.borrow().iter() {
             portal.reclaim();
         }
+        self.addresses.reclaim(node_name(identity));
     }
 
     /// Stops answering for this identity.
     pub fn close_portals(&self, identity: NodeId) {
         let node = node_name(identity);
         let place = &self.identities[node.index()];
-        for portal in place.portals.borrow_mut().drain(..) {
+        let portals = place.portals.take();
+        for portal in &portals {
             portal.dismiss_sessions(&self.config.node(node).target);
-            tokio::task::spawn_local(async move { portal.close().await });
         }
+        self.addresses.depart(node, portals);
     }
 
     /// Discovers the disks of these pools' legs recorded good, reading only, and loads the pools; names those that could not be loaded.
