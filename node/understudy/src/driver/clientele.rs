@@ -23,6 +23,7 @@ const VERSION: u16 = 1;
 
 const MAGIC: [u8; 8] = *b"UNDCLNTS";
 const HEADER_BYTES: usize = 36;
+const COUNT_AT: usize = 12;
 const CRC_AT: usize = 32;
 const ENTRY_BYTES: usize = 36;
 const ENDPOINT_BYTES: usize = ENTRY_BYTES / 2;
@@ -62,9 +63,17 @@ impl Clientele {
             put(&mut bytes, connection.portal);
             put(&mut bytes, connection.client);
         }
-        let sum = checksum(&bytes);
-        bytes[CRC_AT..HEADER_BYTES].copy_from_slice(&sum.to_le_bytes());
+        Self::seal(&mut bytes);
         bytes
+    }
+
+    /// Makes the checksum right of a list that is whole; of anything else it changes nothing.
+    pub fn seal(slot: &mut [u8]) {
+        let Some(count) = slot.get(COUNT_AT..).and_then(<[u8]>::first_chunk) else { return };
+        let length = (u32::from_le_bytes(*count) as usize).checked_mul(ENTRY_BYTES).map(|bytes| HEADER_BYTES + bytes);
+        let Some(whole) = length.and_then(|length| slot.get_mut(..length)) else { return };
+        let sum = checksum(whole);
+        whole[CRC_AT..HEADER_BYTES].copy_from_slice(&sum.to_le_bytes());
     }
 
     /// The list of `node` in one place; `None` if there is none, or half of one.
@@ -72,7 +81,7 @@ impl Clientele {
     pub fn decode(slot: &[u8], node: NodeId) -> Option<Self> {
         let header = slot.first_chunk::<HEADER_BYTES>()?;
         let number = |at: usize| u64::from_le_bytes(*header[at..].first_chunk::<8>().unwrap_or(&[0; 8]));
-        let count = u32::from_le_bytes(*header[12..].first_chunk()?) as usize;
+        let count = u32::from_le_bytes(*header[COUNT_AT..].first_chunk()?) as usize;
         if header[..8] != MAGIC || header[8..10] != VERSION.to_le_bytes() || header[10] != node.code() || count > MOST {
             return None;
         }
