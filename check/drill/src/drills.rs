@@ -7,6 +7,8 @@ mod calm;
 mod conform;
 #[path = "drills/grow.rs"]
 mod grow;
+#[path = "drills/netns.rs"]
+mod netns;
 #[path = "drills/upgraded.rs"]
 mod upgraded;
 
@@ -42,6 +44,8 @@ enum Command {
     Conformance(conform::Options),
     /// Measure what more volumes, sessions, commands and bytes cost a node
     Growth(grow::Options),
+    /// Move portals between machines made of network namespaces
+    Netns(netns::Options),
     /// Do nothing to a pair on a busy machine, and count false alarms
     Calm(calm::Options),
     /// Replace the programs of both nodes under clients, led by `understudy upgrade`
@@ -150,6 +154,7 @@ fn main() -> ExitCode {
         Command::Handoff(args) => move_pools(&args),
         Command::Conformance(options) => conform::run(&options),
         Command::Growth(options) => grow::run(&options),
+        Command::Netns(options) => netns::run(&options),
         Command::Calm(options) => calm::run(&options),
         Command::Upgrade(options) => upgraded::run(&options),
     };

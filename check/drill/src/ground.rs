@@ -13,7 +13,7 @@ use understudy::harness::{Pair, Plan, Site};
 use understudy_load::Verdict;
 
 use crate::legs::demand_equal_legs;
-use crate::network::Network;
+use crate::network::{Network, Way};
 use crate::registered::registered_on;
 use crate::stage::{PATIENCE, Stage, Telling, plan, serving};
 
@@ -31,6 +31,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 pub enum Hosting {
     /// Network namespaces, which need rights: cables can be cut.
     Apart,
+    /// The same with a switch before the clients, and nodes that move the addresses of their portals themselves. Nothing comes home
+    /// before it is asked for.
+    Switched,
     /// This host: cables can not be cut.
     Here,
 }
@@ -70,6 +73,7 @@ impl Ground {
             tempfile::Builder::new().prefix("ground-").tempdir_in(&wish.parent).context("cannot make a folder")?;
         let network = match wish.hosting {
             Hosting::Apart => Some(Network::make()?),
+            Hosting::Switched => Some(Network::make_with(Way::Switched)?),
             Hosting::Here => None,
         };
         let site = match &network {
@@ -85,7 +89,10 @@ impl Ground {
             disk_bytes: 256 << 20,
             site,
             // More givebacks than any drill has: how often a node may fail is not what is drilled.
-            more: "[giveback]\nlimit = 1000\nwithin_ms = 1000\n".to_owned(),
+            more: match wish.hosting {
+                Hosting::Apart | Hosting::Here => "[giveback]\nlimit = 1000\nwithin_ms = 1000\n".to_owned(),
+                Hosting::Switched => "[giveback]\nautomatic = \"on-request\"\n".to_owned(),
+            },
             ..plan(&program, folder.path())
         };
         let stage = match Stage::set_up_telling(plan, Telling::InFolder) {

@@ -16,6 +16,7 @@ pub mod ground;
 pub mod growth;
 pub mod handoff;
 pub mod legs;
+pub mod moving;
 pub mod network;
 pub mod registered;
 pub mod soak;

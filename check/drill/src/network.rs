@@ -4,14 +4,16 @@
 //! its own little network: the interconnect, a path of each node to the disks, a path of the clients to each node and, to look at
 //! the disks from outside, to the shelf. Nothing outside these namespaces is touched: not even the cables' ends ever lie there.
 //!
-//! Addresses of portals exist on both nodes, and `follow` leads clients to the node that began to listen last: what a network
-//! does when an address moves.
+//! Usually addresses of portals exist on both nodes, and `follow` leads clients to the node that began to listen last: what a network
+//! does when an address moves. Where the nodes are to move their addresses themselves, a fifth host is a switch (a bridge) that the nodes
+//! and the clients are connected to, and nobody leads anybody.
 //!
 //! Everything carries the maker's process id in its name. It is removed when dropped, and what a killed maker left behind is
 //! removed by the next one.
 
 mod follow;
 mod route;
+mod switched;
 
 use std::fs::File;
 use std::io::Write;
@@ -59,6 +61,16 @@ enum Host {
     Node(NodeName),
     Shelf,
     Client,
+    Switch,
+}
+
+/// How clients come to the portals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Over a cable to each node; they are led to the one that listens.
+    Led,
+    /// Over a switch, to whoever says that an address is there.
+    Switched,
 }
 
 /// What can be cut.
@@ -68,12 +80,15 @@ pub enum Cable {
     Interconnect,
     /// Between this node and the shelf.
     DiskPath(NodeName),
+    /// Between this node and the clients' switch, where there is one.
+    ToSwitch(NodeName),
 }
 
 /// The hosts and cables of one pair.
 #[derive(Debug)]
 pub struct Network {
     tag: String,
+    way: Way,
     follower: Option<Follower>,
 }
 
@@ -83,43 +98,65 @@ impl Network {
     /// # Errors
     /// There is no iproute2, or no right to make namespaces here.
     pub fn make() -> anyhow::Result<Self> {
+        Self::make_with(Way::Led)
+    }
+
+    /// The same, with another way for clients.
+    ///
+    /// # Errors
+    /// As [`Network::make`].
+    pub fn make_with(way: Way) -> anyhow::Result<Self> {
         ensure!(tools::find("ip").is_some(), "ip not found (Debian: {PACKAGE})");
         remove_left_behind();
         let tag = format!("{PREFIX}-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
         // From here on dropping it removes whatever was made.
-        let mut network = Self { tag, follower: None };
+        let mut network = Self { tag, way, follower: None };
         network.connect().context("cannot make network namespaces here")?;
-        network.follower = Some(Follower::start(&network)?);
+        match way {
+            Way::Led => {
+                network.lead_clients().context("cannot lead clients here")?;
+                network.follower = Some(Follower::start(&network)?);
+            }
+            Way::Switched => switched::connect(&network).context("cannot make a switch here")?,
+        }
         Ok(network)
     }
 
     fn connect(&self) -> anyhow::Result<()> {
         let [node_a, node_b] = NodeName::BOTH.map(|node| self.name(Host::Node(node)));
         let (shelf, client) = (self.name(Host::Shelf), self.name(Host::Client));
-        let cable = |one: &str, end: &str, other: &str, other_end: &str| {
-            format!("link add name {end} netns {one} type veth peer name {other_end} netns {other}\n")
-        };
         let mut all: String = [&node_a, &node_b, &shelf, &client].map(|host| format!("netns add {host}\n")).concat();
         all += &cable(&node_a, "interconnect", &node_b, "interconnect");
         all += &cable(&node_a, "disks", &shelf, "node-a");
         all += &cable(&node_b, "disks", &shelf, "node-b");
         all += &cable(&client, "shelf", &shelf, "client");
-        all += &cable(&client, "node-a", &node_a, "client");
-        all += &cable(&client, "node-b", &node_b, "client");
         ip(None, &all)?;
         let [a, b] = NodeName::BOTH;
-        self.set_up(Host::Node(a), &[("interconnect", "0.1"), ("disks", "1.1"), ("client", "4.2")])?;
-        self.set_up(Host::Node(b), &[("interconnect", "0.2"), ("disks", "2.1"), ("client", "5.2")])?;
+        self.set_up(Host::Node(a), &[("interconnect", "0.1"), ("disks", "1.1")])?;
+        self.set_up(Host::Node(b), &[("interconnect", "0.2"), ("disks", "2.1")])?;
         self.set_up(Host::Shelf, &[("node-a", "1.2"), ("node-b", "2.2"), ("client", "3.2")])?;
-        self.set_up(Host::Client, &[("shelf", "3.1"), ("node-a", "4.1"), ("node-b", "5.1")])?;
+        self.set_up(Host::Client, &[("shelf", "3.1")])?;
         let to_shelf = |end: &str| format!("route add {}/32 dev {end}\n", shelf_address());
-        for node in NodeName::BOTH {
-            let portals = NodeName::BOTH.map(|identity| format!("addr add {}/32 dev lo\n", portal_address(identity)));
-            self.ip(Host::Node(node), &(portals.concat() + &to_shelf("disks")))?;
-        }
+        self.ip(Host::Node(a), &to_shelf("disks"))?;
+        self.ip(Host::Node(b), &to_shelf("disks"))?;
         self.ip(Host::Shelf, &format!("addr add {}/32 dev lo\n", shelf_address()))?;
-        let home = |node| format!("route add {}/32 via {}\n", portal_address(node), node_from_clients(node));
-        self.ip(Host::Client, &(to_shelf("shelf") + &NodeName::BOTH.map(home).concat()))
+        self.ip(Host::Client, &to_shelf("shelf"))
+    }
+
+    /// A cable from the clients to each node, and the addresses of all portals on both.
+    fn lead_clients(&self) -> anyhow::Result<()> {
+        let client = self.name(Host::Client);
+        for node in NodeName::BOTH {
+            let (end, host) = (format!("node-{node}"), Host::Node(node));
+            ip(None, &cable(&client, &end, &self.name(host), "client"))?;
+            let [near, far] = [["4.1", "4.2"], ["5.1", "5.2"]][node.index()];
+            self.set_up(Host::Client, &[(&end, near)])?;
+            self.set_up(host, &[("client", far)])?;
+            let portals = NodeName::BOTH.map(|identity| format!("addr add {}/32 dev lo\n", portal_address(identity)));
+            self.ip(host, &portals.concat())?;
+            self.ip(Host::Client, &format!("route add {}/32 via {}\n", portal_address(node), node_from_clients(node)))?;
+        }
+        Ok(())
     }
 
     /// Cables' ends with the last two numbers of their addresses.
@@ -133,6 +170,7 @@ impl Network {
             Host::Node(node) => node.to_string(),
             Host::Shelf => "shelf".to_owned(),
             Host::Client => "client".to_owned(),
+            Host::Switch => "switch".to_owned(),
         };
         format!("{}-{host}", self.tag)
     }
@@ -161,7 +199,21 @@ impl Network {
             interconnects: ["10.77.0.1", "10.77.0.2"]
                 .map(|address| SocketAddr::new(parsed(address), INTERCONNECT_PORT)),
             forwards: Some(["10.77.0.1", "10.77.0.2"].map(|address| SocketAddr::new(parsed(address), FORWARD_PORT))),
-            portals: NodeName::BOTH.map(|node| SocketAddr::new(portal_address(node), ISCSI_PORT)),
+            portals: NodeName::BOTH.map(|node| match self.way {
+                Way::Led => SocketAddr::new(portal_address(node), ISCSI_PORT),
+                Way::Switched => SocketAddr::new(switched::portal_address(node), ISCSI_PORT),
+            }),
+            more_portals: NodeName::BOTH.map(|node| match self.way {
+                Way::Led => Vec::new(),
+                Way::Switched => {
+                    let sixth = switched::has_ipv6().then(|| switched::portal_address_v6(node));
+                    sixth.map(|address| SocketAddr::new(address, ISCSI_PORT)).into_iter().collect()
+                }
+            }),
+            portals_on: match self.way {
+                Way::Led => None,
+                Way::Switched => Some(switched::INTERFACE.to_owned()),
+            },
             shelf_listens: shelf,
             shelf_from_nodes: [shelf; 2],
             shelf_from_here: shelf,
@@ -216,7 +268,12 @@ impl Network {
     /// # Errors
     /// What ip(8) said.
     pub fn mend(&self) -> anyhow::Result<()> {
-        for cable in [Cable::Interconnect, Cable::DiskPath(NodeName::A), Cable::DiskPath(NodeName::B)] {
+        let [a, b] = NodeName::BOTH;
+        let mut cables = vec![Cable::Interconnect, Cable::DiskPath(a), Cable::DiskPath(b)];
+        if self.way == Way::Switched {
+            cables.extend([Cable::ToSwitch(a), Cable::ToSwitch(b)]);
+        }
+        for cable in cables {
             let (host, end) = far_end(cable);
             self.ip(host, &format!("link set {end} up\n"))?;
         }
@@ -233,10 +290,16 @@ impl Network {
 impl Drop for Network {
     fn drop(&mut self) {
         self.follower = None;
-        for host in [Host::Node(NodeName::A), Host::Node(NodeName::B), Host::Shelf, Host::Client] {
+        let [a, b] = NodeName::BOTH.map(Host::Node);
+        for host in [a, b, Host::Shelf, Host::Client, Host::Switch] {
             remove(&self.name(host));
         }
     }
+}
+
+/// The line of ip(8) that connects two hosts.
+fn cable(one: &str, end: &str, other: &str, other_end: &str) -> String {
+    format!("link add name {end} netns {one} type veth peer name {other_end} netns {other}\n")
 }
 
 /// The end of a cable that is taken down, with its host: the other end, and its addresses and routes, stay as they are.
@@ -245,6 +308,8 @@ fn far_end(cable: Cable) -> (Host, &'static str) {
         Cable::Interconnect => (Host::Node(NodeName::B), "interconnect"),
         Cable::DiskPath(NodeName::A) => (Host::Shelf, "node-a"),
         Cable::DiskPath(NodeName::B) => (Host::Shelf, "node-b"),
+        Cable::ToSwitch(NodeName::A) => (Host::Switch, "node-a"),
+        Cable::ToSwitch(NodeName::B) => (Host::Switch, "node-b"),
     }
 }
 

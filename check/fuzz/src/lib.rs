@@ -62,4 +62,6 @@ targets! {
     url: "addresses of disks";
     #[cfg(feature = "appliance")]
     admin: "lines of the admin socket";
+    #[cfg(feature = "appliance")]
+    clientele: "the partner's list of clients";
 }

@@ -120,7 +120,12 @@ impl Memory {
         *self.news[own.index()].borrow_mut() = Some(sender);
         self.connected[own.index()].set(false);
         let me = || (Rc::clone(self), own);
-        Interconnect { own: Box::new(Own(me())), partner: Box::new(Partner(me())), link: Box::new(News(receiver)) }
+        Interconnect {
+            own: Box::new(Own(me())),
+            partner: Box::new(Partner(me())),
+            link: Box::new(News(receiver)),
+            post: None,
+        }
     }
 
     fn snapshot(&self, reader: NodeName) -> Result<Box<[u8; PAGE_BYTES]>, ReadFailure> {

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::programs::{cargo, installed, succeed};
-use crate::{citations, fuzz, layers, model, sizes, upgrade, words};
+use crate::{citations, drill, fuzz, layers, model, sizes, upgrade, words};
 
 /// Programs that only some tests need; without them those tests skip themselves.
 const CLIENTS: [(&str, &str); 5] = [
@@ -29,7 +29,7 @@ const FUZZ_RUNS: &str = "20000";
 type Step = (&'static str, fn() -> Result<()>);
 
 /// The steps.
-const STEPS: [Step; 14] = [
+const STEPS: [Step; 15] = [
     ("layers", layers::run),
     ("sizes", sizes::run),
     ("words", words::run),
@@ -40,6 +40,7 @@ const STEPS: [Step; 14] = [
     ("programs", programs),
     ("model", || model::run(&[])),
     ("tests", tests),
+    ("portals that move between machines", drill::netns_once),
     ("upgrade from the commit before", upgrade::check),
     ("mistakes that the simulation finds", mistakes),
     ("fuzzing", || fuzz::run(&["--part", "core", "--runs", FUZZ_RUNS])),

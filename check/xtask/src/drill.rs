@@ -1,4 +1,4 @@
-//! `drill`, `soak`, `bench handoff`, `upgrade` and `conformance`: built and handed over to the program that plays them; what stands behind the command is its own arguments.
+//! `drill`, `soak`, `netns`, `bench handoff`, `upgrade` and `conformance`: built and handed over to the program that plays them; what stands behind the command is its own arguments.
 
 use std::path::Path;
 use std::process::Command;
@@ -35,6 +35,16 @@ pub(crate) fn conformance(options: &[&str]) -> Result<()> {
 /// Counts false alarms of a pair that nothing is done to: with the optimisation of the product, as its users run it.
 pub(crate) fn calm(options: &[&str]) -> Result<()> {
     run(&build_release(&["--package", PACKAGE, "--bins"])?.join(PROGRAM), "calm", options)
+}
+
+/// Moves portals between machines: its pauses are figures, so with the optimisation of the product.
+pub(crate) fn netns(options: &[&str]) -> Result<()> {
+    run(&build_release(&["--package", PACKAGE, "--bins"])?.join(PROGRAM), "netns", options)
+}
+
+/// The same once, with the programs of the tests; where namespaces can not be made it says why and succeeds.
+pub(crate) fn netns_once() -> Result<()> {
+    play("netns", &["--runs", "1", "--or-skip"])
 }
 
 /// Upgrades a pair under clients.

@@ -50,6 +50,7 @@ cargo xtask soak [--minutes N] [--seed S] [--json FILE] [--svg FILE] [--help]
                                                      random drills with verifying clients for a long time
 cargo xtask calm [--minutes N] [--hogs N] [--json FILE] [--help]
                                                      nothing is done to a pair on a busy machine: false alarms
+cargo xtask netns [--runs N] [--json FILE] [--help]   portals that move between machines made of network namespaces
 cargo xtask upgrade [--from COMMIT] [--json FILE]    both nodes from an older commit's program to this one, under clients
 cargo xtask conformance [--peer] [--url URL] [--suite FILE]... [--json FILE] [--markdown FILE] [--help]
                                                      libiscsi's suite against a volume, a disk of the shelf, and a peer
@@ -98,6 +99,7 @@ fn run(arguments: &[String]) -> Result<()> {
             bench::target::run(&effort, options.file("--json"))
         }
         ["calm", options @ ..] => drill::calm(options),
+        ["netns", options @ ..] => drill::netns(options),
         ["upgrade", options @ ..] => {
             let options = Options::parse(options, &["--from", "--json"])?;
             let json = options.text("--json").map_or(Vec::new(), |file| vec!["--json", file]);

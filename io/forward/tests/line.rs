@@ -165,7 +165,9 @@ fn a_unit_that_was_taken_away_turns_commands_away() {
         let there = There::with_a_session().await;
         there.target.set_whole(false);
         there.target.remove(0);
-        let Answer::Answered { completion, .. } = there.go(read(1), Bytes::new(), 512).await else { panic!("answered") };
+        let Answer::Answered { completion, .. } = there.go(read(1), Bytes::new(), 512).await else {
+            panic!("answered")
+        };
         let sense = understudy_scsi::Sense::parse(&completion.sense.unwrap()).unwrap();
         assert_eq!(sense.asc, understudy_scsi::sense::Asc::ASYMMETRIC_ACCESS_STATE_TRANSITION);
     });

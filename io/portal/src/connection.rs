@@ -115,6 +115,7 @@ pub(crate) async fn serve<W: Wire>(stream: W, peer: SocketAddr, registry: Rc<Reg
     // A socket that died before we looked has no address and needs no service.
     let Ok(local) = stream.local_addr() else { return };
     stream.send_at_once();
+    enrolled.control.comes_from(peer);
     let mut connection = Connection::new(stream, local, registry, enrolled);
     let ending = std::future::poll_fn(|context| connection.poll(context)).await;
     connection.note(peer, &ending);

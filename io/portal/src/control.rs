@@ -1,6 +1,7 @@
 //! How the rest of a portal reaches one connection: orders to it, and the news that it is over.
 
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::task::{Context, Waker};
 
 use tokio::sync::Notify;
@@ -24,6 +25,7 @@ pub(crate) struct Control {
     order: Cell<Option<Order>>,
     waker: RefCell<Option<Waker>>,
     target: RefCell<Option<String>>,
+    peer: Cell<Option<SocketAddr>>,
     over: Cell<bool>,
     ended: Notify,
 }
@@ -54,6 +56,16 @@ impl Control {
     /// Whether it is a connection to `target`.
     pub(crate) fn is_of(&self, target: &str) -> bool {
         self.target.borrow().as_deref() == Some(target)
+    }
+
+    /// Its other end.
+    pub(crate) fn comes_from(&self, peer: SocketAddr) {
+        self.peer.set(Some(peer));
+    }
+
+    /// Where it comes from, once that is known.
+    pub(crate) fn peer(&self) -> Option<SocketAddr> {
+        self.peer.get()
     }
 
     /// The connection is over, and nothing of its commands is left anywhere.

@@ -22,6 +22,7 @@ mod wire;
 
 pub use chance::{ChanceSource, from_system};
 pub use gate::LoginGate;
+pub use listener::Presence;
 pub use portal::{Portal, PortalCounters, PortalError, PortalOptions};
 pub use registry::{Opener, Way};
 pub use understudy_session::secret;

@@ -21,6 +21,16 @@ use crate::steer::{Preferred, prefer};
 /// after a takeover fit; the kernel caps it at `net.core.somaxconn` (4096 on current kernels).
 const BACKLOG: i32 = 4096;
 
+/// Whether an address must be this machine's to be listened on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Presence {
+    /// It must: a wrong one is found out at once.
+    #[default]
+    Here,
+    /// Somebody brings it once the portal listens, so that nobody who follows it is refused.
+    MayComeLater,
+}
+
 /// The listening half of a portal.
 pub(crate) struct Listener {
     socket: TcpListener,
@@ -29,8 +39,13 @@ pub(crate) struct Listener {
 
 impl Listener {
     /// Listens at `address` (port 0: a free one), beside an older listener if there is one.
-    pub(crate) fn bind(address: SocketAddr) -> io::Result<Self> {
+    pub(crate) fn bind(address: SocketAddr, presence: Presence) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        match (presence, address) {
+            (Presence::Here, _) => {}
+            (Presence::MayComeLater, SocketAddr::V4(_)) => socket.set_freebind_v4(true)?,
+            (Presence::MayComeLater, SocketAddr::V6(_)) => socket.set_freebind_v6(true)?,
+        }
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
         socket.set_nonblocking(true)?;
@@ -105,9 +120,9 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn newest_of_two_listeners_gets_every_connection_and_the_older_one_takes_over_again() {
-        let older = Listener::bind(LOOPBACK.parse().unwrap()).unwrap();
+        let older = Listener::bind(LOOPBACK.parse().unwrap(), Presence::Here).unwrap();
         let address = older.address();
-        let newer = Listener::bind(address).unwrap();
+        let newer = Listener::bind(address, Presence::Here).unwrap();
         for _ in 0..100 {
             let client = TcpStream::connect(address).await.unwrap();
             let peer = timeout(PATIENCE, accepted_by(&newer, &older)).await.unwrap();
@@ -120,7 +135,7 @@ mod tests {
             assert_eq!(client.local_addr().unwrap(), peer);
         }
         // And back: a third listener is again the newer of two.
-        let third = Listener::bind(address).unwrap();
+        let third = Listener::bind(address, Presence::Here).unwrap();
         for _ in 0..100 {
             let _client = TcpStream::connect(address).await.unwrap();
             timeout(PATIENCE, accepted_by(&third, &older)).await.unwrap();
@@ -129,9 +144,9 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn the_older_listener_reclaims_every_connection_until_a_newer_one_comes() {
-        let older = Listener::bind(LOOPBACK.parse().unwrap()).unwrap();
+        let older = Listener::bind(LOOPBACK.parse().unwrap(), Presence::Here).unwrap();
         let address = older.address();
-        let stopped = Listener::bind(address).unwrap();
+        let stopped = Listener::bind(address, Presence::Here).unwrap();
         older.reclaim().unwrap();
         for _ in 0..100 {
             let _client = TcpStream::connect(address).await.unwrap();
@@ -140,7 +155,7 @@ mod tests {
         drop(stopped);
         let _client = TcpStream::connect(address).await.unwrap();
         timeout(PATIENCE, older.accept()).await.unwrap().unwrap();
-        let newer = Listener::bind(address).unwrap();
+        let newer = Listener::bind(address, Presence::Here).unwrap();
         for _ in 0..100 {
             let _client = TcpStream::connect(address).await.unwrap();
             timeout(PATIENCE, accepted_by(&newer, &older)).await.unwrap();
@@ -149,7 +164,7 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn closing_the_older_listener_refuses_and_resets_nobody() {
-        let older = Listener::bind(LOOPBACK.parse().unwrap()).unwrap();
+        let older = Listener::bind(LOOPBACK.parse().unwrap(), Presence::Here).unwrap();
         let address = older.address();
         // These sit in the older one's accept queue, with bytes already sent.
         let mut early = Vec::new();
@@ -158,7 +173,7 @@ mod tests {
             client.write_all(&[0x43; 48]).await.unwrap();
             early.push(client);
         }
-        let newer = Listener::bind(address).unwrap();
+        let newer = Listener::bind(address, Presence::Here).unwrap();
         let left = older.close();
         assert_eq!(left.len(), early.len());
         let ended = async move {
@@ -175,6 +190,20 @@ mod tests {
         for _ in 0..100 {
             let _client = TcpStream::connect(address).await.expect("nobody is refused");
             timeout(PATIENCE, newer.accept()).await.unwrap().unwrap();
+        }
+    }
+
+    /// 192.0.2.1 is for documentation and nobody's (RFC 5737).
+    #[tokio::test(flavor = "current_thread")]
+    async fn an_address_that_comes_later_is_listened_on_before_and_one_that_must_be_here_is_refused() {
+        let elsewhere: SocketAddr = "192.0.2.1:0".parse().unwrap();
+        assert_eq!(Listener::bind(elsewhere, Presence::MayComeLater).unwrap().address().ip(), elsewhere.ip());
+        let refused = Listener::bind(elsewhere, Presence::Here).err().expect("it is not here");
+        assert_eq!(refused.kind(), io::ErrorKind::AddrNotAvailable);
+        let sixth: SocketAddr = "[2001:db8::1]:0".parse().unwrap();
+        // A machine without IPv6 has nothing to say here.
+        if TcpListener::bind("[::1]:0").await.is_ok() {
+            assert_eq!(Listener::bind(sixth, Presence::MayComeLater).unwrap().address().ip(), sixth.ip());
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::connection;
 use crate::control::Order;
 use crate::gate::LoginGate;
 use crate::heap::keep_freed_memory;
-use crate::listener::Listener;
+use crate::listener::{Listener, Presence};
 use crate::registry::{Registry, Way};
 use crate::wire::{Acceptor, Wire};
 
@@ -57,6 +57,8 @@ pub struct PortalOptions {
     pub logout_within: Duration,
     /// Only connections from there are taken; from anywhere if it is `None`.
     pub only_from: Option<IpAddr>,
+    /// Whether its addresses must be this machine's when it begins to listen.
+    pub presence: Presence,
 }
 
 impl Default for PortalOptions {
@@ -79,6 +81,7 @@ impl Default for PortalOptions {
             memory_bytes: 1 << 30,
             logout_within: Duration::from_secs(10),
             only_from: None,
+            presence: Presence::Here,
         }
     }
 }
@@ -181,7 +184,8 @@ impl Portal {
     /// # Errors
     /// [`PortalError::Listen`].
     pub fn listen_also(&self, address: SocketAddr) -> Result<SocketAddr, PortalError> {
-        let listener = Listener::bind(address).map_err(|source| PortalError::Listen { address, source })?;
+        let listener = Listener::bind(address, self.0.registry.options.presence)
+            .map_err(|source| PortalError::Listen { address, source })?;
         keep_freed_memory();
         self.0.registry.be_eager();
         Ok(self.accept_from(listener))
@@ -255,6 +259,18 @@ impl Portal {
     #[must_use]
     pub fn target_counters(&self, name: &str) -> Option<PortalCounters> {
         self.0.registry.target_counters(name)
+    }
+
+    /// The other ends of the connections there are now.
+    #[must_use]
+    pub fn peers(&self) -> Vec<SocketAddr> {
+        self.0.registry.controls().iter().filter_map(|control| control.peer()).collect()
+    }
+
+    /// Ends every session, telling the initiators as [`Portal::dismiss_sessions`] does, and listens on: who comes meanwhile is
+    /// held at the gate. Done when none of the commands of those there were is left.
+    pub async fn end_sessions(&self) {
+        self.0.registry.end_all().await;
     }
 
     /// New connections come here again, though one other process may have begun to listen at the addresses later, and may be stopped.

@@ -462,9 +462,14 @@ impl Registry {
         concerned.inspect(|control| control.order(order)).count()
     }
 
+    /// Every connection there is.
+    pub(crate) fn controls(&self) -> Vec<Rc<Control>> {
+        self.connections.borrow().values().cloned().collect()
+    }
+
     /// Ends every connection; done when nothing of them is left.
     pub(crate) async fn end_all(&self) {
-        let controls: Vec<_> = self.connections.borrow().values().cloned().collect();
+        let controls = self.controls();
         for control in &controls {
             control.order(Order::Dismiss);
         }

@@ -303,6 +303,9 @@ pub struct PartnerStatus {
     pub pages_read: u64,
     /// Median time of a read of the page, in microseconds.
     pub read_micros_median: Option<u64>,
+    /// Connections of its clients, at addresses that are managed, that it last told of.
+    #[serde(default)]
+    pub connections_told: u64,
 }
 
 /// A disk as this node reaches it.

@@ -9,6 +9,7 @@
 mod build;
 mod clients;
 mod mistake;
+mod portals;
 mod read;
 mod shelves;
 #[cfg(test)]
@@ -29,6 +30,7 @@ use understudy_portal::access::Access;
 pub use build::fold_name;
 pub use clients::ClientLimits;
 pub use mistake::{ConfigError, Look, Mistake};
+pub use portals::PortalAddress;
 pub use shelves::{Proofs, shelf_access};
 pub use volumes::Audiences;
 
@@ -173,6 +175,8 @@ pub struct NodeSettings {
     pub forward: Option<SocketAddr>,
     /// Where its volumes are served; these addresses move to the partner at a takeover.
     pub portals: Vec<SocketAddr>,
+    /// Those of their addresses that the nodes put on interfaces and take off themselves; none: they are where they are.
+    pub managed: Vec<PortalAddress>,
     /// iSCSI name of its target; moves with the portals.
     pub target: String,
     /// Folder for what the node keeps about itself (timeline, logs); nothing that safety depends on.
@@ -312,6 +316,12 @@ impl Config {
     pub fn forwarding(&self) -> Option<[SocketAddr; 2]> {
         let [a, b] = &self.nodes;
         Some([a.forward?, b.forward?])
+    }
+
+    /// Whether the nodes put addresses of portals on their interfaces themselves.
+    #[must_use]
+    pub fn manages_addresses(&self) -> bool {
+        self.nodes.iter().any(|node| !node.managed.is_empty())
     }
 
     /// The pool called `name`.

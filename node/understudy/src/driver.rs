@@ -3,8 +3,10 @@
 //! Not here: decisions. What the machine orders is done as ordered; what comes of it goes back as a fact with the
 //! order's number. The order of the start matters: the page is registered and says BOOTING before any disk is touched.
 
+pub mod addresses;
 pub mod admin;
 pub mod carry_out;
+pub mod clientele;
 #[cfg(feature = "drill")]
 pub mod drill;
 pub mod fence;

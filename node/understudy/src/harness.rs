@@ -451,9 +451,15 @@ fn pair_file(plan: &Plan, hosts: &Hosts) -> anyhow::Result<String> {
         let (interconnect, portal) = (hosts.interconnects[node.index()], hosts.portals[node.index()]);
         let target = format!("iqn.2026-01.org.example.understudy:node-{node}");
         let forward = hosts.forwards.map_or(String::new(), |both| format!("forward = \"{}\"\n", both[node.index()]));
+        let portals =
+            std::iter::once(&portal).chain(&hosts.more_portals[node.index()]).map(|portal| match &hosts.portals_on {
+                None => format!("\"{portal}\""),
+                Some(interface) => format!("{{ address = \"{portal}\", interface = \"{interface}\" }}"),
+            });
+        let portals = portals.collect::<Vec<_>>().join(", ");
         write!(
             text,
-            "[node.{node}]\ninterconnect = \"{interconnect}\"\n{forward}portals = [\"{portal}\"]\ntarget = \"{target}\"\nstate = \"state-{node}\"\n\n"
+            "[node.{node}]\ninterconnect = \"{interconnect}\"\n{forward}portals = [{portals}]\ntarget = \"{target}\"\nstate = \"state-{node}\"\n\n"
         )?;
     }
     for (index, (name, url)) in names.iter().zip(&urls).enumerate() {

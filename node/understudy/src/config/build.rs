@@ -14,7 +14,7 @@ use super::mistake::{ConfigError, Mistake};
 use super::read::{At, Mistakes, Table, nearest};
 use super::{
     AutomaticGiveback, Config, DiskSource, DiskUrl, NodeName, NodeSettings, PairIdentity, PoolLayout, Provider, Timing,
-    shelves, volumes,
+    portals, shelves, volumes,
 };
 
 /// Longest path of the admin socket: `sun_path` of unix(7) holds 108 bytes with the closing zero, and the socket is made
@@ -280,16 +280,10 @@ fn nodes(table: &Table<'_>, folder: &Path, mistakes: &Mistakes) -> Option<[NodeS
     let a = read("a", "[node.a]", NodeName::A);
     let b = read("b", "[node.b]", NodeName::B);
     table.finish();
-    let (a, b) = (a?, b?);
-    if a.forward.is_some() != b.forward.is_some() {
-        mistakes.advise(
-            table.span(),
-            "only one of the nodes has a `forward` address",
-            "expected in both of [node.a] and [node.b], or in none",
-            "each node carries out what the other one forwards, so that every volume is visible through both",
-        );
-    }
-    Some([a, b])
+    let nodes = [a?, b?];
+    portals::check_managed(&nodes, table.span(), mistakes);
+    portals::check_forwarding(&nodes, table.span(), mistakes);
+    Some(nodes)
 }
 
 type NodeClaims<'c, 'm> = (&'c mut Distinct<'m>, &'c mut Distinct<'m>, &'c mut Distinct<'m>);
@@ -302,22 +296,21 @@ fn node(
     mistakes: &Mistakes,
 ) -> Option<NodeSettings> {
     let owner = format!("[node.{name}]");
-    let interconnect = table.text("interconnect", "an address and port, as in \"10.0.0.1:7100\"");
-    let forward = table.optional_text("forward", "an address and port, as in \"10.0.0.1:7101\"");
-    let portals = table.texts("portals", "a list of addresses with port, as in [\"10.0.0.1:3260\"]");
+    let mut node_address = |text: At<&str>| {
+        let found = address(&text, mistakes)?;
+        addresses.claim(found.to_string(), &text.span, &owner, "the address");
+        Some(found)
+    };
+    let interconnect =
+        table.text("interconnect", "an address and port, as in \"10.0.0.1:7100\"").and_then(&mut node_address);
+    let forward =
+        table.optional_text("forward", "an address and port, as in \"10.0.0.1:7101\"").and_then(&mut node_address);
+    let portals = portals::portals(table, &owner, addresses, mistakes);
     let target = table.text("target", "an iSCSI name, as in \"iqn.2026-01.com.example:a\"");
     let state = table.text("state", "a folder");
     let admin = table.optional_text("admin", "the path of a Unix socket");
     table.finish();
 
-    let mut address = |text: &At<&str>| {
-        let address = address(text, mistakes)?;
-        addresses.claim(address.to_string(), &text.span, &owner, "the address");
-        Some(address)
-    };
-    let interconnect = interconnect.and_then(|text| address(&text));
-    let forward = forward.and_then(|text| address(&text));
-    let portals: Vec<SocketAddr> = portals.iter().filter_map(&mut address).collect();
     let target = target.and_then(|text| {
         names.claim(text.value.to_owned(), &text.span, &owner, "the target name");
         iscsi_name(&text, mistakes)
@@ -335,7 +328,8 @@ fn node(
         name,
         interconnect: interconnect?,
         forward,
-        portals,
+        portals: portals.addresses,
+        managed: portals.managed,
         target: target?,
         state: folder_of_state,
         admin,
@@ -352,7 +346,7 @@ fn check_socket_path(path: &Path, at: &Range<usize>, mistakes: &Mistakes) {
 }
 
 /// An address a node can listen on and a client can name.
-fn address(text: &At<&str>, mistakes: &Mistakes) -> Option<SocketAddr> {
+pub(super) fn address(text: &At<&str>, mistakes: &Mistakes) -> Option<SocketAddr> {
     let Ok(address) = text.value.parse::<SocketAddr>() else {
         mistakes.note(
             &text.span,

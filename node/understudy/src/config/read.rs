@@ -41,6 +41,12 @@ impl Mistakes {
     }
 }
 
+/// One entry of a list of strings and tables.
+pub(super) enum Listed<'d> {
+    Text(At<&'d str>),
+    Table(Table<'d>),
+}
+
 /// One table being read. Its name is how the operator knows it: `[pair]`, `[node.a]`, `[[disk]]`.
 pub(super) struct Table<'d> {
     name: String,
@@ -194,6 +200,23 @@ impl<'d> Table<'d> {
             return Vec::new();
         };
         self.as_texts(key, value, expected)
+    }
+
+    /// A list that must be there, of strings and inline tables as one likes; `name` is how the operator knows such a table.
+    pub fn texts_and_tables(&self, key: &'static str, name: &str, expected: &str) -> Vec<Listed<'d>> {
+        let Some(value) = self.look(key) else {
+            self.missing(key, expected);
+            return Vec::new();
+        };
+        let Some(items) = value.get_ref().as_array() else {
+            self.wrong_type(key, value, expected);
+            return Vec::new();
+        };
+        let read = |item: &'d Spanned<DeValue<'d>>| match item.get_ref().is_table() {
+            true => Some(Listed::Table(self.as_table(key, item, name))),
+            false => self.as_text(key, item, expected).map(Listed::Text),
+        };
+        items.iter().filter_map(read).collect()
     }
 
     /// A list of strings that may be absent.

@@ -51,6 +51,24 @@ fn report(from: &str, to: &str) -> String {
     read(&GOOD.replacen(from, to, 1)).expect_err("a mistake")
 }
 
+#[test]
+fn managed_portals_are_on_the_interface_of_the_node_that_has_them() {
+    let managed = r#"portals = ["127.0.0.1:3260", { address = "10.0.0.1:3260", interface = "eth1" },
+        { address = "[fd00::1]:3260", interface = { a = "eth1", b = "ens3" }, prefix = 64 }]"#;
+    let config =
+        read(&GOOD.replacen("portals = [\"127.0.0.1:3260\"]", managed, 1)).unwrap_or_else(|report| panic!("{report}"));
+    assert!(config.manages_addresses());
+    assert!(!read(GOOD).unwrap_or_else(|report| panic!("{report}")).manages_addresses());
+    let node = config.node(NodeName::A);
+    assert_eq!(node.portals.len(), 3);
+    let on = |host| -> Vec<_> {
+        let managed = node.managed_on(host).into_iter();
+        managed.map(|one| format!("{}/{} {}", one.address, one.prefix, one.interface)).collect()
+    };
+    assert_eq!(on(NodeName::A), ["10.0.0.1/32 eth1", "fd00::1/64 eth1"]);
+    assert_eq!(on(NodeName::B), ["10.0.0.1/32 eth1", "fd00::1/64 ens3"]);
+}
+
 /// A megabyte of something else: every line a mistake, only the first few shown.
 #[test]
 fn a_file_of_mistakes_is_reported_in_part() {
@@ -304,6 +322,39 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("interconnect where a portal is", "127.0.0.1:7200", "127.0.0.1:3260"),
     ("portal on every address", "127.0.0.1:3261", "0.0.0.0:3261"),
     ("address without a port", "127.0.0.1:3261", "127.0.0.1"),
+    (
+        "managed portal without an address or an interface",
+        "\"127.0.0.1:3260\"",
+        "{ adress = \"10.0.0.1:3260\" }, { address = \"10.0.0.2:3260\", interfaces = \"eth1\" }",
+    ),
+    ("interface that no machine has", "\"127.0.0.1:3260\"", "{ address = \"10.0.0.1:3260\", interface = \"eth 1\" }"),
+    (
+        "interface of one node only",
+        "\"127.0.0.1:3260\"",
+        "{ address = \"10.0.0.1:3260\", interface = { a = \"eth1\" } }",
+    ),
+    (
+        "prefix that is too long",
+        "\"127.0.0.1:3260\"",
+        "{ address = \"10.0.0.1:3260\", interface = \"eth1\", prefix = 33 }",
+    ),
+    ("loopback that is managed", "\"127.0.0.1:3260\"", "{ address = \"127.0.0.1:3260\", interface = \"lo\" }"),
+    (
+        "one address managed and not",
+        "\"127.0.0.1:3260\"",
+        "\"10.0.0.1:3260\", { address = \"10.0.0.1:3261\", interface = \"eth1\" }",
+    ),
+    (
+        "one address managed in two ways",
+        "\"127.0.0.1:3260\"",
+        "{ address = \"10.0.0.1:3260\", interface = \"eth1\" }, { address = \"10.0.0.1:3261\", interface = \"eth2\" }",
+    ),
+    (
+        "managed address that is also the other node's",
+        "\"127.0.0.1:3260\"",
+        "{ address = \"10.0.0.1:3260\", interface = \"eth1\" }]\ntarget = \"iqn.2026-01.com.example:a\"\nstate = \"a\"\n\n[node.b]\ninterconnect = \"10.0.0.1:7200\"\nportals = [\"10.0.0.1:3261\"]\ntarget = \"iqn.2026-01.com.example:b\"\nstate = \"b\"\n\n[node.c]\nportals = [\"127.0.0.1:3260\"",
+    ),
+    ("a number among the portals", "\"127.0.0.1:3260\"", "3260"),
     ("same target on both nodes", "iqn.2026-01.com.example:b", "iqn.2026-01.com.example:a"),
     ("target that is no iSCSI name", "iqn.2026-01.com.example:b", "Node B"),
     ("same folder for both nodes", "state = \"b\"", "state = \"a\""),

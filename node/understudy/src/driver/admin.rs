@@ -245,6 +245,7 @@ impl Node {
             heartbeat_age_ms: self.heartbeat_seen.get().map(|(_, _, at)| millis_since(at)),
             pages_read: self.partner.pages_read.get(),
             read_micros_median: self.partner.median_read_micros(),
+            connections_told: self.addresses.told_by_partner().len() as u64,
         }
     }
 
@@ -343,6 +344,7 @@ impl Node {
         }
         texts.extend(self.unseen_texts());
         texts.extend(self.space_texts());
+        texts.extend(self.addresses.alarms());
         texts
     }
 

@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use futures_util::stream::{self, LocalBoxStream, StreamExt as _};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+use understudy_address::Keeper;
 use understudy_device::{Elsewhere, NexusName};
 use understudy_disk::disk::Disk;
 use understudy_disk::lun::IscsiLun;
@@ -23,7 +24,7 @@ use understudy_forward::Line;
 use understudy_portal::{Portal, PortalError, PortalOptions};
 
 use super::service::node_id;
-use super::world::{Interconnect, Witness, World};
+use super::world::{Addresses, Interconnect, Witness, World};
 use crate::admin::{AdminRequest, Server};
 use crate::config::{Config, NodeName};
 use crate::event_log::EventLog;
@@ -67,14 +68,22 @@ impl World for Host {
             sequence_offset: SEQUENCE_OFFSET,
         })
         .with_context(|| format!("cannot register the state page at {}", settings.interconnect))?;
-        let (reader, link) = PageReader::start(ReaderOptions {
+        let options = ReaderOptions {
             provider,
             partner: config.node(own.partner()).interconnect,
             identity,
             partner_node: node.partner().code(),
+        };
+        let start = || PageReader::start(options.clone()).context("cannot start reading the partner's page");
+        let (reader, link) = start()?;
+        // A connection of its own: what is written there neither waits for the routine reads nor keeps them waiting.
+        let post = if config.manages_addresses() { Some(start()?.0) } else { None };
+        Ok(Interconnect {
+            own: Box::new(server),
+            partner: Box::new(reader),
+            link: Box::new(link),
+            post: post.map(|post| Box::new(post) as _),
         })
-        .context("cannot start reading the partner's page")?;
-        Ok(Interconnect { own: Box::new(server), partner: Box::new(reader), link: Box::new(link) })
     }
 
     fn recorder(&self, config: &Config, own: NodeName, incarnation: Incarnation) -> anyhow::Result<Recorder> {
@@ -105,6 +114,15 @@ impl World for Host {
 
     fn bind_portal(&self, address: SocketAddr, options: PortalOptions) -> Result<Portal, PortalError> {
         Portal::bind(address, options)
+    }
+
+    fn addresses(&self, config: &Config, own: NodeName) -> anyhow::Result<Option<Rc<dyn Addresses>>> {
+        if !config.manages_addresses() {
+            return Ok(None);
+        }
+        let all: Vec<_> = config.nodes.iter().flat_map(|node| node.managed_on(own)).collect();
+        let keeper = Keeper::start(&all).context("cannot manage the addresses of the portals")?;
+        Ok(Some(Rc::new(keeper)))
     }
 
     fn operators(

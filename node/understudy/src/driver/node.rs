@@ -20,6 +20,7 @@ use understudy_failover::words::{Generation, Incarnation, LegSet, Micros, NodeId
 use understudy_iscsi::serial::Isid;
 use understudy_pool::{FencedLeg, LegPlace};
 
+use super::addresses::{PortalAddresses, tell_partner};
 use super::lane::Lane;
 use super::locks::LockDisks;
 use super::overseer::{OverseerParts, PoolOverseer};
@@ -27,7 +28,7 @@ use super::partner::{Pace, PartnerView, PollTimes, watch, watch_link};
 use super::publisher::Publisher;
 use super::service::{Service, node_id};
 use super::shelves::{PoolDisks, pool_id};
-use super::world::{Interconnect, LinkNews, PartnerPage, World};
+use super::world::{Interconnect, LinkNews, PartnerPage, Post, World};
 use crate::admin::{AdminRequest, Response};
 use crate::config::{AutomaticGiveback, Config, DiskSource, NodeName, PoolLayout};
 use crate::timeline::{Recorder, describe};
@@ -51,6 +52,7 @@ pub struct Fence {
 pub struct Parts {
     partner: Box<dyn PartnerPage>,
     link: Box<dyn LinkNews>,
+    post: Option<Box<dyn Post>>,
 }
 
 /// One node.
@@ -62,6 +64,7 @@ pub struct Node {
     pub(super) publisher: Rc<Publisher>,
     pub(super) recorder: Rc<Recorder>,
     pub(super) partner: Rc<PartnerView>,
+    pub(super) addresses: Rc<PortalAddresses>,
     pub(super) pace: Rc<Pace>,
     pub(super) locks: Rc<LockDisks>,
     pub(super) disks: Rc<PoolDisks>,
@@ -92,7 +95,9 @@ impl Node {
     ) -> anyhow::Result<(Rc<Self>, Parts)> {
         let incarnation = world.incarnation()?;
         let (pair, node) = (PairId(config.pair.id), node_id(own));
-        let Interconnect { own: page, partner, link } = world.interconnect(&config, own)?;
+        // First of all: nobody may find an address here that the partner serves.
+        let keeper = world.addresses(&config, own)?;
+        let Interconnect { own: page, partner, link, post } = world.interconnect(&config, own)?;
         let recorder = Rc::new(world.recorder(&config, own, incarnation)?);
 
         let publisher = Rc::new(Publisher::new(page, pair, node, incarnation));
@@ -109,29 +114,18 @@ impl Node {
         let locks = Rc::new(LockDisks::new(lock_disks, pair, node, incarnation, patience));
         let disks = Rc::new(PoolDisks::new(&config, pool_disks));
         let pool_lanes: BTreeMap<_, _> = config.pools.iter().map(|pool| (pool_id(pool.id), Lane::start())).collect();
-        let overseer = |(id, lane): (&PoolId, &Lane)| {
-            let layout = config.pools.iter().find(|pool| pool_id(pool.id) == *id).expect("lanes are of its pools");
-            let parts = OverseerParts {
-                pool: *id,
-                name: layout.name.clone(),
-                disks: disks.placed_of(*id),
-                disk_names: disk_names(&config, layout),
-                lane: lane.clone(),
-                facts: facts.clone(),
-                recorder: Rc::clone(&recorder),
-                locks: Rc::clone(&locks),
-            };
-            (*id, Rc::new(PoolOverseer::new(parts)))
-        };
-        let overseers = pool_lanes.iter().map(overseer).collect();
-        let service = Service::new(
+        let made = (Rc::clone(&recorder), Rc::clone(&locks));
+        let overseers = overseers(&config, &pool_lanes, &disks, &facts, made);
+        let view: Rc<PartnerView> = Rc::default();
+        let addresses = PortalAddresses::new((&config, own), keeper, &publisher, &view, &recorder);
+        let service = Rc::new(Service::new(
             Rc::clone(&world),
             (Rc::clone(&config), own),
             Rc::clone(&disks),
             Rc::clone(&publisher),
+            Rc::clone(&addresses),
             overseers,
-        );
-        let service = Rc::new(service);
+        ));
         tokio::task::spawn_local({
             let service = Rc::clone(&service);
             async move { service.open_forwarding().await }
@@ -143,7 +137,8 @@ impl Node {
             incarnation,
             publisher,
             recorder,
-            partner: Rc::default(),
+            partner: view,
+            addresses,
             pace: Rc::default(),
             locks,
             disks,
@@ -159,7 +154,7 @@ impl Node {
             last_request: Cell::new(0),
             heartbeat_seen: Cell::new(None),
         };
-        Ok((Rc::new(node), Parts { partner, link }))
+        Ok((Rc::new(node), Parts { partner, link, post }))
     }
 
     /// Starts what runs for as long as the node does: reading the partner's page, looking at the lock disks, the admin socket.
@@ -174,6 +169,12 @@ impl Node {
         let (pace, view) = (Rc::clone(&self.pace), Rc::clone(&self.partner));
         tokio::task::spawn_local(watch(parts.partner, whose, times, pace, view, self.facts.clone()));
         tokio::task::spawn_local(watch_link(parts.link, self.facts.clone()));
+        tokio::task::spawn_local(Rc::clone(&self.addresses).keep());
+        if let Some(post) = parts.post {
+            let (service, whose) = (Rc::clone(&self.service), (Rc::clone(&self.config), self.own));
+            let first = (self.incarnation, self.world.wall_micros());
+            tokio::task::spawn_local(tell_partner(post, service, whose, first));
+        }
         tokio::task::spawn_local(Rc::clone(self).beat());
         tokio::task::spawn_local(Rc::clone(self).refresh());
         Ok(inbox)
@@ -302,12 +303,38 @@ impl Node {
         self.world.wall_micros().saturating_sub(ago)
     }
 
-    /// Gives what was just answered a moment to leave the process.
+    /// Gives what was just answered a moment to leave the process, and takes the addresses of portals away.
     pub async fn wind_up(&self) {
         for (_, portal) in self.service.portals() {
             portal.close().await;
         }
+        self.addresses.wind_up().await;
     }
+}
+
+/// What looks after each pool.
+fn overseers(
+    config: &Config,
+    lanes: &BTreeMap<PoolId, Lane>,
+    disks: &PoolDisks,
+    facts: &mpsc::UnboundedSender<Input>,
+    (recorder, locks): (Rc<Recorder>, Rc<LockDisks>),
+) -> BTreeMap<PoolId, Rc<PoolOverseer>> {
+    let overseer = |(id, lane): (&PoolId, &Lane)| {
+        let layout = config.pools.iter().find(|pool| pool_id(pool.id) == *id).expect("lanes are of its pools");
+        let parts = OverseerParts {
+            pool: *id,
+            name: layout.name.clone(),
+            disks: disks.placed_of(*id),
+            disk_names: disk_names(config, layout),
+            lane: lane.clone(),
+            facts: facts.clone(),
+            recorder: Rc::clone(&recorder),
+            locks: Rc::clone(&locks),
+        };
+        (*id, Rc::new(PoolOverseer::new(parts)))
+    };
+    lanes.iter().map(overseer).collect()
 }
 
 /// The names of a pool's disks.

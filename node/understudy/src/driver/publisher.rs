@@ -80,6 +80,11 @@ impl Publisher {
         self.refresh();
     }
 
+    /// Copies what the partner wrote beside the page; `false` if there is no such place.
+    pub fn landed(&self, offset: usize, into: &mut [u8]) -> bool {
+        self.server.landed(offset, into)
+    }
+
     /// What the machine last said.
     #[must_use]
     pub fn content(&self) -> Option<PageContent> {

@@ -18,6 +18,7 @@ use understudy_layout::Uuid;
 use understudy_pool::{Expected, FencedLeg, InSync, Inventory, LoadError, Pool, PoolOptions, VolumeError, discover};
 use understudy_portal::{LoginGate, Portal, PortalOptions};
 
+use super::addresses::PortalAddresses;
 #[cfg(feature = "mistakes")]
 use super::mistakes::{Mistake, is_made};
 use super::overseer::PoolOverseer;
@@ -57,6 +58,7 @@ pub struct Service {
     own: NodeName,
     disks: Rc<PoolDisks>,
     publisher: Rc<Publisher>,
+    addresses: Rc<PortalAddresses>,
     identities: [Identity; 2],
     overseers: BTreeMap<PoolId, Rc<PoolOverseer>>,
     pools: RefCell<BTreeMap<PoolId, Rc<OpenPool>>>,
@@ -106,6 +108,7 @@ impl Service {
         (config, own): (Rc<Config>, NodeName),
         disks: Rc<PoolDisks>,
         publisher: Rc<Publisher>,
+        addresses: Rc<PortalAddresses>,
         overseers: BTreeMap<PoolId, Rc<PoolOverseer>>,
     ) -> Self {
         let identity = |node: NodeName| Identity {
@@ -122,6 +125,7 @@ impl Service {
             own,
             disks,
             publisher,
+            addresses,
             identities,
             overseers,
             pools: RefCell::default(),
@@ -188,7 +192,7 @@ impl Service {
         self.config.pools.iter().find(|layout| super::shelves::pool_id(layout.id) == pool).map(|layout| layout.home)
     }
 
-    /// Listens where this identity's portals are, logins held.
+    /// Listens where this identity's portals are, logins held, and then brings the addresses that are to come here.
     pub async fn open_portals(&self, identity: NodeId) {
         let node = node_name(identity);
         let place = &self.identities[node.index()];
@@ -199,12 +203,15 @@ impl Service {
         *place.gate.borrow_mut() = gate.clone();
         let other = self.config.node(node.partner());
         for (path, address) in self.config.node(node).portals.iter().enumerate() {
-            let portal = self.bind_until_free(*address, self.config.portal_options()).await;
+            let presence = self.addresses.presence(node, *address);
+            let options = PortalOptions { presence, ..self.config.portal_options() };
+            let portal = self.bind_until_free(*address, options).await;
             portal.add_target(Rc::clone(&place.target), gate.clone());
             // On the same path if there is one.
             self.offer_other(node, &portal, other.portals.get(path).or(other.portals.first()).copied());
             place.portals.borrow_mut().push(portal);
         }
+        self.addresses.arrive(node).await;
         self.tell_of_ways();
     }
 
@@ -226,6 +233,7 @@ impl Service {
         for portal in self.identities[node_name(identity).index()].portals.borrow().iter() {
             portal.reclaim();
         }
+        self.addresses.reclaim(node_name(identity));
     }
 
     /// Stops answering for this identity.
@@ -233,12 +241,13 @@ impl Service {
         let node = node_name(identity);
         let place = &self.identities[node.index()];
         place.forwarded.end_sessions(&self.config.node(node).target);
-        for portal in place.portals.borrow_mut().drain(..) {
+        let portals = place.portals.take();
+        for portal in &portals {
             for target in NodeName::BOTH.map(|node| &self.config.node(node).target) {
                 portal.dismiss_sessions(target);
             }
-            tokio::task::spawn_local(async move { portal.close().await });
         }
+        self.addresses.depart(node, portals);
         self.tell_of_ways();
     }
 

@@ -127,15 +127,11 @@ impl Bench {
     }
 
     fn service(&self) -> Service {
-        let publisher = Publisher::new(Box::new(Unread), PairId(1), NodeId::A, Incarnation(1));
-        let overseers = [(self.id, self.overseer())].into();
-        Service::new(
-            Rc::new(Nowhere),
-            (Rc::clone(&self.config), NodeName::A),
-            self.pool_disks(),
-            Rc::new(publisher),
-            overseers,
-        )
+        let publisher = Rc::new(Publisher::new(Box::new(Unread), PairId(1), NodeId::A, Incarnation(1)));
+        let (overseers, config) = ([(self.id, self.overseer())].into(), || Rc::clone(&self.config));
+        let recorder = Rc::new(Recorder::in_memory(NodeName::A, 1, 1, || 0));
+        let addresses = PortalAddresses::new((&config(), NodeName::A), None, &publisher, &Rc::default(), &recorder);
+        Service::new(Rc::new(Nowhere), (config(), NodeName::A), self.pool_disks(), publisher, addresses, overseers)
     }
 
     fn recorded(version: MetadataVersion) -> Recorded {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::LocalBoxStream;
 use tokio::sync::mpsc;
+use understudy_address::{AddressError, Connection, Contested, Keeper, ManagedAddress};
 use understudy_device::{Elsewhere, NexusName};
 use understudy_disk::disk::Disk;
 use understudy_disk::session::{Nexus, Options, Place};
@@ -29,6 +30,44 @@ use crate::timeline::Recorder;
 pub trait OwnPage {
     /// Replaces the page; its sequence number is even and differs from the last one's.
     fn publish(&self, page: &[u8; PAGE_BYTES]);
+
+    /// Copies what the partner wrote beside the page; `false` if there is no such place.
+    fn landed(&self, _offset: usize, _into: &mut [u8]) -> bool {
+        false
+    }
+}
+
+/// The place beside the partner's page where this node may write.
+pub trait Post {
+    /// Writes there. Nothing says that it arrived.
+    ///
+    /// # Errors
+    /// [`ReadFailure`].
+    fn write(&mut self, offset: u64, bytes: Vec<u8>, within: Duration) -> LocalBoxFuture<'_, Result<(), ReadFailure>>;
+}
+
+/// Addresses of this machine's interfaces, and what the network is told of them. See [`Keeper`].
+pub trait Addresses {
+    /// Puts addresses on their interfaces; the network is told.
+    ///
+    /// # Errors
+    /// One of them is not there; the others are.
+    fn take(&self, addresses: Vec<ManagedAddress>) -> LocalBoxFuture<'_, Result<(), AddressError>>;
+
+    /// Takes addresses off.
+    ///
+    /// # Errors
+    /// One of them may still be there; the others are not.
+    fn leave(&self, addresses: Vec<ManagedAddress>) -> LocalBoxFuture<'_, Result<(), AddressError>>;
+
+    /// The node serves: what was taken stays a while longer.
+    fn keep(&self);
+
+    /// Tells clients of a node that is gone that their connections are no more.
+    fn tickle(&self, connections: Vec<Connection>);
+
+    /// Addresses that another machine has as well.
+    fn contested(&self) -> Vec<Contested>;
 }
 
 /// The partner's memory.
@@ -54,6 +93,8 @@ pub struct Interconnect {
     pub partner: Box<dyn PartnerPage>,
     /// Whether there is a link.
     pub link: Box<dyn LinkNews>,
+    /// Where the partner is told which clients are connected here; none where addresses are not managed.
+    pub post: Option<Box<dyn Post>>,
 }
 
 /// Sees every step of the failover machine of one run.
@@ -103,6 +144,14 @@ pub trait World {
     /// Another process has the address and does not share it.
     fn bind_portal(&self, address: SocketAddr, options: PortalOptions) -> Result<Portal, PortalError>;
 
+    /// What moves the addresses of portals, none of which this machine has from then on; `None` where none is managed.
+    ///
+    /// # Errors
+    /// An interface is missing, or a right.
+    fn addresses(&self, _config: &Config, _own: NodeName) -> anyhow::Result<Option<Rc<dyn Addresses>>> {
+        Ok(None)
+    }
+
     /// Where operators' requests come in. Called inside a `LocalSet`.
     ///
     /// # Errors
@@ -127,6 +176,38 @@ pub trait World {
 impl OwnPage for PageServer {
     fn publish(&self, page: &[u8; PAGE_BYTES]) {
         Self::publish(self, page);
+    }
+
+    fn landed(&self, offset: usize, into: &mut [u8]) -> bool {
+        Self::landed(self, offset, into)
+    }
+}
+
+impl Post for PageReader {
+    fn write(&mut self, offset: u64, bytes: Vec<u8>, within: Duration) -> LocalBoxFuture<'_, Result<(), ReadFailure>> {
+        Box::pin(Self::write(self, offset, bytes, within))
+    }
+}
+
+impl Addresses for Keeper {
+    fn take(&self, addresses: Vec<ManagedAddress>) -> LocalBoxFuture<'_, Result<(), AddressError>> {
+        Box::pin(Self::take(self, addresses))
+    }
+
+    fn leave(&self, addresses: Vec<ManagedAddress>) -> LocalBoxFuture<'_, Result<(), AddressError>> {
+        Box::pin(Self::leave(self, addresses))
+    }
+
+    fn keep(&self) {
+        Self::keep(self);
+    }
+
+    fn tickle(&self, connections: Vec<Connection>) {
+        Self::tickle(self, connections);
+    }
+
+    fn contested(&self) -> Vec<Contested> {
+        Self::contested(self)
     }
 }
 

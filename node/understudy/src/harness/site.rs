@@ -32,6 +32,10 @@ pub struct Hosts {
     pub forwards: Option<[SocketAddr; 2]>,
     /// Each node's portal; both hosts must let it be listened on.
     pub portals: [SocketAddr; 2],
+    /// Further portals of each node.
+    pub more_portals: [Vec<SocketAddr>; 2],
+    /// The interface on which the nodes put the portals' addresses themselves; none: the addresses are there.
+    pub portals_on: Option<String>,
     /// Where the shelf listens.
     pub shelf_listens: SocketAddr,
     /// Where each node reaches the shelf.
@@ -59,6 +63,8 @@ impl Site {
             interconnects: [interconnect_a, interconnect_b],
             forwards: Some([forward_a, forward_b]),
             portals: [portal_a, portal_b],
+            more_portals: [Vec::new(), Vec::new()],
+            portals_on: None,
             shelf_listens: shelf,
             shelf_from_nodes: [shelf; 2],
             shelf_from_here: shelf,

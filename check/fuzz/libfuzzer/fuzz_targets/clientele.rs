@@ -1,0 +1,3 @@
+//! libFuzzer on `clientele`.
+#![no_main]
+understudy_fuzz::program!(clientele);
