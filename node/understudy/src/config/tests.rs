@@ -318,6 +318,16 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "[[disk]]",
         "[[lock_disk]]\nname = \"l1\"\nurl = \"iscsi://127.0.0.1:3300/iqn.2026-01.com.example:shelf/9\"\n\n[[disk]]",
     ),
+    (
+        "one node that forwards",
+        "interconnect = \"127.0.0.1:7200\"",
+        "interconnect = \"127.0.0.1:7200\"\nforward = \"127.0.0.1:7201\"",
+    ),
+    (
+        "commands forwarded to where a portal is",
+        "interconnect = \"127.0.0.1:7200\"",
+        "interconnect = \"127.0.0.1:7200\"\nforward = \"127.0.0.1:3260\"",
+    ),
     ("same portal on both nodes", "127.0.0.1:3261", "127.0.0.1:3260"),
     ("interconnect where a portal is", "127.0.0.1:7200", "127.0.0.1:3260"),
     ("portal on every address", "127.0.0.1:3261", "0.0.0.0:3261"),
