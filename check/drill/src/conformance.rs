@@ -195,6 +195,8 @@ impl SuiteResult {
 pub struct Door {
     /// Where it is, as libiscsi writes it.
     url: String,
+    /// The way of the second session, for the tests that want two paths.
+    second_url: String,
     /// The second initiator's name.
     second: &'static str,
 }
@@ -203,7 +205,7 @@ impl Door {
     /// Where everyone is let in under any name.
     #[must_use]
     pub fn open(url: String) -> Self {
-        Self { url, second: SECOND_NAME }
+        Self { second_url: url.clone(), url, second: SECOND_NAME }
     }
 }
 
@@ -218,6 +220,17 @@ const SECOND_NAME: &str = "iqn.2007-10.com.github:sahlberg:libiscsi:iscsi-test-2
 pub fn volume_of(stage: &Stage) -> anyhow::Result<Door> {
     let address = stage.address_of(&volume_name(NodeName::A, 0), NodeName::A)?;
     Ok(Door::open(format!("iscsi://{}/{}/{}", address.portal, address.target, address.lun)))
+}
+
+/// The same volume through node b, which forwards, and by its own way for the tests that want two paths.
+///
+/// # Errors
+/// Node a does not serve it.
+pub fn volume_through_partner(stage: &Stage) -> anyhow::Result<Door> {
+    let address = stage.address_of(&volume_name(NodeName::A, 0), NodeName::A)?;
+    let url = |portal| format!("iscsi://{portal}/{}/{}", address.target, address.lun);
+    let second_url = url(address.portal);
+    Ok(Door { url: url(stage.pair.portal_of(NodeName::B)), second_url, second: SECOND_NAME })
 }
 
 /// What the suite proves itself with.
@@ -275,7 +288,7 @@ pub fn new_volume(stage: &Stage, kind: Kind, bytes: u64) -> anyhow::Result<Door>
     }
     let address = stage.address_of(name, NodeName::A)?;
     let url = format!("iscsi://{USER}%{SECRET}@{}/{}/{}", address.portal, address.target, address.lun);
-    Ok(Door { url, second: FIRST_NAME })
+    Ok(Door { second_url: url.clone(), url, second: FIRST_NAME })
 }
 
 fn demand_done(stage: &Stage, request: &Request) -> anyhow::Result<()> {
@@ -313,8 +326,8 @@ fn run_suite(program: &Program, door: &Door, suite: &str) -> anyhow::Result<Suit
 
 /// Runs a suite, or one test of it, in one process.
 fn run_tests(program: &Program, door: &Door, suite: &str) -> anyhow::Result<SuiteResult> {
-    let Door { url, second } = door;
-    let arguments = ["--dataloss", "--verbose", "--initiator-name-2", second, "-t", suite, url, url];
+    let Door { url, second_url, second } = door;
+    let arguments = ["--dataloss", "--verbose", "--initiator-name-2", second, "-t", suite, url, second_url];
     let output = tools::run(&program.file, SUITE_SECONDS, &arguments)?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     let tests = endings(&text);

@@ -39,6 +39,21 @@ fn libiscsis_suite_neither_hangs_nor_ends_a_node_nor_fails_unexplained() {
 }
 
 #[test]
+fn libiscsis_suite_fails_nothing_unexplained_through_the_partner() {
+    if !conformance::is_present() {
+        return;
+    }
+    play(LIMIT, |folder| {
+        let stage = Stage::set_up(on_large_disks(folder, 128 << 20))?;
+        let program = conformance::Program::ask(conformance::INSTALLED)?;
+        let door = conformance::volume_through_partner(&stage)?;
+        let results = conformance::run_all(&program, &door, Choice::Every, |_| Ok(()))?;
+        conformance::demand_all_explained(&results)?;
+        stage.conclude()
+    });
+}
+
+#[test]
 fn libiscsis_suite_fails_nothing_unexplained_on_thin_and_write_protected_volumes_behind_chap() {
     if !conformance::is_present() {
         return;

@@ -16,6 +16,8 @@
 //! first of their session, which are told of that. Order: a command with
 //! the attribute ORDERED is begun after all older ones of this nexus, and before all younger ones.
 
+mod command;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -30,6 +32,8 @@ use understudy_scsi::luns::decode_lun;
 use understudy_scsi::operations::opcode;
 use understudy_scsi::sense::{Asc, Sense, SenseFormat, SenseKey};
 use understudy_unit::{Completion, TaskAttribute, passes_attention};
+
+pub(crate) use command::Routed;
 
 use crate::event::Event;
 use crate::gate::Gate;
@@ -252,14 +256,8 @@ impl Routes {
         let number = self.next.replace(self.next.get() + 1);
         let under_way = UnderWay { tag, lun, attribute, stage: Stage::Waiting, is_aborted: false };
         self.commands.borrow_mut().insert(number, under_way);
-        let command = Routed {
-            routes: Rc::clone(self),
-            number,
-            carried: Carried { lun, attribute, cdb, data_out: Bytes::new(), data_in_room: 0 },
-            tag,
-            here: None,
-            wanted: None,
-        };
+        let carried = Carried { lun, attribute, cdb, data_out: Bytes::new(), data_in_room: 0 };
+        let command = Routed::new(Rc::clone(self), number, tag, carried);
         if !self.may_go(number) {
             return Task::routed(command, 0);
         }
@@ -275,13 +273,12 @@ impl Routes {
     }
 
     fn begin_at_once(&self, mut command: Routed) -> Task {
-        let Carried { lun, attribute, cdb, .. } = command.carried;
+        let Carried { lun, attribute, cdb, .. } = *command.carried();
         let owed = self.owed(lun, Side::Here);
         self.told.borrow_mut().insert(lun, Side::Here);
-        let begun = self.begin_here(lun, command.tag, attribute, &cdb, owed);
+        let begun = self.begin_here(lun, command.tag(), attribute, &cdb, owed);
         let Some((on_unit, data_out_bytes)) = begun else { return Task::routed(command, 0) };
-        self.set_stage(command.number, Stage::Here);
-        command.here = Some(on_unit);
+        command.is_begun(on_unit);
         Task::routed(command, data_out_bytes)
     }
 
@@ -420,204 +417,4 @@ impl Routes {
     pub(crate) async fn close(&self) {
         self.elsewhere.close().await;
     }
-}
-
-/// A command of such a nexus. Dropping it abandons it.
-pub(crate) struct Routed {
-    routes: Rc<Routes>,
-    number: u64,
-    carried: Carried,
-    tag: u32,
-    /// It has begun here.
-    here: Option<OnUnit>,
-    /// Bytes of data-out it asked for when it began here, if that was not known when it came.
-    wanted: Option<u32>,
-}
-
-impl std::fmt::Debug for Routed {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter
-            .debug_struct("Routed")
-            .field("carried", &self.carried)
-            .field("here", &self.here)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Drop for Routed {
-    fn drop(&mut self) {
-        self.routes.commands.borrow_mut().remove(&self.number);
-        self.routes.moved.signal();
-    }
-}
-
-/// What the next step of a command is.
-enum Next {
-    Aborted,
-    TooLate,
-    Go(Way),
-}
-
-impl Routed {
-    pub(crate) fn here(&mut self) -> Option<&mut OnUnit> {
-        self.here.as_mut()
-    }
-
-    pub(crate) fn make_room(&mut self, bytes: u32) {
-        self.carried.data_in_room = bytes;
-    }
-
-    /// Waits until the command is aborted.
-    pub(crate) async fn aborted(&self) {
-        match &self.here {
-            Some(on_unit) => on_unit.aborted().await,
-            None => self.routes.moved.until(|| self.routes.is_aborted(self.number).then_some(())).await,
-        }
-    }
-
-    pub(crate) async fn execute(mut self, data_out: Bytes) -> Outcome {
-        let deadline = Instant::now() + HOLD_LIMIT;
-        self.carried.data_out = data_out;
-        // BOUND: each round ends the command, or waits for its unit to be somewhere.
-        loop {
-            if let Some(on_unit) = self.here.take() {
-                match on_unit.execute(self.carried.data_out.clone()).await {
-                    Ended::With(Outcome::Completed(completion)) => return self.completed_here(completion),
-                    Ended::With(outcome) => return outcome,
-                    Ended::NotBegun => self.routes.set_stage(self.number, Stage::Waiting),
-                }
-            }
-            match self.next(deadline).await {
-                Next::Aborted => return Outcome::Aborted,
-                Next::TooLate => {
-                    let sense = Sense::new(SenseKey::NotReady, Asc::TARGET_PORT_IN_UNAVAILABLE_STATE);
-                    return not_begun(Completion::check(&sense, SenseFormat::Fixed));
-                }
-                Next::Go(Way::Target) => return not_begun(self.routes.answer_of_target(&self.carried.cdb)),
-                Next::Go(Way::Here) => self.begin_here(),
-                Next::Go(Way::There(session)) => {
-                    if let Some(attention) = self.attention_of_arrival(session) {
-                        return not_begun(attention);
-                    }
-                    if let Some(outcome) = self.carry_out_there(session).await {
-                        return outcome;
-                    }
-                }
-            }
-        }
-    }
-
-    fn completed_here(&self, completion: Completion) -> Outcome {
-        match self.wanted {
-            Some(data_out_wanted) => Outcome::Carried { completion, data_out_wanted },
-            // As was said when it came.
-            None => Outcome::Completed(completion),
-        }
-    }
-
-    fn brought(&self) -> u32 {
-        u32::try_from(self.carried.data_out.len()).unwrap_or(u32::MAX)
-    }
-
-    async fn next(&self, deadline: Instant) -> Next {
-        let Carried { lun, cdb, .. } = &self.carried;
-        let way = self.routes.until(*lun, || {
-            if self.routes.is_aborted(self.number) {
-                return Some(Next::Aborted);
-            }
-            self.routes.may_go(self.number).then(|| self.routes.way(*lun, cdb)).flatten().map(Next::Go)
-        });
-        timeout_at(deadline, way).await.unwrap_or(Next::TooLate)
-    }
-
-    /// A command that waited is not told that its unit has moved, but it may be the first of its session.
-    fn attention_of_arrival(&self, session: u64) -> Option<Completion> {
-        let Carried { lun, cdb, .. } = &self.carried;
-        let is_first = !self.routes.told.borrow().contains_key(lun);
-        is_first.then(|| self.routes.attention_of_other(*lun, session, cdb)).flatten()
-    }
-
-    fn begin_here(&mut self) {
-        let Carried { lun, attribute, cdb, .. } = self.carried;
-        let is_first = !self.routes.told.borrow().contains_key(&lun);
-        let tell = is_first.then(|| self.routes.owed(lun, Side::Here)).flatten();
-        if is_first {
-            self.routes.told.borrow_mut().insert(lun, Side::Here);
-        }
-        if let Some((mut on_unit, wanted)) = self.routes.begin_here(lun, self.tag, attribute, &cdb, tell) {
-            on_unit.offer(self.brought(), wanted);
-            self.here = Some(on_unit);
-            self.wanted = Some(wanted);
-            self.routes.set_stage(self.number, Stage::Here);
-        }
-    }
-
-    /// `None`: it has to look for its way again.
-    async fn carry_out_there(&self, session: u64) -> Option<Outcome> {
-        let Sent { reference, answer } = self.routes.elsewhere.send(&self.carried)?;
-        self.routes.set_stage(self.number, Stage::There { session, reference });
-        let outcome = match answer.await {
-            Answer::Answered { completion, .. } if completion == turned_away() => {
-                let Carried { lun, cdb, .. } = &self.carried;
-                let is_here = || matches!(self.routes.way(*lun, cdb), Some(Way::Here | Way::Target)).then_some(());
-                // Too early or not, it is tried again.
-                let _ = timeout(TURNED_AWAY_PAUSE, self.routes.until(*lun, is_here)).await;
-                None
-            }
-            Answer::Answered { completion, data_out_wanted } => {
-                return Some(Outcome::Carried { completion, data_out_wanted });
-            }
-            Answer::NotSent => None,
-            Answer::Unknown => self.of_unknown_outcome(session).await,
-        };
-        if outcome.is_none() {
-            self.routes.set_stage(self.number, Stage::Waiting);
-        }
-        outcome
-    }
-}
-
-impl Routed {
-    /// What to say of a command that was sent in a session that ended, or whose abort was confirmed; `None`: it is carried out again.
-    async fn of_unknown_outcome(&self, session: u64) -> Option<Outcome> {
-        let lun = self.carried.lun;
-        let known = || (self.routes.is_aborted(self.number) || self.routes.is_over(session, lun)).then_some(());
-        self.routes.until(lun, known).await;
-        if self.routes.is_aborted(self.number) {
-            return Some(Outcome::Aborted);
-        }
-        (!may_be_repeated(&self.carried.cdb)).then(|| {
-            let sense = Sense::new(SenseKey::AbortedCommand, Asc::LOGICAL_UNIT_COMMUNICATION_FAILURE);
-            let completion = Completion::check(&sense, SenseFormat::Fixed);
-            Outcome::Carried { completion, data_out_wanted: self.brought() }
-        })
-    }
-}
-
-fn not_begun(completion: Completion) -> Outcome {
-    Outcome::Carried { completion, data_out_wanted: 0 }
-}
-
-/// Whether a command that was perhaps carried out may be carried out once more without anybody being able to tell.
-fn may_be_repeated(cdb: &[u8; 16]) -> bool {
-    matches!(
-        Command::parse(cdb),
-        Ok(Command::Read { .. }
-            | Command::Verify { .. }
-            | Command::PreFetch { .. }
-            | Command::SynchronizeCache { .. }
-            | Command::TestUnitReady
-            | Command::Inquiry { .. }
-            | Command::VitalProductData { .. }
-            | Command::ReportLuns { .. }
-            | Command::ReadCapacity10
-            | Command::ReadCapacity16 { .. }
-            | Command::GetLbaStatus { .. }
-            | Command::LogSense { .. }
-            | Command::ModeSense { .. }
-            | Command::ReportSupportedOperationCodes { .. }
-            | Command::ReportSupportedTaskManagement { .. }
-            | Command::ReportTargetPortGroups { .. }
-            | Command::PersistentReserveIn { .. })
-    )
 }

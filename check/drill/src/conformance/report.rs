@@ -172,7 +172,8 @@ What libiscsi's suite `iscsi-test-cu` says of volumes of a pair, of a disk of th
 
 which starts pairs, runs every suite of the families SCSI and iSCSI in a process of its own (`--dataloss`, two sessions where a test wants
 two paths), and counts a test that skipped itself as skipped, not as passed: in the tables, passed / failed / skipped. `ALL` and `LINUX` hold
-the same tests again. Tests behind one that failed are run again alone, because it may have left the suite's own state behind. The thin volume and the
+the same tests again. Tests behind one that failed are run again alone, because it may have left the suite's own state behind. *Through the partner* is a volume of node a
+by the portal of node b, which forwards; its second session takes the own way. The thin volume and the
 write-protected one are behind CHAP, so that the tests of CHAP can run; on the write-protected one only those suites are run that have nothing to write
 (and `ReadOnly`, which writes and wants to be refused). `--suite` names other builds of `iscsi-test-cu`; `--url` tests a target that runs already, and **destroys what is on it**.
 

@@ -72,7 +72,8 @@ fn subjects(options: &Options, program: &Program) -> anyhow::Result<Vec<Subject>
     let parent = options.place.folder();
     std::fs::create_dir_all(&parent).with_context(|| format!("cannot make {}", parent.display()))?;
     let mut subjects = vec![
-        volume(options, program, &parent)?,
+        volume(options, program, &parent, "a volume of a pair", conformance::volume_of)?,
+        volume(options, program, &parent, "through the partner", conformance::volume_through_partner)?,
         of_kind(options, program, &parent, Kind::Thin)?,
         of_kind(options, program, &parent, Kind::WriteProtected)?,
         disk(options, program, &parent)?,
@@ -87,10 +88,16 @@ fn subjects(options: &Options, program: &Program) -> anyhow::Result<Vec<Subject>
     Ok(subjects)
 }
 
-fn volume(options: &Options, program: &Program, parent: &Path) -> anyhow::Result<Subject> {
+fn volume(
+    options: &Options,
+    program: &Program,
+    parent: &Path,
+    name: &str,
+    door: fn(&Stage) -> anyhow::Result<Door>,
+) -> anyhow::Result<Subject> {
     let folder = folder_in(parent)?;
     let stage = Stage::set_up(plan(options, folder.path())?)?;
-    tested("a volume of a pair", true, program, &conformance::volume_of(&stage)?)
+    tested(name, true, program, &door(&stage)?)
 }
 
 /// A volume of a kind of its own, in a pair of its own: what a suite did to another volume is not to be seen here.

@@ -1,0 +1,229 @@
+//! A command of a nexus whose units may be at another node, from its arrival to its answer.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use tokio::time::{Instant, timeout, timeout_at};
+use understudy_scsi::cdb::Command;
+use understudy_scsi::sense::{Asc, Sense, SenseFormat, SenseKey};
+use understudy_unit::Completion;
+
+use super::{Answer, Carried, HOLD_LIMIT, Routes, Sent, Side, Stage, TURNED_AWAY_PAUSE, Way, turned_away};
+use crate::task::{Ended, OnUnit, Outcome};
+
+/// A command of such a nexus. Dropping it abandons it.
+pub(crate) struct Routed {
+    routes: Rc<Routes>,
+    number: u64,
+    carried: Carried,
+    tag: u32,
+    /// It has begun here.
+    here: Option<OnUnit>,
+    /// Bytes of data-out it asked for when it began here, if that was not known when it came.
+    wanted: Option<u32>,
+}
+
+impl std::fmt::Debug for Routed {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Routed")
+            .field("carried", &self.carried)
+            .field("here", &self.here)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Routed {
+    fn drop(&mut self) {
+        self.routes.commands.borrow_mut().remove(&self.number);
+        self.routes.moved.signal();
+    }
+}
+
+/// What the next step of a command is.
+enum Next {
+    Aborted,
+    TooLate,
+    Go(Way),
+}
+
+impl Routed {
+    pub(super) fn new(routes: Rc<Routes>, number: u64, tag: u32, carried: Carried) -> Self {
+        Self { routes, number, carried, tag, here: None, wanted: None }
+    }
+
+    pub(super) fn carried(&self) -> &Carried {
+        &self.carried
+    }
+
+    pub(super) fn tag(&self) -> u32 {
+        self.tag
+    }
+
+    /// It has begun here.
+    pub(super) fn is_begun(&mut self, on_unit: OnUnit) {
+        self.routes.set_stage(self.number, Stage::Here);
+        self.here = Some(on_unit);
+    }
+
+    pub(crate) fn here(&mut self) -> Option<&mut OnUnit> {
+        self.here.as_mut()
+    }
+
+    pub(crate) fn make_room(&mut self, bytes: u32) {
+        self.carried.data_in_room = bytes;
+    }
+
+    /// Waits until the command is aborted.
+    pub(crate) async fn aborted(&self) {
+        match &self.here {
+            Some(on_unit) => on_unit.aborted().await,
+            None => self.routes.moved.until(|| self.routes.is_aborted(self.number).then_some(())).await,
+        }
+    }
+
+    pub(crate) async fn execute(mut self, data_out: Bytes) -> Outcome {
+        let deadline = Instant::now() + HOLD_LIMIT;
+        self.carried.data_out = data_out;
+        // BOUND: each round ends the command, or waits for its unit to be somewhere.
+        loop {
+            if let Some(on_unit) = self.here.take() {
+                match on_unit.execute(self.carried.data_out.clone()).await {
+                    Ended::With(Outcome::Completed(completion)) => return self.completed_here(completion),
+                    Ended::With(outcome) => return outcome,
+                    Ended::NotBegun => self.routes.set_stage(self.number, Stage::Waiting),
+                }
+            }
+            match self.next(deadline).await {
+                Next::Aborted => return Outcome::Aborted,
+                Next::TooLate => {
+                    let sense = Sense::new(SenseKey::NotReady, Asc::TARGET_PORT_IN_UNAVAILABLE_STATE);
+                    return not_begun(Completion::check(&sense, SenseFormat::Fixed));
+                }
+                Next::Go(Way::Target) => return not_begun(self.routes.answer_of_target(&self.carried.cdb)),
+                Next::Go(Way::Here) => self.begin_here(),
+                Next::Go(Way::There(session)) => {
+                    if let Some(attention) = self.attention_of_arrival(session) {
+                        return not_begun(attention);
+                    }
+                    if let Some(outcome) = self.carry_out_there(session).await {
+                        return outcome;
+                    }
+                }
+            }
+        }
+    }
+
+    fn completed_here(&self, completion: Completion) -> Outcome {
+        match self.wanted {
+            Some(data_out_wanted) => Outcome::Carried { completion, data_out_wanted },
+            // As was said when it came.
+            None => Outcome::Completed(completion),
+        }
+    }
+
+    fn brought(&self) -> u32 {
+        u32::try_from(self.carried.data_out.len()).unwrap_or(u32::MAX)
+    }
+
+    async fn next(&self, deadline: Instant) -> Next {
+        let Carried { lun, cdb, .. } = &self.carried;
+        let way = self.routes.until(*lun, || {
+            if self.routes.is_aborted(self.number) {
+                return Some(Next::Aborted);
+            }
+            self.routes.may_go(self.number).then(|| self.routes.way(*lun, cdb)).flatten().map(Next::Go)
+        });
+        timeout_at(deadline, way).await.unwrap_or(Next::TooLate)
+    }
+
+    /// A command that waited is not told that its unit has moved, but it may be the first of its session.
+    fn attention_of_arrival(&self, session: u64) -> Option<Completion> {
+        let Carried { lun, cdb, .. } = &self.carried;
+        let is_first = !self.routes.told.borrow().contains_key(lun);
+        is_first.then(|| self.routes.attention_of_other(*lun, session, cdb)).flatten()
+    }
+
+    fn begin_here(&mut self) {
+        let Carried { lun, attribute, cdb, .. } = self.carried;
+        let is_first = !self.routes.told.borrow().contains_key(&lun);
+        let tell = is_first.then(|| self.routes.owed(lun, Side::Here)).flatten();
+        if is_first {
+            self.routes.told.borrow_mut().insert(lun, Side::Here);
+        }
+        if let Some((mut on_unit, wanted)) = self.routes.begin_here(lun, self.tag, attribute, &cdb, tell) {
+            on_unit.offer(self.brought(), wanted);
+            self.wanted = Some(wanted);
+            self.is_begun(on_unit);
+        }
+    }
+
+    /// `None`: it has to look for its way again.
+    async fn carry_out_there(&self, session: u64) -> Option<Outcome> {
+        let Sent { reference, answer } = self.routes.elsewhere.send(&self.carried)?;
+        self.routes.set_stage(self.number, Stage::There { session, reference });
+        let outcome = match answer.await {
+            Answer::Answered { completion, .. } if completion == turned_away() => {
+                let Carried { lun, cdb, .. } = &self.carried;
+                let is_here = || matches!(self.routes.way(*lun, cdb), Some(Way::Here | Way::Target)).then_some(());
+                // Too early or not, it is tried again.
+                let _ = timeout(TURNED_AWAY_PAUSE, self.routes.until(*lun, is_here)).await;
+                None
+            }
+            Answer::Answered { completion, data_out_wanted } => {
+                return Some(Outcome::Carried { completion, data_out_wanted });
+            }
+            Answer::NotSent => None,
+            Answer::Unknown => self.of_unknown_outcome(session).await,
+        };
+        if outcome.is_none() {
+            self.routes.set_stage(self.number, Stage::Waiting);
+        }
+        outcome
+    }
+}
+
+impl Routed {
+    /// What to say of a command that was sent in a session that ended, or whose abort was confirmed; `None`: it is carried out again.
+    async fn of_unknown_outcome(&self, session: u64) -> Option<Outcome> {
+        let lun = self.carried.lun;
+        let known = || (self.routes.is_aborted(self.number) || self.routes.is_over(session, lun)).then_some(());
+        self.routes.until(lun, known).await;
+        if self.routes.is_aborted(self.number) {
+            return Some(Outcome::Aborted);
+        }
+        (!may_be_repeated(&self.carried.cdb)).then(|| {
+            let sense = Sense::new(SenseKey::AbortedCommand, Asc::LOGICAL_UNIT_COMMUNICATION_FAILURE);
+            let completion = Completion::check(&sense, SenseFormat::Fixed);
+            Outcome::Carried { completion, data_out_wanted: self.brought() }
+        })
+    }
+}
+
+fn not_begun(completion: Completion) -> Outcome {
+    Outcome::Carried { completion, data_out_wanted: 0 }
+}
+
+/// Whether a command that was perhaps carried out may be carried out once more without anybody being able to tell.
+fn may_be_repeated(cdb: &[u8; 16]) -> bool {
+    matches!(
+        Command::parse(cdb),
+        Ok(Command::Read { .. }
+            | Command::Verify { .. }
+            | Command::PreFetch { .. }
+            | Command::SynchronizeCache { .. }
+            | Command::TestUnitReady
+            | Command::Inquiry { .. }
+            | Command::VitalProductData { .. }
+            | Command::ReportLuns { .. }
+            | Command::ReadCapacity10
+            | Command::ReadCapacity16 { .. }
+            | Command::GetLbaStatus { .. }
+            | Command::LogSense { .. }
+            | Command::ModeSense { .. }
+            | Command::ReportSupportedOperationCodes { .. }
+            | Command::ReportSupportedTaskManagement { .. }
+            | Command::ReportTargetPortGroups { .. }
+            | Command::PersistentReserveIn { .. })
+    )
+}
