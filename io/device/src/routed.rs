@@ -26,7 +26,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{LocalBoxFuture, select};
-use tokio::time::{Instant, timeout, timeout_at};
 use understudy_scsi::cdb::Command;
 use understudy_scsi::luns::decode_lun;
 use understudy_scsi::operations::opcode;
@@ -38,7 +37,7 @@ pub(crate) use command::Routed;
 use crate::event::Event;
 use crate::gate::Gate;
 use crate::target::{Attached, Target, TaskManagement, TaskManagementResponse, nothing_here};
-use crate::task::{Ended, OnUnit, Outcome, Task};
+use crate::task::{OnUnit, Task};
 use crate::unit::{Busy, UnitOnMedium};
 
 /// How long a command waits for a node that has its unit, before the client is told to take another way: less than the 30 s after which a
@@ -202,9 +201,10 @@ impl Routes {
         self.target.unit_for(&self.attached, lun)
     }
 
-    /// Whether the unit, or all there is, is here: then whoever had it before is fenced.
+    /// Whether the unit, or all there is, is served here: then whoever had it before is fenced. That it is behind the target, held, may come
+    /// before that.
     fn is_here(&self, lun: u64) -> bool {
-        self.target.is_whole() || self.unit(lun).is_some()
+        self.target.is_whole() || self.unit(lun).is_some_and(|unit| unit.gate() == Gate::Open)
     }
 
     /// Whether a command may go before those that wait.
@@ -346,16 +346,11 @@ impl Routes {
         self.moved.signal();
     }
 
-    /// The commands under way that a task management function is about.
-    fn concerned(&self, function: TaskManagement, lun: u64, referenced: u32) -> Vec<u64> {
-        let is_meant = |own: &UnderWay| match function {
-            TaskManagement::AbortTask => own.tag == referenced && own.lun == lun,
-            TaskManagement::AbortTaskSet | TaskManagement::ClearTaskSet | TaskManagement::LogicalUnitReset => {
-                own.lun == lun
-            }
-            TaskManagement::TargetWarmReset | TaskManagement::TargetColdReset => true,
-        };
-        self.commands.borrow().iter().filter(|(_, own)| is_meant(own)).map(|(number, _)| *number).collect()
+    /// The commands under way that a function for a whole task set, unit or target is about.
+    fn concerned(&self, function: TaskManagement, lun: u64) -> Vec<u64> {
+        let every = matches!(function, TaskManagement::TargetWarmReset | TaskManagement::TargetColdReset);
+        let commands = self.commands.borrow();
+        commands.iter().filter(|(_, own)| every || own.lun == lun).map(|(number, _)| *number).collect()
     }
 
     /// Carries out a task management function as far as it concerns what is not here. `None`: it is this target's.
@@ -367,30 +362,55 @@ impl Routes {
         lun: u64,
         referenced: u32,
     ) -> Option<TaskManagementResponse> {
-        let concerned = self.concerned(function, lun, referenced);
-        self.abort(&concerned, |own| !matches!(own.stage, Stage::There { .. }));
-        let mut reference = None;
         if function == TaskManagement::AbortTask {
-            let Some(named) = concerned.first() else { return Some(TaskManagementResponse::TaskDoesNotExist) };
-            let stage = self.commands.borrow().get(named).map(|own| own.stage);
-            match stage {
-                Some(Stage::Here) => return None,
-                Some(Stage::Waiting) | None => return Some(TaskManagementResponse::Complete),
-                Some(Stage::There { session, reference: sent_as }) if self.elsewhere.session() == Some(session) => {
-                    reference = Some(sent_as);
-                }
-                Some(Stage::There { session, .. }) => {
-                    self.abort(&concerned, |_| true);
-                    self.until_over(session, lun).await;
-                    return Some(TaskManagementResponse::Complete);
-                }
-            }
+            return self.abort_task(lun, referenced).await;
         }
-        let response = self.manage_elsewhere(function, lun, reference).await;
+        let concerned = self.concerned(function, lun);
+        self.abort(&concerned, |own| !matches!(own.stage, Stage::There { .. }));
+        let response = self.manage_elsewhere(function, lun, None).await;
         if response.is_none_or(|response| response == TaskManagementResponse::Complete) {
             self.abort(&concerned, |_| true);
         }
         response
+    }
+
+    async fn abort_task(&self, lun: u64, referenced: u32) -> Option<TaskManagementResponse> {
+        let named = |own: &UnderWay| own.tag == referenced && own.lun == lun;
+        let number = self.commands.borrow().iter().find(|(_, own)| named(own)).map(|(number, _)| *number);
+        let Some(number) = number else { return Some(TaskManagementResponse::TaskDoesNotExist) };
+        let abort = || self.abort(&[number], |_| true);
+        // BOUND: another round only when the command was turned away meanwhile.
+        loop {
+            let stage = self.commands.borrow().get(&number).map(|own| own.stage);
+            match stage {
+                None => return Some(TaskManagementResponse::TaskDoesNotExist),
+                Some(Stage::Here) => {
+                    abort();
+                    return None;
+                }
+                Some(Stage::Waiting) => {
+                    abort();
+                    return Some(TaskManagementResponse::Complete);
+                }
+                Some(Stage::There { session, .. }) if self.elsewhere.session() != Some(session) => {
+                    abort();
+                    self.until_over(session, lun).await;
+                    return Some(TaskManagementResponse::Complete);
+                }
+                Some(Stage::There { reference, .. }) => {
+                    let response = self.manage_elsewhere(TaskManagement::AbortTask, lun, Some(reference)).await;
+                    if response.is_none_or(|response| response == TaskManagementResponse::Complete) {
+                        abort();
+                        return response;
+                    }
+                    let now = self.commands.borrow().get(&number).map(|own| own.stage);
+                    if now.is_none() || now == stage {
+                        // Its answer is on the way.
+                        return response;
+                    }
+                }
+            }
+        }
     }
 
     async fn manage_elsewhere(

@@ -333,7 +333,14 @@ fn when_the_unit_comes_here_a_write_of_unknown_outcome_is_left_to_the_client_and
         two.partner.cut();
         settle().await;
         assert!(!write.is_finished() && !read.is_finished());
-        two.comes_here();
+        let coming = unit(&two.disks[0]);
+        coming.hold();
+        two.here.add(0, Rc::clone(&coming)).unwrap();
+        settle().await;
+        assert!(!write.is_finished() && !read.is_finished(), "the other node may not be fenced yet");
+        two.there.fence();
+        coming.resume();
+        two.here.set_whole(true);
         assert_eq!(sense(&answered(write.await.unwrap())).key, SenseKey::AbortedCommand);
         let read = answered(read.await.unwrap());
         assert_eq!((read.status, read.data_in), (Status::Good, block(0)));

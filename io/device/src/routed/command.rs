@@ -160,14 +160,15 @@ impl Routed {
 
     /// `None`: it has to look for its way again.
     async fn carry_out_there(&self, session: u64) -> Option<Outcome> {
-        let Sent { reference, answer } = self.routes.elsewhere.send(&self.carried)?;
+        let Some(Sent { reference, answer }) = self.routes.elsewhere.send(&self.carried) else {
+            self.turned_away().await;
+            return None;
+        };
         self.routes.set_stage(self.number, Stage::There { session, reference });
         let outcome = match answer.await {
             Answer::Answered { completion, .. } if completion == turned_away() => {
-                let Carried { lun, cdb, .. } = &self.carried;
-                let is_here = || matches!(self.routes.way(*lun, cdb), Some(Way::Here | Way::Target)).then_some(());
-                // Too early or not, it is tried again.
-                let _ = timeout(TURNED_AWAY_PAUSE, self.routes.until(*lun, is_here)).await;
+                self.routes.set_stage(self.number, Stage::Waiting);
+                self.turned_away().await;
                 None
             }
             Answer::Answered { completion, data_out_wanted } => {
@@ -184,6 +185,14 @@ impl Routed {
 }
 
 impl Routed {
+    /// Waits a moment, or until its unit is here.
+    async fn turned_away(&self) {
+        let Carried { lun, cdb, .. } = &self.carried;
+        let is_here = || matches!(self.routes.way(*lun, cdb), Some(Way::Here | Way::Target)).then_some(());
+        // Too early or not, it is tried again.
+        let _ = timeout(TURNED_AWAY_PAUSE, self.routes.until(*lun, is_here)).await;
+    }
+
     /// What to say of a command that was sent in a session that ended, or whose abort was confirmed; `None`: it is carried out again.
     async fn of_unknown_outcome(&self, session: u64) -> Option<Outcome> {
         let lun = self.carried.lun;
