@@ -1,5 +1,5 @@
 //! `understudy-drills`: the table of drills, endurance, moves of pools, upgrades, conformance and growth; started by `cargo xtask drill`,
-//! `soak`, `bench handoff`, `upgrade`, `conformance` and `bench growth`.
+//! `soak`, `bench handoff`, `bench pacemaker`, `upgrade`, `conformance` and `bench growth`.
 
 #[path = "drills/calm.rs"]
 mod calm;
@@ -7,6 +7,8 @@ mod calm;
 mod conform;
 #[path = "drills/grow.rs"]
 mod grow;
+#[path = "drills/peer.rs"]
+mod peer;
 #[path = "drills/upgraded.rs"]
 mod upgraded;
 
@@ -44,6 +46,8 @@ enum Command {
     Growth(grow::Options),
     /// Do nothing to a pair on a busy machine, and count false alarms
     Calm(calm::Options),
+    /// Move, kill and restore a pair, and then a cluster of Pacemaker, Corosync and tgt
+    Pacemaker(peer::Options),
     /// Replace the programs of both nodes under clients, led by `understudy upgrade`
     Upgrade(upgraded::Options),
 }
@@ -151,6 +155,7 @@ fn main() -> ExitCode {
         Command::Conformance(options) => conform::run(&options),
         Command::Growth(options) => grow::run(&options),
         Command::Calm(options) => calm::run(&options),
+        Command::Pacemaker(options) => peer::run(&options),
         Command::Upgrade(options) => upgraded::run(&options),
     };
     match outcome {

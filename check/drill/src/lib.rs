@@ -17,6 +17,7 @@ pub mod growth;
 pub mod handoff;
 pub mod legs;
 pub mod network;
+pub mod pacemaker;
 pub mod registered;
 pub mod soak;
 pub mod stage;

@@ -11,6 +11,7 @@
 //! removed by the next one.
 
 mod follow;
+pub(crate) mod lan;
 mod route;
 
 use std::fs::File;
