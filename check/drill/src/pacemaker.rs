@@ -165,12 +165,7 @@ fn network_of(ground: &Ground) -> anyhow::Result<&Network> {
     ground.network.as_ref().context("the pair is not on hosts of its own")
 }
 
-fn play_cluster(
-    order: &Order,
-    network: &Network,
-    folder: &Path,
-    told: &impl Fn(&str),
-) -> anyhow::Result<Side> {
+fn play_cluster(order: &Order, network: &Network, folder: &Path, told: &impl Fn(&str)) -> anyhow::Result<Side> {
     let mut cluster = Cluster::start(network, folder, order.token_ms, order.address)?;
     let address = LunAddress {
         portal: Network::moving_portal(),
