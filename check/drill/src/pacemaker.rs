@@ -30,6 +30,10 @@ use cluster::Cluster;
 /// For a client of the cluster to go on once everything is there.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Between a power cut and the begin of the boot: no machine is back sooner, and the kernels around it have given up asking for its hardware
+/// address by then (three times, a second apart), so that they ask at once when it answers again.
+const DARK: Duration = Duration::from_secs(5);
+
 const PLANNED: &str = "planned move";
 const BACK: &str = "move back";
 const POWER: &str = "power cut";
@@ -151,6 +155,7 @@ fn play_pair(order: &Order, ground: &mut Ground, told: &impl Fn(&str)) -> anyhow
         ground.stage.pair.kill(home)?;
         ground.stage.wait_until_alone(home.partner())?;
         let lost = longest(&ground.stage.pauses(&marks));
+        ground.stage.let_pass(DARK);
         let marks = ground.stage.mark();
         network_of(ground)?.light_up(home)?;
         ground.stage.pair.start(home)?;
@@ -185,6 +190,7 @@ fn play_cluster(order: &Order, network: &Network, folder: &Path, told: &impl Fn(
             cluster.cut_power(home)?;
             cluster.wait_until_at(other)
         })?;
+        std::thread::sleep(DARK);
         let returned = pause(&client, || {
             cluster.restore_power(home)?;
             cluster.wait_until_whole()?;
