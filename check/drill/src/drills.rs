@@ -1,5 +1,5 @@
 //! `understudy-drills`: the table of drills, endurance, moves of pools, upgrades, conformance and growth; started by `cargo xtask drill`,
-//! `soak`, `bench handoff`, `upgrade`, `conformance` and `bench growth`.
+//! `soak`, `bench handoff`, `bench pacemaker`, `upgrade`, `conformance` and `bench growth`.
 
 #[path = "drills/calm.rs"]
 mod calm;
@@ -9,6 +9,8 @@ mod conform;
 mod grow;
 #[path = "drills/netns.rs"]
 mod netns;
+#[path = "drills/peer.rs"]
+mod peer;
 #[path = "drills/upgraded.rs"]
 mod upgraded;
 
@@ -48,6 +50,8 @@ enum Command {
     Netns(netns::Options),
     /// Do nothing to a pair on a busy machine, and count false alarms
     Calm(calm::Options),
+    /// Move, kill and restore a pair, and then a cluster of Pacemaker, Corosync and tgt
+    Pacemaker(peer::Options),
     /// Replace the programs of both nodes under clients, led by `understudy upgrade`
     Upgrade(upgraded::Options),
 }
@@ -156,6 +160,7 @@ fn main() -> ExitCode {
         Command::Growth(options) => grow::run(&options),
         Command::Netns(options) => netns::run(&options),
         Command::Calm(options) => calm::run(&options),
+        Command::Pacemaker(options) => peer::run(&options),
         Command::Upgrade(options) => upgraded::run(&options),
     };
     match outcome {

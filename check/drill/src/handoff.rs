@@ -74,7 +74,7 @@ pub struct Pauses {
 }
 
 impl Pauses {
-    fn of(all_ms: Vec<f64>) -> Self {
+    pub(crate) fn of(all_ms: Vec<f64>) -> Self {
         let mut sorted = all_ms.clone();
         sorted.sort_by(f64::total_cmp);
         let at = |hundredths: usize| sorted.get((sorted.len() * hundredths).div_ceil(100).max(1) - 1).copied();

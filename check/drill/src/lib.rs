@@ -18,6 +18,7 @@ pub mod handoff;
 pub mod legs;
 pub mod moving;
 pub mod network;
+pub mod pacemaker;
 pub mod registered;
 pub mod soak;
 pub mod stage;

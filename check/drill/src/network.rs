@@ -12,6 +12,7 @@
 //! removed by the next one.
 
 mod follow;
+pub(crate) mod lan;
 mod route;
 mod switched;
 

@@ -20,7 +20,7 @@ use crate::registered::{Registered, registered_on};
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What every client must have had acknowledged since to be called served: more than can have been under way.
-const GOING_ON: u64 = 30;
+pub(crate) const GOING_ON: u64 = 30;
 
 /// A node that has not heard of its partner for this long, and is still where it was, has settled: several times the longest
 /// wait before a takeover of a running node.
@@ -95,6 +95,17 @@ pub fn plan(program: &str, folder: &Path) -> Plan {
         // More givebacks than any drill has.
         more: "[giveback]\nlimit = 100\n".to_owned(),
         ..Plan::small(folder)
+    }
+}
+
+/// How a drill's clients work.
+pub(crate) fn client_options(seed: u64) -> VerifierOptions {
+    VerifierOptions {
+        depth: 4,
+        pace: Duration::from_millis(2),
+        span_bytes: SPAN_BYTES,
+        seed,
+        ..VerifierOptions::default()
     }
 }
 
@@ -190,14 +201,7 @@ impl Stage {
         let ways = self.ways_to(&label, node)?;
         let seed = seed * 2 + node.index() as u64;
         self.tell(&format!("client of {label}: seed {seed}"));
-        let options = VerifierOptions {
-            depth: 4,
-            pace: Duration::from_millis(2),
-            span_bytes: SPAN_BYTES,
-            seed,
-            ..VerifierOptions::default()
-        };
-        let verifier = Verifier::start_by(&label, ways, options).context("cannot start a client")?;
+        let verifier = Verifier::start_by(&label, ways, client_options(seed)).context("cannot start a client")?;
         self.clients.push(Client { label, verifier });
         Ok(())
     }

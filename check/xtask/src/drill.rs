@@ -1,4 +1,4 @@
-//! `drill`, `soak`, `netns`, `bench handoff`, `upgrade` and `conformance`: built and handed over to the program that plays them; what stands behind the command is its own arguments.
+//! `drill`, `soak`, `netns`, `bench handoff`, `bench pacemaker`, `upgrade` and `conformance`: built and handed over to the program that plays them; what stands behind the command is its own arguments.
 
 use std::path::Path;
 use std::process::Command;
@@ -25,6 +25,11 @@ pub(crate) fn soak(options: &[&str]) -> Result<()> {
 /// Moves pools there and back: a measurement, so with the optimisation of the product.
 pub(crate) fn handoff(options: &[&str]) -> Result<()> {
     run(&build_release(&["--package", PACKAGE, "--bins"])?.join(PROGRAM), "handoff", options)
+}
+
+/// Moves, kills and restores a pair, and a cluster of other people's programs: a measurement as well.
+pub(crate) fn pacemaker(options: &[&str]) -> Result<()> {
+    run(&build_release(&["--package", PACKAGE, "--bins"])?.join(PROGRAM), "pacemaker", options)
 }
 
 /// Runs libiscsi's conformance suite.

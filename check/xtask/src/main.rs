@@ -37,6 +37,8 @@ cargo xtask bench target [--against tgtd,spdk] [--peer-program FILE] [--on memor
                          [--json FILE]               the same load on our target and others, in turns; FILE is SPDK's iscsi_tgt
 cargo xtask bench handoff [--runs N] [--killed] [--ways own|both|other] [--json FILE] [--help]
                                                      pools moved there and back: pauses of clients, step by step
+cargo xtask bench pacemaker [--runs N] [--token-ms N] [--address last|first] [--json FILE] [--help]
+                                                     planned moves and power cuts: our pair, then Pacemaker, Corosync and tgt
 cargo xtask bench path [--program FILE] [--rounds N] [--seconds S] [--json FILE]
                                                      a target on a file, and a volume of a pair on a shelf, in turns
 cargo xtask bench fabric [--json FILE]               latency of reading the partner's page
@@ -106,6 +108,7 @@ fn run(arguments: &[String]) -> Result<()> {
             upgrade::run(options.text("--from"), &json)
         }
         ["bench", "handoff", options @ ..] => drill::handoff(options),
+        ["bench", "pacemaker", options @ ..] => drill::pacemaker(options),
         ["bench", "path", options @ ..] => {
             let options = Options::parse(options, &["--program", "--rounds", "--seconds", "--json"])?;
             let (rounds, seconds) = (options.number("--rounds", 7)?, options.decimal("--seconds", 1.0)?);
