@@ -30,10 +30,12 @@ pub mod state;
 mod tasks;
 pub mod unit;
 mod untold;
+mod whereabouts;
 
 pub use answers::Identity;
 pub use attention::Attentions;
 pub use extents::{Claim, ExtentClaims, Released, Sharing};
 pub use nexus::{Completion, Geometry, Nexus, NexusId, TaskAttribute};
-pub use rules::passes_attention;
+pub use rules::{may_be_repeated, passes_attention};
 pub use tasks::{Admission, TaskId};
+pub use whereabouts::{Side, Whereabouts};

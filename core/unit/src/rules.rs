@@ -92,3 +92,42 @@ pub fn passes_attention(command: &Command) -> bool {
             | Command::RequestSense { .. }
     )
 }
+
+/// Whether a command that was perhaps carried out may be carried out once more without anybody being able to tell: it changes neither blocks nor
+/// what the unit keeps.
+#[must_use]
+pub fn may_be_repeated(command: &Command) -> bool {
+    match command {
+        Command::Read { .. }
+        | Command::Verify { .. }
+        | Command::PreFetch { .. }
+        | Command::SynchronizeCache { .. }
+        | Command::TestUnitReady
+        | Command::Inquiry { .. }
+        | Command::VitalProductData { .. }
+        | Command::ReportLuns { .. }
+        | Command::ReadCapacity10
+        | Command::ReadCapacity16 { .. }
+        | Command::GetLbaStatus { .. }
+        | Command::LogSense { .. }
+        | Command::ModeSense { .. }
+        | Command::ReportSupportedOperationCodes { .. }
+        | Command::ReportSupportedTaskManagement { .. }
+        | Command::ReportTargetPortGroups { .. }
+        | Command::PersistentReserveIn { .. } => true,
+        Command::Write { .. }
+        | Command::WriteAndVerify { .. }
+        | Command::WriteSame { .. }
+        | Command::Unmap { .. }
+        | Command::CompareAndWrite { .. }
+        | Command::OrWrite { .. }
+        | Command::ModeSelect { .. }
+        | Command::SendDiagnostic
+        | Command::StartStopUnit(_)
+        | Command::RequestSense { .. }
+        | Command::ReadDefectData { .. }
+        | Command::Reserve6
+        | Command::Release6
+        | Command::PersistentReserveOut { .. } => false,
+    }
+}

@@ -30,7 +30,7 @@ use understudy_scsi::cdb::Command;
 use understudy_scsi::luns::decode_lun;
 use understudy_scsi::operations::opcode;
 use understudy_scsi::sense::{Asc, Sense, SenseFormat, SenseKey};
-use understudy_unit::{Completion, TaskAttribute, passes_attention};
+use understudy_unit::{Completion, Side, TaskAttribute, Whereabouts, passes_attention};
 
 pub(crate) use command::Routed;
 
@@ -117,14 +117,6 @@ pub(crate) fn turned_away() -> Completion {
     Completion::check(&Sense::new(SenseKey::NotReady, Asc::ASYMMETRIC_ACCESS_STATE_TRANSITION), SenseFormat::Fixed)
 }
 
-/// Where a unit is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Side {
-    Here,
-    /// At the other node, in this session with it.
-    There(u64),
-}
-
 /// How far a command has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -155,8 +147,8 @@ pub(crate) struct Routes {
     next: Cell<u64>,
     /// A command was aborted, or another one may go.
     moved: Event,
-    /// Where the client believes each unit to be. BOUND: one entry for each number a unit can have.
-    told: RefCell<BTreeMap<u64, Side>>,
+    /// What the client was told.
+    known: RefCell<Whereabouts>,
 }
 
 /// Where a command can go now.
@@ -176,7 +168,7 @@ impl Routes {
             commands: RefCell::default(),
             next: Cell::new(0),
             moved: Event::default(),
-            told: RefCell::default(),
+            known: RefCell::default(),
         })
     }
 
@@ -230,16 +222,6 @@ impl Routes {
         self.commands.borrow().get(&number).is_some_and(|own| own.is_aborted)
     }
 
-    /// What a command that comes in now has to be told of its unit, which is `now` there.
-    fn owed(&self, lun: u64, now: Side) -> Option<Asc> {
-        match (self.told.borrow().get(&lun), now) {
-            (Some(before), now) if *before == now => None,
-            (Some(Side::There(_)), Side::There(_)) => Some(Asc::I_T_NEXUS_LOSS),
-            (Some(_), _) => Some(Asc::ASYMMETRIC_ACCESS_STATE_CHANGED),
-            (None, _) => Some(Asc::POWER_ON_RESET_OR_BUS_DEVICE_RESET),
-        }
-    }
-
     fn begin_here(
         &self,
         lun: u64,
@@ -274,8 +256,8 @@ impl Routes {
 
     fn begin_at_once(&self, mut command: Routed) -> Task {
         let Carried { lun, attribute, cdb, .. } = *command.carried();
-        let owed = self.owed(lun, Side::Here);
-        self.told.borrow_mut().insert(lun, Side::Here);
+        let owed = self.known.borrow().owed(lun, Side::Here);
+        self.known.borrow_mut().told(lun, Side::Here);
         let begun = self.begin_here(lun, command.tag(), attribute, &cdb, owed);
         let Some((on_unit, data_out_bytes)) = begun else { return Task::routed(command, 0) };
         command.is_begun(on_unit);
@@ -287,11 +269,11 @@ impl Routes {
         let now = Side::There(session);
         // A number no unit can have gets no entry.
         decode_lun(lun)?;
-        let owed = self.owed(lun, now)?;
+        let owed = self.known.borrow().owed(lun, now)?;
         if Self::asks_target(cdb) || Command::parse(cdb).is_ok_and(|command| passes_attention(&command)) {
             return None;
         }
-        self.told.borrow_mut().insert(lun, now);
+        self.known.borrow_mut().told(lun, now);
         Some(Completion::check(&Sense::attention(owed), SenseFormat::Fixed))
     }
 

@@ -248,9 +248,12 @@ fn commands_wait_while_the_other_node_holds_the_unit_and_are_carried_out_where_i
         two.there.hold_and_drain().await;
         let (write, read) = (two.write(3), two.start(read_cdb(), Bytes::new()));
         settle().await;
+        // By the test's own clock: they were sent and turned away many times.
         tokio::time::sleep(Duration::from_millis(20)).await;
         assert!(!write.is_finished() && !read.is_finished());
-        two.comes_here();
+        // The other node holds on until it has seen that this one serves: nobody waits for that.
+        two.here.add(0, unit(&two.disks[0])).unwrap();
+        two.here.set_whole(true);
         assert_eq!(answered(write.await.unwrap()).status, Status::Good);
         assert_eq!(answered(read.await.unwrap()).status, Status::Good);
         assert_eq!(two.landed(), [vec![3], vec![]]);
@@ -418,12 +421,18 @@ fn an_ordered_command_that_waits_goes_after_older_ones_and_before_younger_ones()
     run(|| async {
         let two = Two::with_the_unit_there().await;
         two.partner.cut();
-        let first = two.start_as(TaskAttribute::Simple, 1, write_cdb(), block(1));
-        let second = two.start_as(TaskAttribute::Ordered, 2, write_cdb(), block(2));
-        let third = two.start_as(TaskAttribute::Simple, 3, write_cdb(), block(3));
+        let attributes = [TaskAttribute::Simple, TaskAttribute::Ordered, TaskAttribute::Simple];
+        let begin = |(number, attribute)| {
+            let mut task = two.client.begin(0, u32::from(number), attribute, write_cdb());
+            task.offer(512);
+            (task, block(number))
+        };
+        let writes: Vec<_> = (1..).zip(attributes).map(begin).collect();
+        // Whoever is looked at first must not be first for that.
+        let writes: Vec<_> = writes.into_iter().rev().map(|(task, data)| spawn_local(task.execute(data))).collect();
         settle().await;
         two.comes_here();
-        for write in [third, second, first] {
+        for write in writes {
             assert_eq!(answered(write.await.unwrap()).status, Status::Good);
         }
         assert_eq!(two.landed(), [vec![1, 2, 3], vec![]]);

@@ -256,12 +256,6 @@ impl Session {
         &self.shared.place
     }
 
-    /// How long a command may take at most, unless it says otherwise.
-    #[must_use]
-    pub fn command_deadline(&self) -> Duration {
-        self.shared.options.command_deadline
-    }
-
     /// State of the session; here `epoch` is the number of the login alone.
     #[must_use]
     pub fn link(&self) -> Link {

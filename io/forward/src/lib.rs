@@ -15,8 +15,10 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::LocalBoxFuture;
-use understudy_device::{Answer, Carried, Completion, Elsewhere, NexusName, Sent, TaskAttribute, TaskManagement};
-use understudy_device::{Status, TaskManagementResponse};
+use understudy_device::{
+    Answer, Carried, Completion, Elsewhere, NexusName, Sent, Status, TaskAttribute, TaskManagement,
+    TaskManagementResponse,
+};
 use understudy_disk::disk::{DiskError, Link};
 use understudy_disk::session::{self, Nexus, Options, Request, Session, Transfer};
 use understudy_iscsi::codes::{self, Residual, TaskFunction, TaskFunctionResponse};
@@ -77,16 +79,14 @@ impl Elsewhere for Line {
 
     fn send(&self, command: &Carried) -> Option<Sent> {
         let Carried { lun, attribute, cdb, data_out, data_in_room } = command;
-        let transfer = match (data_out.is_empty(), *data_in_room) {
-            (false, _) => Transfer::Write(data_out.clone()),
-            (true, 0) => Transfer::None,
-            (true, room) => Transfer::Read(room),
+        let reads = data_out.is_empty();
+        let most = if reads { *data_in_room } else { u32::try_from(data_out.len()).ok()? };
+        let transfer = match most {
+            0 => Transfer::None,
+            room if reads => Transfer::Read(room),
+            _ => Transfer::Write(data_out.clone()),
         };
-        let (most, reads) = match u32::try_from(data_out.len()).ok()? {
-            0 => (*data_in_room, true),
-            brought => (brought, false),
-        };
-        let request = Request { cdb: *cdb, transfer, deadline: self.session.command_deadline() };
+        let request = Request { cdb: *cdb, transfer, deadline: COMMAND_DEADLINE };
         let (tag, reply) = self.session.submit(*lun, code_of(*attribute), request).ok()?;
         let answer = async move {
             match reply.await {

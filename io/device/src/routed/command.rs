@@ -6,9 +6,9 @@ use bytes::Bytes;
 use tokio::time::{Instant, timeout, timeout_at};
 use understudy_scsi::cdb::Command;
 use understudy_scsi::sense::{Asc, Sense, SenseFormat, SenseKey};
-use understudy_unit::Completion;
+use understudy_unit::{Completion, Side, may_be_repeated};
 
-use super::{Answer, Carried, HOLD_LIMIT, Routes, Sent, Side, Stage, TURNED_AWAY_PAUSE, Way, turned_away};
+use super::{Answer, Carried, HOLD_LIMIT, Routes, Sent, Stage, TURNED_AWAY_PAUSE, Way, turned_away};
 use crate::task::{Ended, OnUnit, Outcome};
 
 /// A command of such a nexus. Dropping it abandons it.
@@ -140,16 +140,16 @@ impl Routed {
     /// A command that waited is not told that its unit has moved, but it may be the first of its session.
     fn attention_of_arrival(&self, session: u64) -> Option<Completion> {
         let Carried { lun, cdb, .. } = &self.carried;
-        let is_first = !self.routes.told.borrow().contains_key(lun);
+        let is_first = !self.routes.known.borrow().is_known(*lun);
         is_first.then(|| self.routes.attention_of_other(*lun, session, cdb)).flatten()
     }
 
     fn begin_here(&mut self) {
         let Carried { lun, attribute, cdb, .. } = self.carried;
-        let is_first = !self.routes.told.borrow().contains_key(&lun);
-        let tell = is_first.then(|| self.routes.owed(lun, Side::Here)).flatten();
+        let is_first = !self.routes.known.borrow().is_known(lun);
+        let tell = is_first.then(|| self.routes.known.borrow().owed(lun, Side::Here)).flatten();
         if is_first {
-            self.routes.told.borrow_mut().insert(lun, Side::Here);
+            self.routes.known.borrow_mut().told(lun, Side::Here);
         }
         if let Some((mut on_unit, wanted)) = self.routes.begin_here(lun, self.tag, attribute, &cdb, tell) {
             on_unit.offer(self.brought(), wanted);
@@ -182,9 +182,7 @@ impl Routed {
         }
         outcome
     }
-}
 
-impl Routed {
     /// Waits a moment, or until its unit is here.
     async fn turned_away(&self) {
         let Carried { lun, cdb, .. } = &self.carried;
@@ -201,7 +199,8 @@ impl Routed {
         if self.routes.is_aborted(self.number) {
             return Some(Outcome::Aborted);
         }
-        (!may_be_repeated(&self.carried.cdb)).then(|| {
+        let is_harmless = Command::parse(&self.carried.cdb).is_ok_and(|command| may_be_repeated(&command));
+        (!is_harmless).then(|| {
             let sense = Sense::new(SenseKey::AbortedCommand, Asc::LOGICAL_UNIT_COMMUNICATION_FAILURE);
             let completion = Completion::check(&sense, SenseFormat::Fixed);
             Outcome::Carried { completion, data_out_wanted: self.brought() }
@@ -211,28 +210,4 @@ impl Routed {
 
 fn not_begun(completion: Completion) -> Outcome {
     Outcome::Carried { completion, data_out_wanted: 0 }
-}
-
-/// Whether a command that was perhaps carried out may be carried out once more without anybody being able to tell.
-fn may_be_repeated(cdb: &[u8; 16]) -> bool {
-    matches!(
-        Command::parse(cdb),
-        Ok(Command::Read { .. }
-            | Command::Verify { .. }
-            | Command::PreFetch { .. }
-            | Command::SynchronizeCache { .. }
-            | Command::TestUnitReady
-            | Command::Inquiry { .. }
-            | Command::VitalProductData { .. }
-            | Command::ReportLuns { .. }
-            | Command::ReadCapacity10
-            | Command::ReadCapacity16 { .. }
-            | Command::GetLbaStatus { .. }
-            | Command::LogSense { .. }
-            | Command::ModeSense { .. }
-            | Command::ReportSupportedOperationCodes { .. }
-            | Command::ReportSupportedTaskManagement { .. }
-            | Command::ReportTargetPortGroups { .. }
-            | Command::PersistentReserveIn { .. })
-    )
 }

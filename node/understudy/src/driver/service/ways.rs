@@ -41,7 +41,7 @@ impl Forwarded {
 }
 
 /// Tag of a target's own portals, which is their relative port as well.
-pub(super) const OWN_GROUP: u16 = 1;
+const OWN_GROUP: u16 = 1;
 /// Tag of the other identity's portals.
 const OTHER_GROUP: u16 = 2;
 
