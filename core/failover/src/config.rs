@@ -37,7 +37,7 @@ pub struct Timing {
     /// Between two routine reads of the partner's page. 10 ms: a hand-off is noticed within one frame of a screen, at
     /// 100 reads a second, which is nothing for the fabric.
     pub poll_routine: Micros,
-    /// Between two reads while a hand-off runs and the clients wait. 1 ms: part of the pause.
+    /// Between two reads while a hand-off is due. 1 ms: short against what the partner does beforehand.
     pub poll_brisk: Micros,
     /// Between two heartbeats, and between two looks at the partner's. 50 ms: three missed looks fit the wait after a closed link.
     pub heartbeat: Micros,
@@ -80,6 +80,15 @@ pub struct Timing {
     pub refused_retry: Micros,
     /// How long a wish for a planned takeover stands in the page before it is given up. 10 s.
     pub want_limit: Micros,
+}
+
+impl Timing {
+    /// Between two reads in the few milliseconds in which the partner is known to be doing what this node waits for: a fifth of
+    /// [`Timing::poll_brisk`].
+    #[must_use]
+    pub fn poll_eager(&self) -> Micros {
+        Micros(self.poll_brisk.0 / 5)
+    }
 }
 
 impl Default for Timing {

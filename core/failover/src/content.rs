@@ -2,6 +2,8 @@
 //!
 //! Not here: any decision. The one idea: the page is a pure function of the machine, published when it differs from the last one.
 
+use std::collections::BTreeSet;
+
 use crate::bring_up::{DiskInit, GiveWait};
 use crate::claim::{Again, Claim, ClaimPhase, Origin, Route};
 use crate::effect::PollPace;
@@ -121,10 +123,30 @@ impl Machine {
         }
     }
 
-    /// Clients wait in a hand-off: both sides read the partner's page briskly.
+    /// Whether clients of these pools still find this node.
+    fn is_listening_for(&self, pools: &BTreeSet<PoolId>) -> bool {
+        pools.iter().filter_map(|pool| self.home(*pool)).any(|identity| self.listening[identity.index()])
+    }
+
+    /// Clients wait in a hand-off: both sides read the partner's page briskly, and eagerly while the next word they wait for is due.
     pub(crate) fn wanted_pace(&self) -> PollPace {
+        let stage = self.watch.page().map(|page| page.content.stage);
         match &self.state {
-            State::MailboxWait | State::HandingOff(_) | State::Wanting(_) => PollPace::Brisk,
+            State::MailboxWait | State::Wanting(_) => match stage {
+                Some(Stage::Preparing | Stage::Holding | Stage::Committing) => PollPace::Eager,
+                _ => PollPace::Brisk,
+            },
+            State::HandingOff(hand_off) => match hand_off.phase {
+                // Once this node's clients are sent away nobody waits for it.
+                HandOffPhase::Announced { .. } if self.is_listening_for(&hand_off.pools) => PollPace::Eager,
+                HandOffPhase::Announced { .. }
+                | HandOffPhase::Preparing { .. }
+                | HandOffPhase::Holding { .. }
+                | HandOffPhase::Committing
+                | HandOffPhase::ReadingBack { .. }
+                | HandOffPhase::Aborting { .. }
+                | HandOffPhase::Reviewing { .. } => PollPace::Brisk,
+            },
             State::Claiming(claim) if matches!(claim.route, Route::Committed { .. }) => PollPace::Brisk,
             State::Off
             | State::Booting

@@ -63,6 +63,8 @@ pub enum PollPace {
     Routine,
     /// [`crate::config::Timing::poll_brisk`].
     Brisk,
+    /// [`crate::config::Timing::poll_eager`].
+    Eager,
 }
 
 /// What an operator has to know; stands until cleared.

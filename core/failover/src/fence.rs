@@ -103,6 +103,27 @@ pub fn fence_move(now: &DiskStanding, own: ReservationKey, kind: FenceKind, regi
     }
 }
 
+/// The partner's and stale own keys that the next moves take away, if the next one is to register and nobody else changes anything: a driver
+/// may then send the preempts right behind the registration, without a look in between.
+///
+/// What it does is what the moves would do with the look taken at once after the registration, and the end state is read back all the
+/// same. It only counts if it is [`DiskFence::Fenced`]: a look sent together with the moves may have been answered before them.
+#[must_use]
+pub fn victims_ahead(now: &DiskStanding, own: ReservationKey, kind: FenceKind) -> Vec<(ReservationKey, FenceType)> {
+    if fence_move(now, own, kind, Registered::NotYet) != FenceMove::Register {
+        return Vec::new();
+    }
+    let mut ahead = now.clone();
+    ahead.keys.push(own);
+    let mut victims = Vec::new();
+    // BOUND: each turn takes a key away.
+    while let FenceMove::PreemptAndAbort(victim, wanted) = fence_move(&ahead, own, kind, Registered::Already) {
+        ahead.keys.retain(|key| *key != victim);
+        victims.push((victim, wanted));
+    }
+    victims
+}
+
 /// Whether the fence of `own` stands, of whichever of the two types.
 fn judge(now: &DiskStanding, own: ReservationKey) -> DiskFence {
     let Some(parts) = own.parts() else { return DiskFence::Incomplete };
@@ -185,6 +206,23 @@ mod tests {
         let before = standing(&[a], Some((a, FenceType::WriteGuard)));
         let (after, end) = carry_out(before, b, FenceKind::Exclusive);
         assert_eq!((after, end), (standing(&[b], Some((b, FenceType::Exclusive))), DiskFence::Fenced));
+    }
+
+    #[test]
+    fn what_a_registration_is_followed_by_is_known_beforehand() {
+        let (a, b, stale) = (key(NodeId::A, 4), key(NodeId::B, 5), key(NodeId::B, 3));
+        let now = standing(&[a, stale], Some((a, FenceType::WriteGuard)));
+        let victims = victims_ahead(&now, b, FenceKind::Exclusive);
+        assert_eq!(victims, [(a, FenceType::Exclusive), (stale, FenceType::Exclusive)]);
+        // Nothing to register, or nothing that may be done at all.
+        for (keys, kind) in [
+            (vec![a, b], FenceKind::Exclusive),
+            (vec![a], FenceKind::Look),
+            (vec![a, ReservationKey(0xdead)], FenceKind::Exclusive),
+            (vec![key(NodeId::A, 6)], FenceKind::Exclusive),
+        ] {
+            assert_eq!(victims_ahead(&standing(&keys, None), b, kind), [], "{keys:?}");
+        }
     }
 
     #[test]

@@ -143,7 +143,7 @@ impl fmt::Display for StateWord {
     }
 }
 
-/// What a node is doing within its state, for the operator's eyes; nothing is decided by it.
+/// What a node is doing within its state, for the operator's eyes; nothing is decided by it but how often its page is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[repr(u32)]
 pub enum Stage {

@@ -193,6 +193,18 @@ impl Record {
         bytes
     }
 
+    /// The shortest record there is: one block.
+    pub const LEAST_ROOM: usize = BLOCK_BYTES;
+
+    /// How many bytes of its slot the record has that begins with these, in whole blocks; [`Record::LEAST_ROOM`] if none begins here. It is
+    /// not known yet whether it is whole.
+    #[must_use]
+    pub fn room_of(start: &[u8]) -> usize {
+        let length = u32_at(start, 32).filter(|_| take(start, 0) == Some(RECORD_MAGIC));
+        let length = length.map_or(0, |length| length as usize).min(RECORD_SLOT_BYTES);
+        length.next_multiple_of(BLOCK_BYTES).max(Self::LEAST_ROOM)
+    }
+
     /// The record in the bytes of a slot.
     ///
     /// # Errors
@@ -359,6 +371,17 @@ mod tests {
         let mut slot = bytes;
         slot.resize(RECORD_SLOT_BYTES, 0xee);
         assert_eq!(Record::decode(&slot, PAIR, NodeId::B), Ok(record));
+    }
+
+    #[test]
+    fn room_of_a_record_is_known_from_its_start() {
+        let bytes = record().encode();
+        assert_eq!(Record::room_of(&bytes[..Record::LEAST_ROOM]), bytes.len());
+        assert_eq!(Record::room_of(&[0; 4096]), Record::LEAST_ROOM);
+        assert_eq!(Record::room_of(&bytes[..20]), Record::LEAST_ROOM);
+        let mut lying = bytes;
+        lying[32..36].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert_eq!(Record::room_of(&lying), RECORD_SLOT_BYTES, "never more than a slot");
     }
 
     #[test]

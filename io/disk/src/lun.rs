@@ -17,7 +17,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::future::LocalBoxFuture;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
-use understudy_iscsi::codes::{TaskFunction, TaskFunctionResponse};
+use understudy_iscsi::codes::{TaskAttribute, TaskFunction, TaskFunctionResponse};
 use understudy_scsi::capacity::Capacity;
 use understudy_scsi::cdb::{Force, Span};
 use understudy_scsi::encode::{self, Cdb};
@@ -224,13 +224,18 @@ impl Unit {
     }
 
     /// Sends a command once and returns its sense data with the answer, noting resets.
-    async fn once(&self, cdb: Cdb, transfer: Transfer) -> Result<(Answer, Option<Sense>), DiskError> {
+    async fn once(
+        &self,
+        attribute: TaskAttribute,
+        cdb: Cdb,
+        transfer: Transfer,
+    ) -> Result<(Answer, Option<Sense>), DiskError> {
         let deadline = match cdb[0] {
             opcode::SYNCHRONIZE_CACHE_10 | opcode::SYNCHRONIZE_CACHE_16 => self.options.flush_deadline,
             _other_commands => self.options.command_deadline,
         };
         let request = Request { cdb, transfer, deadline };
-        let answer = self.session.execute(self.lun, request).await?;
+        let answer = self.session.submit(self.lun, attribute, request)?.1.await?;
         let sense = if answer.status == Status::CheckCondition as u8 { Sense::parse(&answer.sense) } else { None };
         if let Some(reset) = sense.as_ref().filter(|sense| is_reset(sense)) {
             tracing::info!(disk = %self.name, asc = reset.asc.0, "power-on, reset or nexus-loss unit attention");
@@ -244,12 +249,23 @@ impl Unit {
 
     /// Sends a command until it is answered by something else than a unit attention or a full queue, within bounds.
     pub(crate) async fn ask(&self, cdb: Cdb, transfer: Transfer, after: AfterAttention) -> Result<Bytes, DiskError> {
-        self.ask_while(cdb, transfer, after, || Ok(())).await
+        self.ask_while(TaskAttribute::SIMPLE, cdb, transfer, after, || Ok(())).await
+    }
+
+    /// As [`Unit::ask`] for a command that may be repeated after any attention, with a task attribute.
+    pub(crate) async fn ask_as(
+        &self,
+        attribute: TaskAttribute,
+        cdb: Cdb,
+        transfer: Transfer,
+    ) -> Result<Bytes, DiskError> {
+        self.ask_while(attribute, cdb, transfer, AfterAttention::Repeat, || Ok(())).await
     }
 
     /// As [`Unit::ask`]; before every sending `may_send` is asked.
     async fn ask_while(
         &self,
+        attribute: TaskAttribute,
         cdb: Cdb,
         transfer: Transfer,
         after: AfterAttention,
@@ -259,7 +275,7 @@ impl Unit {
         // BOUND: every turn uses up one of the allowed repeats.
         loop {
             may_send()?;
-            let (answer, sense) = self.once(cdb, transfer.clone()).await?;
+            let (answer, sense) = self.once(attribute, cdb, transfer.clone()).await?;
             match Status::from_byte(answer.status) {
                 Some(Status::Good | Status::ConditionMet) => return Ok(answer.data_in),
                 Some(Status::ReservationConflict) => return Err(DiskError::Conflict),
@@ -385,7 +401,8 @@ impl Unit {
             let data = rest.split_to(piece.blocks() as usize * block_bytes as usize);
             let cdb = encode::write_16(span(piece), force);
             let after = AfterAttention::RepeatUnlessReset;
-            self.ask_while(cdb, Transfer::Write(data), after, || self.check_trust()).await?;
+            let ask = self.ask_while(TaskAttribute::SIMPLE, cdb, Transfer::Write(data), after, || self.check_trust());
+            ask.await?;
         }
         Ok(())
     }

@@ -1,11 +1,12 @@
 //! Persistent reservations of an iSCSI logical unit.
 //!
-//! Not here: when to reserve what. The one idea: before each command pending unit attentions are swallowed by TEST
-//! UNIT READY, so that the answer to the command itself is about reservations; a conflict is never repeated.
+//! Not here: when to reserve what. The one idea: a command answered by a unit attention has done nothing and is repeated, so
+//! that what is answered in the end is about reservations; a conflict is never repeated.
 
 use std::rc::Rc;
 
-use futures_util::future::LocalBoxFuture;
+use futures_util::future::{LocalBoxFuture, join, join_all};
+use understudy_iscsi::codes::TaskAttribute;
 use understudy_scsi::encode;
 use understudy_scsi::reservation::{
     self as wire, InAction, KeyList, OutAction, OutList, Persistence, ReservationReport,
@@ -13,9 +14,11 @@ use understudy_scsi::reservation::{
 use understudy_scsi::{Asc, SenseKey};
 
 use crate::disk::DiskError;
-use crate::lun::{AfterAttention, IscsiLun, Unit};
-use crate::reservation::{Key, Keys, Reservation, ReservationType, Reservations};
+use crate::lun::{IscsiLun, Unit};
+use crate::reservation::{Key, Keys, Reservation, ReservationType, Reservations, Seen};
 use crate::session::Transfer;
+
+const SIMPLE: TaskAttribute = TaskAttribute::SIMPLE;
 
 /// First allocation length for READ KEYS: 127 registrations. A longer list is asked for again with its own length.
 const KEYS_BYTES: u16 = 8 + 127 * 8;
@@ -64,31 +67,38 @@ fn from_wire(kind: wire::ReservationType) -> ReservationType {
 }
 
 impl Unit {
-    async fn reserve_in(&self, action: InAction, bytes: u16) -> Result<bytes::Bytes, DiskError> {
-        self.swallow_attentions().await?;
-        self.read_in(encode::persistent_reserve_in(action, bytes), bytes.into()).await
+    async fn reserve_in(
+        &self,
+        attribute: TaskAttribute,
+        action: InAction,
+        bytes: u16,
+    ) -> Result<bytes::Bytes, DiskError> {
+        let cdb = encode::persistent_reserve_in(action, bytes);
+        self.ask_as(attribute, cdb, Transfer::Read(bytes.into())).await
     }
 
     /// A PERSISTENT RESERVE OUT answered by a unit attention has done nothing, so it may be repeated; if the attention
     /// was a reset that took the registration away, the repeat conflicts, which is the truth.
     async fn reserve_out(
         &self,
+        attribute: TaskAttribute,
         action: OutAction,
         kind: Option<ReservationType>,
         list: OutList,
     ) -> Result<(), DiskError> {
-        self.swallow_attentions().await?;
         let list = list.encode();
         let cdb = encode::persistent_reserve_out(action, kind.map(to_wire), list.len() as u32);
-        self.ask(cdb, Transfer::Write(list.into()), AfterAttention::Repeat).await.map(|_| ())
+        self.ask_as(attribute, cdb, Transfer::Write(list.into())).await.map(|_| ())
     }
 
-    async fn read_keys(&self) -> Result<Keys, DiskError> {
-        let short = || DiskError::Protocol("READ KEYS is too short".to_owned());
-        let mut list = KeyList::parse(&self.reserve_in(InAction::ReadKeys, KEYS_BYTES).await?).ok_or_else(short)?;
+    async fn read_keys(&self, attribute: TaskAttribute) -> Result<Keys, DiskError> {
+        let read = async |bytes| {
+            let answer = self.reserve_in(attribute, InAction::ReadKeys, bytes).await?;
+            KeyList::parse(&answer).ok_or_else(|| DiskError::Protocol("READ KEYS is too short".to_owned()))
+        };
+        let mut list = read(KEYS_BYTES).await?;
         if list.missing > 0 {
-            let bytes = u16::try_from(8 + (list.keys.len() + list.missing) * 8).unwrap_or(u16::MAX);
-            list = KeyList::parse(&self.reserve_in(InAction::ReadKeys, bytes).await?).ok_or_else(short)?;
+            list = read(u16::try_from(8 + (list.keys.len() + list.missing) * 8).unwrap_or(u16::MAX)).await?;
         }
         if list.missing > 0 {
             return Err(DiskError::Protocol(format!("{} registrations cannot be read", list.missing)));
@@ -96,8 +106,8 @@ impl Unit {
         Ok(Keys { generation: list.generation, keys: list.keys.into_iter().map(Key).collect() })
     }
 
-    async fn read_reservation(&self) -> Result<Option<Reservation>, DiskError> {
-        let bytes = self.reserve_in(InAction::ReadReservation, 24).await?;
+    async fn read_reservation(&self, attribute: TaskAttribute) -> Result<Option<Reservation>, DiskError> {
+        let bytes = self.reserve_in(attribute, InAction::ReadReservation, 24).await?;
         let report = ReservationReport::parse(&bytes)
             .ok_or_else(|| DiskError::Protocol("READ RESERVATION makes no sense".to_owned()))?;
         Ok(report.held.map(|held| Reservation { key: Key(held.key), kind: from_wire(held.kind) }))
@@ -106,10 +116,10 @@ impl Unit {
     async fn register(&self, key: Key) -> Result<(), DiskError> {
         let list = |persistence| OutList { action_key: key.0, persistence, ..OutList::default() };
         let action = OutAction::RegisterAndIgnoreExistingKey;
-        match self.reserve_out(action, None, list(Persistence::ThroughPowerLoss)).await {
+        match self.reserve_out(SIMPLE, action, None, list(Persistence::ThroughPowerLoss)).await {
             Err(error) if refuses_parameter(&error) => {
                 self.keeps_through_power_loss.set(false);
-                self.reserve_out(action, None, list(Persistence::Volatile)).await
+                self.reserve_out(SIMPLE, action, None, list(Persistence::Volatile)).await
             }
             answer => {
                 self.keeps_through_power_loss.set(answer.is_ok() || self.keeps_through_power_loss.get());
@@ -120,7 +130,7 @@ impl Unit {
 
     /// One at a time, and not beside another change of the own registration: both would show in PRGENERATION.
     async fn keep_registered(&self, key: Key) -> Result<bool, DiskError> {
-        let found = self.read_keys().await?;
+        let found = self.read_keys(SIMPLE).await?;
         let renewal = self.renewal.get().filter(|renewal| renewal.key == key);
         let in_doubt = renewal.is_some_and(|renewal| !renewal.explains(found.generation));
         if in_doubt || !found.keys.contains(&key) {
@@ -129,7 +139,7 @@ impl Unit {
         let persistence =
             if self.keeps_through_power_loss.get() { Persistence::ThroughPowerLoss } else { Persistence::Volatile };
         let same = OutList { key: key.0, action_key: key.0, persistence, ..OutList::default() };
-        match self.reserve_out(OutAction::Register, None, same).await {
+        match self.reserve_out(SIMPLE, OutAction::Register, None, same).await {
             Ok(()) => {
                 self.renewal.set(None);
                 return Ok(true);
@@ -140,7 +150,7 @@ impl Unit {
         let renewal = Renewal { key, seen: found.generation };
         self.renewal.set(Some(renewal));
         self.register(key).await?;
-        let after = self.read_keys().await?;
+        let after = self.read_keys(SIMPLE).await?;
         if renewal.is_proved_by(after.generation) && after.keys.contains(&key) {
             tracing::info!(disk = %self.name, "the target had forgotten this nexus with its session: registered again");
             self.renewal.set(None);
@@ -152,18 +162,24 @@ impl Unit {
     }
 
     async fn with_key(&self, action: OutAction, key: Key, kind: Option<ReservationType>) -> Result<(), DiskError> {
-        self.reserve_out(action, kind, OutList { key: key.0, ..OutList::default() }).await
+        self.reserve_out(SIMPLE, action, kind, OutList { key: key.0, ..OutList::default() }).await
     }
 
     async fn preempt(&self, key: Key, victim: Key, kind: ReservationType) -> Result<(), DiskError> {
         let list = OutList { key: key.0, action_key: victim.0, ..OutList::default() };
-        self.reserve_out(OutAction::Preempt, Some(kind), list).await
+        self.reserve_out(SIMPLE, OutAction::Preempt, Some(kind), list).await
     }
 
-    async fn preempt_and_abort(&self, key: Key, victim: Key, kind: ReservationType) -> Result<(), DiskError> {
+    async fn preempt_and_abort(
+        &self,
+        attribute: TaskAttribute,
+        key: Key,
+        victim: Key,
+        kind: ReservationType,
+    ) -> Result<(), DiskError> {
         if self.aborts_exactly.get() {
             let list = OutList { key: key.0, action_key: victim.0, ..OutList::default() };
-            match self.reserve_out(OutAction::PreemptAndAbort, Some(kind), list).await {
+            match self.reserve_out(attribute, OutAction::PreemptAndAbort, Some(kind), list).await {
                 Err(error) if refuses_action(&error) => self.lacks_preempt_and_abort(),
                 answer => return answer,
             }
@@ -171,6 +187,15 @@ impl Unit {
         self.preempt(key, victim, kind).await?;
         // What the victim had under way is aborted with everything else; writes it sends later conflict.
         self.reset().await
+    }
+
+    /// All of them are sent before the first is answered; ORDERED, so that the target carries them out one after the other.
+    async fn seize(&self, key: Key, victims: &[Key], kind: ReservationType) -> Seen {
+        let preempts = victims.iter().map(|victim| self.preempt_and_abort(TaskAttribute::ORDERED, key, *victim, kind));
+        let look = join(self.read_keys(TaskAttribute::ORDERED), self.read_reservation(TaskAttribute::ORDERED));
+        // In this order: what is polled first is sent first.
+        let (_, (_, (keys, reservation))) = join(self.register(key), join(join_all(preempts), look)).await;
+        Ok((keys?, reservation?))
     }
 
     fn lacks_preempt_and_abort(&self) {
@@ -208,11 +233,11 @@ fn is_illegal(error: &DiskError, codes: &[Asc]) -> bool {
 
 impl Reservations for IscsiLun {
     fn read_keys(&self) -> LocalBoxFuture<'_, Result<Keys, DiskError>> {
-        Box::pin(self.unit.read_keys())
+        Box::pin(self.unit.read_keys(SIMPLE))
     }
 
     fn read_reservation(&self) -> LocalBoxFuture<'_, Result<Option<Reservation>, DiskError>> {
-        Box::pin(self.unit.read_reservation())
+        Box::pin(self.unit.read_reservation(SIMPLE))
     }
 
     fn register(&self, key: Key) -> LocalBoxFuture<'_, Result<(), DiskError>> {
@@ -263,7 +288,15 @@ impl Reservations for IscsiLun {
     ) -> LocalBoxFuture<'_, Result<(), DiskError>> {
         Box::pin(async move {
             let _alone = self.unit.registering.lock().await;
-            self.unit.preempt_and_abort(key, victim, kind).await
+            self.unit.preempt_and_abort(SIMPLE, key, victim, kind).await
+        })
+    }
+
+    fn seize<'a>(&'a self, key: Key, victims: &'a [Key], kind: ReservationType) -> LocalBoxFuture<'a, Seen> {
+        Box::pin(async move {
+            let _alone = self.unit.registering.lock().await;
+            self.unit.renewal.set(None);
+            self.unit.seize(key, victims, kind).await
         })
     }
 

@@ -1,7 +1,7 @@
 //! SCSI-3 persistent reservations of one disk, one function a service action (SPC-4 r37 §5.13, §6.15, §6.16).
 //!
-//! Every call first swallows pending unit attentions with TEST UNIT READY, and repeats a call answered by a unit
-//! attention a bounded number of times; RESERVATION CONFLICT is never repeated, it is a fact for the caller.
+//! A command answered by a unit attention is repeated a bounded number of times; RESERVATION CONFLICT is never repeated, it is a
+//! fact for the caller.
 
 use futures_util::future::LocalBoxFuture;
 
@@ -47,6 +47,9 @@ pub struct Reservation {
     pub kind: ReservationType,
 }
 
+/// What READ KEYS and READ RESERVATION answered.
+pub type Seen = Result<(Keys, Option<Reservation>), DiskError>;
+
 /// The persistent reservations of one logical unit.
 pub trait Reservations {
     /// READ KEYS.
@@ -79,6 +82,12 @@ pub trait Reservations {
         victim: Key,
         kind: ReservationType,
     ) -> LocalBoxFuture<'_, Result<(), DiskError>>;
+    /// REGISTER AND IGNORE EXISTING KEY with `key`, and right behind it PREEMPT AND ABORT of each victim, READ KEYS and READ RESERVATION, none
+    /// of them waiting for the answer to the one before: one round trip.
+    ///
+    /// Any of them may be refused, and not every target keeps the order they are sent in; whatever became of the changes, only what is
+    /// read tells, and if it shows anything but the end, only what is read after this returned.
+    fn seize<'a>(&'a self, key: Key, victims: &'a [Key], kind: ReservationType) -> LocalBoxFuture<'a, Seen>;
     /// CLEAR: removes every registration and the reservation. For `pair init` and tests only.
     fn clear(&self, key: Key) -> LocalBoxFuture<'_, Result<(), DiskError>>;
     /// LOGICAL UNIT RESET task management function.

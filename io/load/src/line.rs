@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
-use understudy_disk::disk::{Disk, DiskError, DiskIdentity, Geometry};
+use understudy_disk::disk::{Disk, DiskError, DiskIdentity, Geometry, Link};
 
 use crate::route::{Deadlines, Route};
 use crate::score::Score;
@@ -119,7 +119,24 @@ impl Line {
     fn connected(self: Rc<Self>, session: Session) {
         self.score().connected();
         spawn_local(Rc::clone(&self).compare_identity(session.clone()));
-        self.current.send_replace(Some(session));
+        self.current.send_replace(Some(session.clone()));
+        spawn_local(self.notice_end(session));
+    }
+
+    /// A way that is not used is looked after as well, so that it is there when the other one ends.
+    async fn notice_end(self: Rc<Self>, session: Session) {
+        let up = session.disk.link();
+        let ended = async {
+            // BOUND: until it differs, or the session is replaced.
+            if matches!(up, Link::Connected { .. }) {
+                session.disk.link_changed(up).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.replaced(&session) => {}
+            () = ended => self.lost(&session, "the connection ended".to_owned()),
+        }
     }
 
     /// A takeover must not change what a client sees at its address. Asked beside the commands, not before them, so that it

@@ -330,10 +330,11 @@ impl Client {
     async fn work(self: Rc<Self>, mut choices: u64) {
         let mut stopping = self.stopping.subscribe();
         while !*stopping.borrow_and_update() {
-            if !self.options.pace.is_zero() {
-                sleep(self.options.pace).await;
-            }
             choices = scramble(choices);
+            if !self.options.pace.is_zero() {
+                // Half of it to one and a half: what was held together would go on in step for ever otherwise.
+                sleep(self.options.pace / 2 + self.options.pace * ((choices >> 8) % 1024) as u32 / 1024).await;
+            }
             let slot = Slot((choices >> 16) as usize % self.ledger.borrow().slots());
             let wants_read = choices % 100 < u64::from(self.options.read_percent);
             let issued = if wants_read { None } else { self.ledger.borrow_mut().issue(slot) };

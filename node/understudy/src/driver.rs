@@ -7,6 +7,7 @@ pub mod addresses;
 pub mod admin;
 pub mod carry_out;
 pub mod clientele;
+mod clock;
 #[cfg(feature = "drill")]
 pub mod drill;
 pub mod fence;

@@ -466,6 +466,7 @@ impl World {
         let every = match self.nodes[node.index()].pace {
             PollPace::Routine => 10_000,
             PollPace::Brisk => 1_000,
+            PollPace::Eager => 200,
         };
         let partner = &self.nodes[node.partner().index()];
         let cut = !self.interconnect[node.index()];

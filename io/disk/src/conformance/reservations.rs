@@ -96,6 +96,7 @@ pub async fn reservations(bench: &dyn Bench) {
     preempting_a_registrant_fences_it(&two).await;
     preempting_the_holder_takes_its_reservation(&two).await;
     preempt_and_abort_ends_like_preempt(&two).await;
+    seizing_ends_like_its_parts(&two).await;
     only_the_holder_releases(&two).await;
     clear_removes_everything(&two).await;
     a_unit_reset_leaves_reservations_alone(&two).await;
@@ -119,6 +120,13 @@ pub async fn reservations_to_the_letter(bench: &dyn Bench) {
     assert!(two.own().aborts_exactly(), "PREEMPT AND ABORT is the unit's own");
     // It removed a registrant that held nothing, so nothing is reserved (§5.13.11.1.2).
     assert_eq!(two.held().await, None);
+    two.clean().await;
+    // ORDERED tasks are carried out in the order they come in (SAM-5 r21 §8.6.3), so one round trip is enough.
+    two.partner().register(PARTNER).await.expect("REGISTER is accepted");
+    two.partner().reserve(PARTNER, ExclusiveAccessRegistrantsOnly).await.expect("RESERVE is accepted");
+    let (keys, held) = two.own().seize(OWN, &[PARTNER], WriteExclusiveRegistrantsOnly).await.expect("answered");
+    assert_eq!(keys.keys, [OWN]);
+    assert_eq!(held, Some(Reservation { key: OWN, kind: WriteExclusiveRegistrantsOnly }));
     two.clean().await;
 }
 
@@ -183,6 +191,25 @@ async fn exclusive_access_shuts_strangers_out(two: &Two) {
     two.expect(Who::Partner, CONFLICT, CONFLICT).await;
     two.partner.identify().await.expect("INQUIRY is answered on a reserved unit");
     assert_eq!(two.held().await, Some((OWN, ExclusiveAccessRegistrantsOnly)));
+    two.clean().await;
+}
+
+/// A target that does not take the registration as it is asked for first (tgtd lacks APTPL) has refused the preempts before it is made; then one
+/// command at a time leads to the end.
+async fn seizing_ends_like_its_parts(two: &Two) {
+    let kind = WriteExclusiveRegistrantsOnly;
+    two.partner().register(PARTNER).await.expect("REGISTER is accepted");
+    two.partner().reserve(PARTNER, kind).await.expect("RESERVE by a registrant is accepted");
+    // The second victim is not there: its preempt is refused, and the rest is done all the same.
+    let seen = two.own().seize(OWN, &[PARTNER, Key(0x0003_0000_0000_00c3)], kind).await;
+    if two.keys().await.contains(&PARTNER) {
+        two.own().preempt_and_abort(OWN, PARTNER, kind).await.expect("a registrant may preempt another");
+    }
+    assert_eq!((two.keys().await, two.held().await), (vec![OWN], Some((OWN, kind))));
+    two.expect(Who::Partner, Ok(()), CONFLICT).await;
+    let (keys, held) = seen.expect("READ KEYS and READ RESERVATION are answered");
+    assert!(keys.keys.iter().all(|key| [OWN, PARTNER].contains(key)), "{keys:?}");
+    assert!(held.is_some_and(|held| held.kind == kind), "{held:?}");
     two.clean().await;
 }
 

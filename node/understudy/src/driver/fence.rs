@@ -7,9 +7,11 @@ use std::rc::Rc;
 
 use futures_util::future::join_all;
 use understudy_disk::disk::{Disk, Link};
-use understudy_disk::reservation::{Key, ReservationType};
+use understudy_disk::reservation::{Key, Keys, Reservation, ReservationType};
 use understudy_failover::effect::FenceKind;
-use understudy_failover::fence::{DiskFence, DiskStanding, FenceMove, FenceType, PlacedFence, Registered, fence_move};
+use understudy_failover::fence::{
+    DiskFence, DiskStanding, FenceMove, FenceType, PlacedFence, Registered, fence_move, victims_ahead,
+};
 use understudy_failover::key::ReservationKey;
 use understudy_failover::words::{LegIndex, MirrorIndex, NodeId, PairId};
 use understudy_pool::FencedLeg;
@@ -43,12 +45,16 @@ fn fence_type(kind: ReservationType) -> Option<FenceType> {
 pub async fn standing_of(disk: &dyn Disk) -> Option<DiskStanding> {
     let reservations = disk.reservations()?;
     let (keys, reservation) = tokio::join!(reservations.read_keys(), reservations.read_reservation());
-    let mut keys: Vec<_> = keys.ok()?.keys.into_iter().map(|key| ReservationKey(key.0)).collect();
+    Some(standing(keys.ok()?, reservation.ok()?))
+}
+
+fn standing(keys: Keys, reservation: Option<Reservation>) -> DiskStanding {
+    let mut keys: Vec<_> = keys.keys.into_iter().map(|key| ReservationKey(key.0)).collect();
     // A target that binds registrations to sessions lists a key once more for each session it has forgotten.
     keys.sort_unstable();
     keys.dedup();
-    let reservation = reservation.ok()?.map(|held| (ReservationKey(held.key.0), fence_type(held.kind)));
-    Some(DiskStanding { keys, reservation })
+    let reservation = reservation.map(|held| (ReservationKey(held.key.0), fence_type(held.kind)));
+    DiskStanding { keys, reservation }
 }
 
 /// What became of the disks of a pool.
@@ -88,6 +94,15 @@ pub async fn fence_one(disk: &dyn Disk, own: ReservationKey, kind: FenceKind) ->
     end
 }
 
+/// Whether moves may be sent before the ones before them were answered; a deliberate mistake in one of them is made alone.
+fn may_run_ahead() -> bool {
+    #[cfg(feature = "mistakes")]
+    if is_made(Mistake::PreemptWithoutAbort) {
+        return false;
+    }
+    true
+}
+
 async fn move_until_end(disk: &dyn Disk, own: ReservationKey, kind: FenceKind) -> DiskFence {
     let Some(reservations) = disk.reservations() else { return DiskFence::Incomplete };
     #[cfg(feature = "mistakes")]
@@ -99,6 +114,17 @@ async fn move_until_end(disk: &dyn Disk, own: ReservationKey, kind: FenceKind) -
     for _ in 0..MOVES {
         let Some(now) = standing_of(disk).await else { return DiskFence::Unreached };
         let own_key = Key(own.0);
+        let ahead = if registered == Registered::NotYet { victims_ahead(&now, own, kind) } else { Vec::new() };
+        if let Some((_, wanted)) = ahead.first().filter(|_| may_run_ahead()) {
+            registered = Registered::Already;
+            let victims: Vec<_> = ahead.iter().map(|(victim, _)| Key(victim.0)).collect();
+            let seen = reservations.seize(own_key, &victims, wire_type(*wanted)).await;
+            let seen = seen.map(|(keys, reservation)| standing(keys, reservation));
+            if seen.is_ok_and(|seen| fence_move(&seen, own, kind, registered) == FenceMove::End(DiskFence::Fenced)) {
+                return DiskFence::Fenced;
+            }
+            continue;
+        }
         // Whatever a move answers, what is read next tells.
         let _ = match fence_move(&now, own, kind, registered) {
             FenceMove::End(DiskFence::Fenced) if registered == Registered::NotYet => {

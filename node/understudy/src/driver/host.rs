@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
+use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{self, LocalBoxStream, StreamExt as _};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -14,7 +15,9 @@ use understudy_disk::disk::Disk;
 use understudy_disk::lun::IscsiLun;
 use understudy_disk::session::{Nexus, Options, Place, Session};
 use understudy_disk::url::LunUrl;
-use understudy_fabric::{Identity, PageReader, PageServer, Provider, ReaderOptions, ServerOptions};
+use understudy_fabric::{
+    Identity, PAGE_BYTES, PageReader, PageServer, Provider, ReadFailure, ReaderOptions, ServerOptions,
+};
 use understudy_failover::effect::Effects;
 use understudy_failover::input::Input;
 use understudy_failover::machine::Machine;
@@ -23,8 +26,9 @@ use understudy_failover::words::{Incarnation, Micros};
 use understudy_forward::Line;
 use understudy_portal::{Portal, PortalError, PortalOptions};
 
+use super::clock::Clock;
 use super::service::node_id;
-use super::world::{Addresses, Interconnect, Witness, World};
+use super::world::{Addresses, Interconnect, PartnerPage, Witness, World};
 use crate::admin::{AdminRequest, Server};
 use crate::config::{Config, NodeName};
 use crate::event_log::EventLog;
@@ -36,6 +40,22 @@ const REQUESTS: usize = 64;
 /// This machine.
 #[derive(Debug, Clone, Copy)]
 pub struct Host;
+
+/// The partner's memory over libfabric.
+struct Partner {
+    reader: PageReader,
+    clock: Clock,
+}
+
+impl PartnerPage for Partner {
+    fn read(&mut self, within: Duration) -> LocalBoxFuture<'_, Result<Box<[u8; PAGE_BYTES]>, ReadFailure>> {
+        Box::pin(self.reader.read(within))
+    }
+
+    fn rest(&mut self, length: Duration) -> LocalBoxFuture<'_, ()> {
+        Box::pin(self.clock.wait(length))
+    }
+}
 
 /// Looks away.
 struct Nobody;
@@ -80,7 +100,7 @@ impl World for Host {
         let post = if config.manages_addresses() { Some(start()?.0) } else { None };
         Ok(Interconnect {
             own: Box::new(server),
-            partner: Box::new(reader),
+            partner: Box::new(Partner { reader, clock: Clock::start()? }),
             link: Box::new(link),
             post: post.map(|post| Box::new(post) as _),
         })

@@ -19,7 +19,7 @@ use understudy_failover::record::{Heartbeat, Record, RecordSlots};
 use understudy_failover::survey::{ContestMove, KeyMajority, LockDiskView, Survey, contest_move};
 use understudy_failover::words::{Incarnation, NodeId, PairId};
 use understudy_layout::lock::{LockPlaces, RecordSlot};
-use understudy_layout::{DiskShape, Span};
+use understudy_layout::{DiskShape, PAGE_BYTES, Span};
 
 #[cfg(feature = "mistakes")]
 use super::mistakes::{Mistake, is_made};
@@ -40,6 +40,8 @@ pub struct LockDisks {
     /// A lock disk that takes longer counts as silent in this survey or contest.
     patience: Duration,
     beats: Cell<u64>,
+    /// Bytes of a record slot that a survey reads: those of the longest record seen.
+    record_room: Cell<usize>,
 }
 
 impl LockDisks {
@@ -52,7 +54,8 @@ impl LockDisks {
         incarnation: Incarnation,
         patience: Duration,
     ) -> Self {
-        Self { disks, pair, node, incarnation, patience, beats: Cell::new(0) }
+        let record_room = Cell::new(Record::LEAST_ROOM);
+        Self { disks, pair, node, incarnation, patience, beats: Cell::new(0), record_room }
     }
 
     /// The disks, for the status page.
@@ -102,25 +105,44 @@ impl LockDisks {
     async fn areas_of(&self, disk: &dyn Disk) -> Option<([RecordSlots; 2], [Option<Heartbeat>; 2])> {
         let geometry = geometry_of(disk).await?;
         let places = places_of(geometry)?;
-        let [a, b] = NodeId::BOTH.map(|node| read_span(disk, geometry, places.node_area(area_of(node))));
+        let [a, b] = NodeId::BOTH.map(|node| self.area_of(disk, geometry, places, node));
         let (a, b) = tokio::join!(a, b);
-        let (record_a, beat_a) = self.parse_area(&a?, NodeId::A);
-        let (record_b, beat_b) = self.parse_area(&b?, NodeId::B);
+        let ((record_a, beat_a), (record_b, beat_b)) = (a?, b?);
         Some(([record_a, record_b], [beat_a, beat_b]))
     }
 
-    /// Heartbeat, even slot, odd slot, in the order the layout gives.
-    fn parse_area(&self, area: &[u8], node: NodeId) -> (RecordSlots, Option<Heartbeat>) {
-        let (beat, slots) = area.split_at(understudy_layout::PAGE_BYTES.min(area.len()));
-        let (even, odd) = slots.split_at(slots.len() / 2);
-        let record = Record::slots_of([even, odd], self.pair, node);
-        (record, Heartbeat::decode(beat, self.pair, node).ok())
+    /// What stands in a node's area. Of each slot as much is read as records had so far, and more where one says that it is longer: most
+    /// of a slot is empty, and this is read twice in every pause and at every heartbeat.
+    async fn area_of(
+        &self,
+        disk: &dyn Disk,
+        geometry: Geometry,
+        places: LockPlaces,
+        node: NodeId,
+    ) -> Option<(RecordSlots, Option<Heartbeat>)> {
+        let area = node_area(node);
+        loop {
+            let room = self.record_room.get();
+            // The even slot follows the heartbeat.
+            let first = leading_extent(geometry, places.node_area(area), PAGE_BYTES + room)?;
+            let second = leading_extent(geometry, places.record(area, RecordSlot::Odd), room)?;
+            let (first, odd) = tokio::join!(disk.read(first), disk.read(second));
+            let (first, odd) = (first.ok()?, odd.ok()?);
+            let (beat, even) = first.split_at(PAGE_BYTES.min(first.len()));
+            let needed = Record::room_of(even).max(Record::room_of(&odd));
+            if needed <= room {
+                let records = Record::slots_of([even, &odd], self.pair, node);
+                return Some((records, Heartbeat::decode(beat, self.pair, node).ok()));
+            }
+            // BOUND: it grows with every turn, and ends at a whole slot.
+            self.record_room.set(needed.max(self.record_room.get()));
+        }
     }
 
     /// Writes the record to every lock disk; it counts where it is on the medium and was read again from its place.
     pub async fn write_record(&self, record: &Record) -> Vec<WriteOutcome> {
         let bytes = Bytes::from(record.encode());
-        let (node, slot) = (area_of(record.node), RecordSlot::of_sequence(record.sequence));
+        let (node, slot) = (node_area(record.node), RecordSlot::of_sequence(record.sequence));
         let write = |disk: Rc<dyn Disk>| {
             let bytes = bytes.clone();
             async move {
@@ -146,7 +168,7 @@ impl LockDisks {
             let block = (geometry.block_bytes as usize).max(page.len());
             let mut bytes = vec![0; block];
             bytes[..page.len()].copy_from_slice(&page);
-            let extent = leading_extent(geometry, places.heartbeat(area_of(self.node)), block)?;
+            let extent = leading_extent(geometry, places.heartbeat(node_area(self.node)), block)?;
             disk.write(extent, Bytes::from(bytes), Durability::Cached).await.ok()
         };
         let beats = self.disks.iter().cloned().map(|disk| self.within_patience(write(disk)));
@@ -270,14 +292,9 @@ fn places_of(geometry: Geometry) -> Option<LockPlaces> {
     LockPlaces::new(DiskShape { block_bytes: geometry.block_bytes, blocks: geometry.blocks })
 }
 
-fn area_of(node: NodeId) -> u8 {
+fn node_area(node: NodeId) -> u8 {
     // PANIC: a node's index is 0 or 1.
     u8::try_from(node.index()).expect("two nodes")
-}
-
-async fn read_span(disk: &dyn Disk, geometry: Geometry, span: Span) -> Option<Bytes> {
-    let extent = Extent::within(geometry, span.lba, span.blocks)?;
-    disk.read(extent).await.ok()
 }
 
 /// The first `bytes` of a span, which must be whole blocks.
@@ -325,6 +342,9 @@ fn outcome_of(answer: Result<(), DiskError>) -> WriteOutcome {
 
 #[cfg(test)]
 mod tests {
+    use understudy_failover::effect::LegsAre;
+    use understudy_failover::record::{PoolEntry, Verdict};
+    use understudy_failover::words::{Generation, LegSet, MetadataVersion, PoolId};
     use understudy_pool::testing::MemoryDisk;
 
     use super::*;
@@ -348,7 +368,7 @@ mod tests {
         disks[1].put_next_write_elsewhere(1);
         disks[2].fail_next_write(DiskError::Conflict);
         let places = places_of(disks[3].geometry().expect("a size")).expect("large enough");
-        disks[3].break_read(places.record(area_of(NodeId::A), RecordSlot::of_sequence(1)).lba);
+        disks[3].break_read(places.record(node_area(NodeId::A), RecordSlot::of_sequence(1)).lba);
         let outcomes = locks.write_record(&record(1)).await;
         let expected = [WriteOutcome::Written, WriteOutcome::Unknown, WriteOutcome::Failed, WriteOutcome::Unknown];
         assert_eq!(outcomes, expected, "whole, put elsewhere, refused, not readable");
@@ -358,5 +378,31 @@ mod tests {
             [WriteOutcome::Written; 4],
             "written again, it stands everywhere"
         );
+    }
+
+    #[tokio::test]
+    async fn a_survey_reads_as_much_of_a_slot_as_its_record_says_it_has() {
+        let disk = MemoryDisk::new("l0", BLOCK, 64 << 20);
+        let locks = lock_disks(std::slice::from_ref(&disk));
+        let entry = |pool| PoolEntry {
+            pool: PoolId(pool),
+            owner: NodeId::A,
+            generation: Generation(1),
+            metadata_version: MetadataVersion(1),
+            verdict: Verdict::Owned,
+            legs_are: LegsAre::Equal,
+            legs: vec![LegSet(3); 200],
+        };
+        let long = Record { pools: (1..=60).map(entry).collect(), ..record(3) };
+        assert!(long.encode().len() > Record::LEAST_ROOM);
+        let records = [record(1), record(2), long];
+        let mut expected = [None, None];
+        for record in records {
+            assert_eq!(locks.write_record(&record).await, [WriteOutcome::Written]);
+            let slot = record.slot();
+            expected[slot] = Some(record);
+            let (found, beats) = locks.areas_of(disk.as_ref()).await.expect("readable");
+            assert_eq!((found, beats), ([expected.clone(), [None, None]], [None, None]));
+        }
     }
 }

@@ -164,7 +164,12 @@ impl Node {
     pub fn go_on(self: &Rc<Self>, parts: Parts) -> anyhow::Result<mpsc::Receiver<AdminRequest>> {
         let inbox = self.world.operators(&self.config, self.own, &self.recorder)?;
         let timing = &self.config.timing;
-        let times = PollTimes { routine: timing.poll, brisk: timing.poll_brisk, deadline: timing.read_deadline };
+        let times = PollTimes {
+            routine: timing.poll,
+            brisk: timing.poll_brisk,
+            eager: Duration::from_micros(self.machine_config().timing.poll_eager().0),
+            deadline: timing.read_deadline,
+        };
         let whose = (PairId(self.config.pair.id), node_id(self.own.partner()));
         let (pace, view) = (Rc::clone(&self.pace), Rc::clone(&self.partner));
         tokio::task::spawn_local(watch(parts.partner, whose, times, pace, view, self.facts.clone()));

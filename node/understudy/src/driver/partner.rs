@@ -55,16 +55,21 @@ impl PartnerView {
 }
 
 /// How often the partner's page is read, changed by the machine at any time.
-#[derive(Default)]
 pub struct Pace {
-    brisk: Cell<bool>,
+    pace: Cell<PollPace>,
     changed: Notify,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { pace: Cell::new(PollPace::Routine), changed: Notify::default() }
+    }
 }
 
 impl Pace {
     /// From now on this often.
     pub fn set(&self, pace: PollPace) {
-        self.brisk.set(pace == PollPace::Brisk);
+        self.pace.set(pace);
         self.changed.notify_one();
     }
 }
@@ -74,8 +79,10 @@ impl Pace {
 pub struct PollTimes {
     /// Between two routine reads.
     pub routine: Duration,
-    /// Between two reads while a hand-off runs.
+    /// Between two reads while a hand-off is due.
     pub brisk: Duration,
+    /// Between two reads while clients wait for what the partner does.
+    pub eager: Duration,
     /// A read that takes longer gave no page.
     pub deadline: Duration,
 }
@@ -104,10 +111,14 @@ pub async fn watch(
         if facts.send(fact).is_err() {
             return;
         }
-        let interval = if pace.brisk.get() { times.brisk } else { times.routine };
+        let interval = match pace.pace.get() {
+            PollPace::Routine => times.routine,
+            PollPace::Brisk => times.brisk,
+            PollPace::Eager => times.eager,
+        };
         tokio::select! {
             biased;
-            () = tokio::time::sleep_until(began + interval) => {}
+            () = reader.rest(interval.saturating_sub(began.elapsed())) => {}
             () = pace.changed.notified() => {}
         }
     }

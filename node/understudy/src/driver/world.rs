@@ -77,6 +77,11 @@ pub trait PartnerPage {
     /// # Errors
     /// [`ReadFailure`].
     fn read(&mut self, within: Duration) -> LocalBoxFuture<'_, Result<Box<[u8; PAGE_BYTES]>, ReadFailure>>;
+
+    /// Waits before the next read, as exactly as this world can. May be dropped.
+    fn rest(&mut self, length: Duration) -> LocalBoxFuture<'_, ()> {
+        Box::pin(tokio::time::sleep(length))
+    }
 }
 
 /// News of the link to the partner.
@@ -208,12 +213,6 @@ impl Addresses for Keeper {
 
     fn contested(&self) -> Vec<Contested> {
         Self::contested(self)
-    }
-}
-
-impl PartnerPage for PageReader {
-    fn read(&mut self, within: Duration) -> LocalBoxFuture<'_, Result<Box<[u8; PAGE_BYTES]>, ReadFailure>> {
-        Box::pin(Self::read(self, within))
     }
 }
 

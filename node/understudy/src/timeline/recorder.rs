@@ -84,12 +84,23 @@ impl Recorder {
 
     /// Records a step that happens now.
     pub fn record(&self, step: &str, text: impl Into<String>, values: BTreeMap<String, serde_json::Value>) {
+        self.record_at((self.clock)(), step, text, values);
+    }
+
+    /// Records a step that happened at `wall_micros`, and was only noticed now.
+    pub fn record_at(
+        &self,
+        wall_micros: u64,
+        step: &str,
+        text: impl Into<String>,
+        values: BTreeMap<String, serde_json::Value>,
+    ) {
         let mut kept = self.kept.borrow_mut();
         let number = kept.next;
         kept.next = kept.next.saturating_add(1);
         let step = TimelineStep {
             number,
-            wall_micros: (self.clock)(),
+            wall_micros,
             node: self.node,
             incarnation: self.incarnation.clone(),
             step: step.to_owned(),
