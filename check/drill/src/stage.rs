@@ -38,8 +38,12 @@ const SCRATCH_BYTES: u64 = 2 << 30;
 /// What hits a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// SIGKILL.
+    /// SIGKILL of both of its processes, as by a power cut.
     Killed,
+    /// SIGKILL of its worker: the supervisor announces the death.
+    Died,
+    /// Its worker panics: the same.
+    Panicked,
     /// SIGSTOP, and SIGCONT once the other node has settled without it: nothing of it answers.
     Stopped,
     /// It does nothing for as long, but its memory can be read.
@@ -230,7 +234,7 @@ impl Stage {
         Pair::address_of(found, &initiator).with_context(|| format!("{volume} has no portal"))
     }
 
-    /// Kills a node and waits until the other one serves everything.
+    /// Kills a node, both processes, and waits until the other one serves everything.
     ///
     /// # Errors
     /// It does not.
@@ -246,6 +250,8 @@ impl Stage {
     pub fn arm(&self, node: NodeName, place: &str, fault: Fault) -> anyhow::Result<()> {
         let fault = match fault {
             Fault::Killed => "kill",
+            Fault::Died => "die",
+            Fault::Panicked => "panic",
             Fault::Stopped => "stop",
             Fault::Hung => "hang",
         };
@@ -263,7 +269,7 @@ impl Stage {
     /// It never came to the place.
     pub fn wait_until_hit(&mut self, node: NodeName, fault: Fault) -> anyhow::Result<()> {
         let hit = match fault {
-            Fault::Killed => self.pair.wait_for_end(node, PATIENCE),
+            Fault::Killed | Fault::Died | Fault::Panicked => self.pair.wait_for_end(node, PATIENCE).map(drop),
             Fault::Stopped => self.pair.wait_until_stopped(node, PATIENCE),
             Fault::Hung => self.wait_until_hanging(node),
         };
@@ -545,7 +551,7 @@ impl Stage {
     /// It can not be started or does not run.
     pub fn repair(&mut self, node: NodeName, fault: Fault) -> anyhow::Result<()> {
         match fault {
-            Fault::Killed => self.pair.start(node),
+            Fault::Killed | Fault::Died | Fault::Panicked => self.pair.start(node),
             Fault::Stopped => self.pair.signal(node, Signal::CONT),
             Fault::Hung => std::fs::remove_file(self.hanging(node)).context("the node does not hang"),
         }

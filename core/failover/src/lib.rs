@@ -19,6 +19,7 @@ pub mod input;
 #[cfg(feature = "sim")]
 pub mod invariants;
 pub mod key;
+pub mod last_word;
 mod leave_out;
 pub mod machine;
 #[cfg(feature = "mutants")]

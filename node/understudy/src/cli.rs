@@ -70,6 +70,11 @@ enum Command {
     #[command(subcommand)]
     Pair(PairCommand),
     /// Run one node of a pair
+    ///
+    /// Two processes: this one, the supervisor, serves the state page and waits; the worker, which it starts, does everything else and
+    /// ends with it. When the worker dies, the supervisor tells the partner at once, goes on telling for `silent_ms`, and ends with the
+    /// worker's exit status (128 and the signal's number if a signal ended it). It does not start the worker again: whoever starts
+    /// the node does. SIGTERM and SIGINT stop the node in an orderly way.
     Node(NodeArgs),
     /// Show what the nodes are doing
     Status(StatusArgs),
@@ -185,6 +190,9 @@ struct NodeArgs {
     node: NodeName,
     #[command(flatten)]
     file: PairFile,
+    /// Be the worker; the state page's memory is the standard input
+    #[arg(long, hide = true)]
+    worker: bool,
 }
 
 #[derive(Debug, Args)]
