@@ -50,6 +50,15 @@ pub enum Fault {
     Hung,
 }
 
+/// Which processes of a node die when it is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Death {
+    /// Both at once, as by a power cut.
+    Whole,
+    /// Its worker: its supervisor announces it.
+    Announced,
+}
+
 /// Where drills have their disks: in memory if they can. On a machine whose own disk is busy a single flush takes ten seconds
 /// and more, and what a pair rightly waits for is not what a drill is about.
 #[must_use]
@@ -146,6 +155,8 @@ pub struct Stage {
     pub pair: Pair,
     /// Which ways clients take that are started from now on.
     pub ways: Ways,
+    /// How nodes die that are lost from now on.
+    pub death: Death,
     watch: Watch,
     /// What the nodes recorded so far.
     pub steps: Vec<TimelineStep>,
@@ -174,7 +185,8 @@ impl Stage {
         for node in NodeName::BOTH {
             pair.start(node)?;
         }
-        let mut stage = Self { pair, ways: Ways::Own, watch, steps: Vec::new(), clients: Vec::new(), telling };
+        let (ways, death) = (Ways::Own, Death::Whole);
+        let mut stage = Self { pair, ways, death, watch, steps: Vec::new(), clients: Vec::new(), telling };
         stage.wait_until_home()?;
         Ok(stage)
     }
@@ -234,12 +246,18 @@ impl Stage {
         Pair::address_of(found, &initiator).with_context(|| format!("{volume} has no portal"))
     }
 
-    /// Kills a node, both processes, and waits until the other one serves everything.
+    /// Kills a node and waits until the other one serves everything.
     ///
     /// # Errors
     /// It does not.
     pub fn lose(&mut self, node: NodeName) -> anyhow::Result<()> {
-        self.pair.kill(node)?;
+        match self.death {
+            Death::Whole => self.pair.kill(node)?,
+            Death::Announced => {
+                self.pair.kill_worker(node)?;
+                self.pair.wait_for_end(node, PATIENCE)?;
+            }
+        }
         self.wait_until_alone(node.partner())
     }
 
