@@ -116,3 +116,35 @@ fn repaired_node_and_survivor_may_die_announced_in_a_bring_up() {
         });
     }
 }
+
+/// A node that lives is left alone, whoever says that its machine has no power.
+#[test]
+fn report_of_a_power_loss_is_refuted_by_a_node_that_lives() {
+    play(LIMIT, |folder| {
+        let mut stage = set_up(folder)?;
+        let before = stage.pair.status(DEAD)?.incarnation;
+        let answer = stage.pair.ask(SURVIVOR, &Request::PartnerLost, PATIENCE)?;
+        ensure!(matches!(&answer, Response::Refused { reason, .. } if reason.contains("lives")), "answered {answer:?}");
+        stage.wait_until_told(SURVIVOR, "power-loss-refuted", "a lives")?;
+        ensure!(stage.times_told(SURVIVOR, "partner-lost", "") == 0, "it was given up");
+        ensure!(stage.pair.status(DEAD)?.incarnation == before, "it runs on");
+        stage.conclude()
+    });
+}
+
+/// Nothing of a machine without power answers; here it is stopped, and finds out what happened when it goes on.
+#[test]
+fn report_of_a_power_loss_that_is_true_leads_to_a_takeover() {
+    play(LIMIT, |folder| {
+        let mut stage = set_up(folder)?;
+        stage.steps.clear();
+        stage.pair.signal(DEAD, Signal::STOP)?;
+        let answer = stage.pair.ask(SURVIVOR, &Request::PartnerLost, PATIENCE)?;
+        ensure!(matches!(answer, Response::Done { .. }), "answered {answer:?}");
+        stage.wait_until_alone(SURVIVOR)?;
+        stage.demand_keys_of(|_| SURVIVOR)?;
+        demand_announced(&mut stage, "power-loss-reported")?;
+        stage.pair.signal(DEAD, Signal::CONT)?;
+        stage.conclude()
+    });
+}
