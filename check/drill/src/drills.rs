@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
-use understudy_drill::stage::Ways;
 use understudy_drill::stage::scratch;
+use understudy_drill::stage::{Death, Ways};
 use understudy_drill::step::Story;
 use understudy_drill::table::{self, Order, Outcome, Run, Verdict};
 use understudy_drill::{handoff, soak};
@@ -112,6 +112,9 @@ struct HandoffArgs {
     /// Kill the node instead of asking its partner to take over
     #[arg(long)]
     killed: bool,
+    /// Kill only its worker, so that its supervisor announces the death
+    #[arg(long, requires = "killed")]
+    announced: bool,
     /// Which ways the clients take.
     #[arg(long, value_enum, default_value_t = Ways::Own)]
     ways: Ways,
@@ -250,6 +253,7 @@ fn move_pools(args: &HandoffArgs) -> anyhow::Result<ExitCode> {
         runs: args.runs,
         seed: args.seed,
         story: if args.killed { Story::Takeover } else { Story::PlannedTakeover },
+        death: if args.announced { Death::Announced } else { Death::Whole },
         ways: args.ways,
     };
     let report = handoff::run(&order, |line| println!("{line}"))?;

@@ -14,7 +14,7 @@ use understudy::config::NodeName;
 use understudy::timeline::{OperationKind, TimelineStep, group};
 
 use crate::ground::{Ground, Hosting, Wish};
-use crate::stage::Ways;
+use crate::stage::{Death, Ways};
 use crate::step::Story;
 use crate::table::millis;
 
@@ -56,6 +56,8 @@ pub struct Order {
     pub seed: u64,
     /// How the pools come to move.
     pub story: Story,
+    /// How a node dies in a takeover nobody asked for.
+    pub death: Death,
     /// Which ways the clients take.
     pub ways: Ways,
 }
@@ -115,7 +117,7 @@ pub fn run(order: &Order, told: impl Fn(&str)) -> anyhow::Result<Report> {
     let wish =
         Wish { program: order.program.clone(), parent: order.parent.clone(), volumes: 1, hosting: Hosting::Here };
     let mut ground = Ground::make(&wish)?;
-    ground.stage.ways = order.ways;
+    (ground.stage.ways, ground.stage.death) = (order.ways, order.death);
     let mut collected = Collected::default();
     match play(order, &mut ground, &mut collected, told) {
         Ok(()) => Ok(collected.report(order)),

@@ -38,12 +38,25 @@ const SCRATCH_BYTES: u64 = 2 << 30;
 /// What hits a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// SIGKILL.
+    /// SIGKILL of both of its processes, as by a power cut.
     Killed,
+    /// SIGKILL of its worker: the supervisor announces the death.
+    Died,
+    /// Its worker panics: the same.
+    Panicked,
     /// SIGSTOP, and SIGCONT once the other node has settled without it: nothing of it answers.
     Stopped,
     /// It does nothing for as long, but its memory can be read.
     Hung,
+}
+
+/// Which processes of a node die when it is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Death {
+    /// Both at once, as by a power cut.
+    Whole,
+    /// Its worker: its supervisor announces it.
+    Announced,
 }
 
 /// Where drills have their disks: in memory if they can. On a machine whose own disk is busy a single flush takes ten seconds
@@ -142,6 +155,8 @@ pub struct Stage {
     pub pair: Pair,
     /// Which ways clients take that are started from now on.
     pub ways: Ways,
+    /// How nodes die that are lost from now on.
+    pub death: Death,
     watch: Watch,
     /// What the nodes recorded so far.
     pub steps: Vec<TimelineStep>,
@@ -170,7 +185,8 @@ impl Stage {
         for node in NodeName::BOTH {
             pair.start(node)?;
         }
-        let mut stage = Self { pair, ways: Ways::Own, watch, steps: Vec::new(), clients: Vec::new(), telling };
+        let (ways, death) = (Ways::Own, Death::Whole);
+        let mut stage = Self { pair, ways, death, watch, steps: Vec::new(), clients: Vec::new(), telling };
         stage.wait_until_home()?;
         Ok(stage)
     }
@@ -235,7 +251,13 @@ impl Stage {
     /// # Errors
     /// It does not.
     pub fn lose(&mut self, node: NodeName) -> anyhow::Result<()> {
-        self.pair.kill(node)?;
+        match self.death {
+            Death::Whole => self.pair.kill(node)?,
+            Death::Announced => {
+                self.pair.kill_worker(node)?;
+                self.pair.wait_for_end(node, PATIENCE)?;
+            }
+        }
         self.wait_until_alone(node.partner())
     }
 
@@ -246,6 +268,8 @@ impl Stage {
     pub fn arm(&self, node: NodeName, place: &str, fault: Fault) -> anyhow::Result<()> {
         let fault = match fault {
             Fault::Killed => "kill",
+            Fault::Died => "die",
+            Fault::Panicked => "panic",
             Fault::Stopped => "stop",
             Fault::Hung => "hang",
         };
@@ -263,7 +287,7 @@ impl Stage {
     /// It never came to the place.
     pub fn wait_until_hit(&mut self, node: NodeName, fault: Fault) -> anyhow::Result<()> {
         let hit = match fault {
-            Fault::Killed => self.pair.wait_for_end(node, PATIENCE),
+            Fault::Killed | Fault::Died | Fault::Panicked => self.pair.wait_for_end(node, PATIENCE).map(drop),
             Fault::Stopped => self.pair.wait_until_stopped(node, PATIENCE),
             Fault::Hung => self.wait_until_hanging(node),
         };
@@ -545,7 +569,7 @@ impl Stage {
     /// It can not be started or does not run.
     pub fn repair(&mut self, node: NodeName, fault: Fault) -> anyhow::Result<()> {
         match fault {
-            Fault::Killed => self.pair.start(node),
+            Fault::Killed | Fault::Died | Fault::Panicked => self.pair.start(node),
             Fault::Stopped => self.pair.signal(node, Signal::CONT),
             Fault::Hung => std::fs::remove_file(self.hanging(node)).context("the node does not hang"),
         }

@@ -39,7 +39,7 @@ fn cell(node: NodeName, place: &'static str, at: Option<&'static str>, fault: Fa
         }
         let other = node.partner();
         match fault {
-            Fault::Killed | Fault::Stopped => stage.wait_until_alone(other)?,
+            Fault::Killed | Fault::Died | Fault::Panicked | Fault::Stopped => stage.wait_until_alone(other)?,
             Fault::Hung => stage.wait_until_alone_beside_hanging(other)?,
         }
         stage.demand_keys_of(|_| other)?;

@@ -6,8 +6,7 @@
 //!
 //! Properties: nothing a partner can write makes this node panic, also not with checks for overflow; every page and
 //! record this node makes can be written and decodes to the same; a pool is served only after its fence and its opening
-//! were answered well (an incomplete fence will do if the partner's page says that its node has ended), the fence first; no
-//! order carries a number twice.
+//! were answered well, the fence first; no order carries a number twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -50,8 +49,6 @@ struct Bench<'a> {
     /// Pools whose last fence, and then opening, was answered well.
     fenced: BTreeSet<PoolId>,
     opened: BTreeSet<PoolId>,
-    /// Whether the partner's page read last says that its node has ended.
-    partner_has_ended: bool,
     partner_heartbeat: u64,
     requests: u64,
 }
@@ -89,7 +86,6 @@ pub fn run(bytes: &[u8]) {
         disks: vec![disk; lock_disks],
         fenced: BTreeSet::new(),
         opened: BTreeSet::new(),
-        partner_has_ended: false,
         partner_heartbeat: 0,
         requests: 0,
     };
@@ -108,7 +104,6 @@ impl Bench<'_> {
             0..=4 => self.answer(),
             5 | 6 => {
                 let page = self.partner_page();
-                self.partner_has_ended = matches!(page.content.state, StateWord::Halted | StateWord::Panicked);
                 self.tell(Input::PartnerPageRead(Box::new(page)));
             }
             7 => {
@@ -241,9 +236,7 @@ impl Bench<'_> {
                     FenceOutcome::Incomplete { fenced: 1, of: 2, unreached: vec![LegSet(2)] },
                 ];
                 let outcome = if well { FenceOutcome::Fenced } else { self.choices.pick(&outcomes).clone() };
-                // What a node known to have ended left on a disk out of reach cannot change any more.
-                let incomplete = matches!(outcome, FenceOutcome::Incomplete { .. });
-                if well || (incomplete && self.partner_has_ended) {
+                if well {
                     self.fenced.insert(pool);
                 }
                 Input::PoolFenced { op, pool, outcome }
@@ -403,6 +396,7 @@ impl Bench<'_> {
             5 => Input::FenceDoubted { pool },
             6 => Input::ServiceHealthChanged(Health::Degraded),
             _ if earnest == Earnest::DryRun => asked(Request::Halt),
+            _ if vetoes == SoftVetoes::Overridden => asked(Request::PartnerLost),
             _ => Input::PartnerLinkClosed,
         };
         self.tell(input);

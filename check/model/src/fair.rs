@@ -296,7 +296,9 @@ impl World<'_> {
         self.carry_out_orders(node);
         if page_of(self.pair.node(node.partner()), node.partner()).is_some() {
             self.make(Move::ReadPage(node));
-        } else if self.hears(node) {
+        }
+        // What is said for a worker that is gone stands still as well.
+        if self.pair.node(node.partner()).machine.is_none() && self.hears(node) {
             self.make(Move::Silence(node));
         }
         self.carry_out_orders(node);

@@ -49,6 +49,8 @@ pub enum Move {
     Start(NodeId),
     /// The process is killed.
     Kill(NodeId),
+    /// The worker dies, and its supervisor says so.
+    Die(NodeId),
     /// A client writes.
     Write(NodeId, PoolId),
     /// What could not be sent to a leg is sent now.
@@ -93,6 +95,7 @@ impl fmt::Display for Move {
             Self::Silence(node) => write!(f, "{node} finds its partner silent"),
             Self::Start(node) => write!(f, "{node} starts"),
             Self::Kill(node) => write!(f, "{node} is killed"),
+            Self::Die(node) => write!(f, "the worker of {node} dies"),
             Self::Write(node, pool) => write!(f, "a client writes to {pool} through {node}"),
             Self::Resend(node, pool) => write!(f, "{node} sends what it could not send to a leg of {pool}"),
             Self::Land(pool, leg, _) => write!(f, "a write lands on leg {leg} of {pool}"),
@@ -186,7 +189,8 @@ fn faults_of(pair: &Pair, node: NodeId, out: &mut Vec<Move>) {
     let Some(machine) = it.running() else { return };
     let mut add = |left: u8, it: Move| out.extend((left > 0).then_some(it));
     add(left.kills, Move::Kill(node));
-    if it.late.is_none() && it.sees && pair.node(node.partner()).machine.is_some() {
+    add(left.announced, Move::Die(node));
+    if it.late.is_none() && it.sees && page_of(pair.node(node.partner()), node.partner()).is_some() {
         add(left.late_pages, Move::BeginRead(node));
     }
     if it.sees {
@@ -280,6 +284,7 @@ fn pay(pair: &mut Pair, it: Move) {
     let free_silence = |node| is_gone(pair, node);
     let price: Option<fn(&mut Faults) -> &mut u8> = match it {
         Move::Kill(_) => Some(|left| &mut left.kills),
+        Move::Die(_) => Some(|left| &mut left.announced),
         Move::Silence(node) if !free_silence(node) => Some(|left| &mut left.silences),
         Move::Pass(node, Timer::Limit) if !free_silence(node) => Some(|left| &mut left.silences),
         Move::BeginRead(_) => Some(|left| &mut left.late_pages),
@@ -349,6 +354,7 @@ impl World<'_> {
             Move::Silence(node) => self.expire(node, understudy_failover::machine::Machine::hear_nothing),
             Move::Start(node) => self.start(node),
             Move::Kill(node) => self.end(node),
+            Move::Die(node) => self.die(node),
             Move::Write(node, pool) => self.client_writes(node, pool),
             Move::Resend(node, pool) => self.send_unsent(node, pool),
             Move::Land(pool, leg, at) => self.land(pool, leg, at),

@@ -10,6 +10,7 @@ use understudy_failover::fence::{FenceType, Registered};
 use understudy_failover::input::{FenceOutcome, Input};
 use understudy_failover::invariants::{self, Deeds};
 use understudy_failover::key::ReservationKey;
+use understudy_failover::last_word::last_word;
 use understudy_failover::machine::{Machine, State};
 use understudy_failover::page::{LAYOUT_VERSION, LiveWords, Page};
 use understudy_failover::sim::PAIR;
@@ -72,6 +73,15 @@ impl World<'_> {
         let pools: Vec<PoolId> = self.pair.pools().collect();
         let it = self.pair.node_mut(node);
         *it = Node { run: it.run, sees: it.sees, ..Node::off(pools.into_iter()) };
+    }
+
+    /// The worker is gone, and its supervisor says so.
+    pub fn die(&mut self, node: NodeId) {
+        let last = self.page_of(node).map(|page| page.encode());
+        let word = last.and_then(|bytes| last_word(&[bytes], PAIR, node));
+        self.end(node);
+        // As every page here: its counters have moved.
+        self.pair.node_mut(node).last_word = word.map(|page| Box::new(Page { sequence: 2, ..page }));
     }
 
     /// The page in a node's memory now.
@@ -299,7 +309,7 @@ fn deeds_of(done: &Done, pool: PoolId) -> Deeds {
 /// The page in a node's memory.
 #[must_use]
 pub fn page_of(it: &Node, node: NodeId) -> Option<Page> {
-    let machine = it.machine.as_ref()?;
+    let Some(machine) = &it.machine else { return it.last_word.as_deref().cloned() };
     let content = machine.shown()?.clone();
     // Read later than whatever was read before: its counters have moved.
     let live = LiveWords { progress: 1, heartbeat: 1, last_completion: 0 };

@@ -227,6 +227,8 @@ pub struct Node {
     pub run: u8,
     /// Its machine, if there is a process; one that has halted keeps its last page.
     pub machine: Option<Box<Machine>>,
+    /// What a supervisor says for a worker that is gone.
+    pub last_word: Option<Box<Page>>,
     /// Orders under way, in the order given.
     pub tasks: Vec<Task>,
     /// Pools.
@@ -248,6 +250,7 @@ impl Node {
         Self {
             run: 0,
             machine: None,
+            last_word: None,
             tasks: Vec::new(),
             mounts: pools.map(|pool| (pool, Mount::new())).collect(),
             done: Done::default(),
@@ -310,6 +313,8 @@ pub struct Shelf {
 pub struct Faults {
     /// A process is killed.
     pub kills: u8,
+    /// A worker dies, and its supervisor says so in its page.
+    pub announced: u8,
     /// A partner that lives is taken for silent, or a hand-off's time is up: a stopped process, a lost interconnect, a slow disk.
     pub silences: u8,
     /// A page arrives late.

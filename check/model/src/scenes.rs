@@ -114,6 +114,7 @@ const TWO: &[NodeId] = &[NodeId::A, NodeId::B];
 
 const NONE: Faults = Faults {
     kills: 0,
+    announced: 0,
     silences: 0,
     late_pages: 0,
     unknown_records: 0,
@@ -156,6 +157,8 @@ pub fn short() -> Vec<Scene> {
     vec![
         small("power-on", Off, NONE),
         small("death", Home, Faults { kills: 1, ..NONE }),
+        small("announced-death", Home, Faults { announced: 1, ..NONE }),
+        small("giveback-announced-death", Ready, Faults { announced: 1, ..NONE }),
         small("zombie", Home, Faults { silences: 1, ..NONE }),
         small("giveback", TakenOver, NONE),
         small("giveback-silence", Ready, Faults { silences: 1, ..NONE }),
@@ -193,6 +196,8 @@ pub fn long() -> Vec<Scene> {
         small("operators", Home, Faults { requests: 2, ..NONE }),
         small("operator-death", Home, Faults { requests: 1, kills: 1, ..NONE }),
         fine(small("every-access-death", Home, Faults { kills: 1, ..NONE })),
+        small("announced-deaths", Home, Faults { announced: 2, ..NONE }),
+        small("leg-announced-death", Home, Faults { announced: 1, legs: 1, ..NONE }),
         scene("three-death", Home, Faults { kills: 1, ..NONE }),
         scene("three-zombie", Home, Faults { silences: 1, ..NONE }),
     ]

@@ -35,7 +35,7 @@ cargo xtask bench failover [--runs N] [--json FILE]  pauses at takeover and give
 cargo xtask bench target [--against tgtd,spdk] [--peer-program FILE] [--on memory|file] [--client awake|asleep]
                                                      [--only TEXT] [--rounds N] [--seconds S]
                          [--json FILE]               the same load on our target and others, in turns; FILE is SPDK's iscsi_tgt
-cargo xtask bench handoff [--runs N] [--killed] [--ways own|both|other] [--json FILE] [--help]
+cargo xtask bench handoff [--runs N] [--killed [--announced]] [--ways own|both|other] [--json FILE] [--help]
                                                      pools moved there and back: pauses of clients, step by step
 cargo xtask bench pacemaker [--runs N] [--token-ms N] [--address last|first] [--json FILE] [--help]
                                                      planned moves and power cuts: our pair, then Pacemaker, Corosync and tgt

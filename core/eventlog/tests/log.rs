@@ -89,7 +89,7 @@ fn segments_stay_within_their_bound_and_each_can_be_read_alone() {
 
 #[test]
 fn an_edited_snapshot_is_reported_with_the_line_that_differs() {
-    let (config, told) = facts_of(4, Micros::from_millis(60_000), NodeId::B);
+    let (config, told) = facts_of(8, Micros::from_millis(60_000), NodeId::B);
     let mut memory = Memory::default();
     for _ in 0..20 {
         log(&config, &told, SEGMENT_BYTES_MIN, &mut memory);

@@ -16,7 +16,7 @@ use understudy_failover::input::Input;
 const PASSES: usize = 200;
 
 /// Every enum. One that is missing here is named by the failure.
-const ENUMS: [&str; 49] = [
+const ENUMS: [&str; 50] = [
     "AfterMailboxWait",
     "Again",
     "Alarm",
@@ -53,6 +53,7 @@ const ENUMS: [&str; 49] = [
     "Request",
     "RestartReason",
     "Route",
+    "SignOfLife",
     "SoftVetoes",
     "Stage",
     "Stand",

@@ -41,9 +41,9 @@ pub struct Timing {
     pub poll_brisk: Micros,
     /// Between two heartbeats, and between two looks at the partner's. 50 ms: three missed looks fit the wait after a closed link.
     pub heartbeat: Micros,
-    /// How long page and heartbeat both stand still, after the page said HALTED or PANICKED or the partner's machine that
-    /// nobody listens, until the lock disks are contested. 75 ms: a heartbeat and a half, so that whoever lives against these
-    /// signs has beaten once more.
+    /// How long page and heartbeat both stand still, after the partner's machine said that nobody listens or was reported to have no
+    /// power, until the lock disks are contested. 75 ms: a heartbeat and a half, so that whoever lives against these signs has
+    /// beaten once more. After the page said HALTED or PANICKED nothing is waited for, unless another run is seen beside it.
     pub wait_ended: Micros,
     /// The same after the link was closed and nothing else is known. 150 ms: three heartbeats, so that a process that only
     /// lost its link is still seen alive.

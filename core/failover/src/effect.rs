@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::alert::SignOfLife;
 use crate::fence::FenceType;
 use crate::key::ReservationKey;
 use crate::page::{PageContent, StateWord};
@@ -196,6 +197,11 @@ pub enum Reply {
     },
     /// Begun, and given up: the pools are where they were.
     GivenUp,
+    /// The partner lives: nothing was done.
+    Refuted {
+        /// What shows it.
+        by: SignOfLife,
+    },
 }
 
 /// An order.

@@ -158,6 +158,8 @@ pub enum Request {
     },
     /// Stop serving in an orderly way and end the process.
     Halt,
+    /// Look at once whether the partner is gone: its machine is reported to have lost its power.
+    PartnerLost,
 }
 
 /// Service health as the driver sees it.

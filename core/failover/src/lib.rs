@@ -5,6 +5,7 @@
 //! [`effect::Effect`]s; the formats two nodes share are beside it: the state page, the records of the lock disks, the keys.
 //! What it is not: it has no clock, socket, thread or randomness, and it does not know what a disk is.
 
+pub mod alert;
 pub mod boot;
 pub mod bring_up;
 pub mod claim;
@@ -19,6 +20,7 @@ pub mod input;
 #[cfg(feature = "sim")]
 pub mod invariants;
 pub mod key;
+pub mod last_word;
 mod leave_out;
 pub mod machine;
 #[cfg(feature = "mutants")]

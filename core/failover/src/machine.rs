@@ -364,6 +364,10 @@ impl Machine {
         }
         self.desk.raise_floor(page.content.generation);
         self.watch.page_read(now, page.clone(), &self.config);
+        if news && self.watch.has_ended() && self.watch.is_blind(now, &self.config) {
+            let op = self.op();
+            out.push(Effect::Survey { op });
+        }
         self.clear_alarm(Alarm::PageRejected, out);
         match self.state.clone() {
             State::Booting => self.decide_boot(now, out),
@@ -389,7 +393,7 @@ impl Machine {
     }
 
     fn surveyed(&mut self, now: Micros, op: Option<Op>, survey: Survey, out: &mut Effects) {
-        self.watch.surveyed(now, &survey, &self.config);
+        self.watch.surveyed(now, op, &survey, &self.config);
         self.desk.raise_floor(survey.highest_generation());
         let node = self.config.node;
         self.desk.raise_sequence(survey.highest_sequence(node), survey.standing_sequence(node));

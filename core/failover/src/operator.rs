@@ -1,4 +1,4 @@
-//! What an operator may ask: planned and forced takeover, giveback, an orderly stop.
+//! What an operator may ask: planned and forced takeover, giveback, an orderly stop; a report of the partner's end is [`crate::alert`]'s.
 //!
 //! Not here: how any of it is carried out beyond its beginning. The one idea: a request is answered exactly once, also when it comes to
 //! nothing.
@@ -53,6 +53,7 @@ impl Machine {
             }
             Request::Giveback { vetoes, earnest } => self.asked_giveback(Asked { request, vetoes, earnest }, out),
             Request::Halt => self.asked_halt(now, request, out),
+            Request::PartnerLost => self.asked_partner_lost(now, request, out),
         }
     }
 

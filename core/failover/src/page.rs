@@ -92,7 +92,7 @@ pub enum StateWord {
     Giveback = 9,
     /// Stopped in an orderly way.
     Halted = 10,
-    /// Died of its own assertion.
+    /// Its process has ended, and not in an orderly way. Said by its supervisor ([`crate::last_word`]).
     Panicked = 11,
 }
 

@@ -208,9 +208,8 @@ impl Machine {
     fn claim_fenced(&mut self, now: Micros, pool: PoolId, outcome: FenceOutcome, out: &mut Effects) {
         let State::Claiming(claim) = self.state.clone() else { return };
         let generation = self.generation(pool);
-        let ended = self.watch.has_ended();
         match outcome {
-            FenceOutcome::Incomplete { fenced, of, unreached } if !ended => {
+            FenceOutcome::Incomplete { fenced, of, unreached } => {
                 if let Some(without) = self.left_out(now, &claim, pool, (fenced, of), &unreached) {
                     return self.leave_out(*claim, without, out);
                 }
@@ -219,8 +218,7 @@ impl Machine {
                     progress.failures += 1;
                 });
             }
-            // Known to have ended: what it left on a disk out of reach cannot change any more.
-            FenceOutcome::Fenced | FenceOutcome::Incomplete { .. } => {
+            FenceOutcome::Fenced => {
                 let kind = self.fence_kind(&claim, pool);
                 if let Some(here) = self.here.get_mut(&pool) {
                     here.fence = Some(kind);

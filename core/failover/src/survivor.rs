@@ -67,7 +67,9 @@ impl Machine {
         if self.watch.is_rejected() {
             self.raise_alarm(Alarm::PageRejected, out);
         }
-        match self.watch.signs(now, &self.config) {
+        let signs = self.watch.signs(now, &self.config);
+        self.judge_alert(now, signs, out);
+        match signs {
             Signs::Alive => {
                 self.clear_alarm(Alarm::InterconnectDown, out);
                 self.clear_alarm(Alarm::PartnerDown, out);

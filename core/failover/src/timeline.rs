@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use crate::alert::SignOfLife;
 use crate::effect::{RestartReason, Veto};
 use crate::page::StateWord;
 use crate::words::{Generation, Incarnation, NodeId, PoolId};
@@ -175,6 +176,10 @@ pub enum Step {
         /// Which pool.
         pool: PoolId,
     },
+    /// The partner's machine is reported to have lost its power.
+    PowerLossReported,
+    /// It has not: this moved after the report.
+    PowerLossRefuted(SignOfLife),
 }
 
 impl fmt::Display for Step {
@@ -222,6 +227,9 @@ impl fmt::Display for Step {
             Self::ServiceClosed { identity } => write!(f, "service for {identity} closed"),
             Self::LegDropped { pool, generation } => write!(f, "{pool}: leg recorded bad with generation {generation}"),
             Self::LegsLeftOut { pool } => write!(f, "{pool}: claimed without the legs that give no answer"),
+            Self::PowerLossReported => f.write_str("partner reported to have lost its power"),
+            Self::PowerLossRefuted(SignOfLife::Page) => f.write_str("report refuted: the partner's page moves"),
+            Self::PowerLossRefuted(SignOfLife::Heartbeat) => f.write_str("report refuted: the partner's heart beats"),
             Self::Restarting(reason) => write!(f, "restarting: {reason:?}"),
         }
     }

@@ -3,13 +3,14 @@
 //! Not here: what follows from silence. The one idea: a sign of life is a counter that moves, in the page or on a lock disk, never a read
 //! that succeeds; and a node that was itself stopped knows nothing until it has looked again.
 
+use crate::alert::Alert;
 use crate::config::Config;
 use crate::input::Unreadable;
 use crate::key::ReservationKey;
 use crate::page::{Page, StateWord};
 use crate::record::Heartbeat;
 use crate::survey::Survey;
-use crate::words::{Incarnation, Micros};
+use crate::words::{Incarnation, Micros, Op};
 
 /// What the partner's two signs say now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -51,6 +52,8 @@ pub struct Watch {
     link: Link,
     /// The partner's key on the lock disks, as far as it is known.
     key: Option<ReservationKey>,
+    /// A report that its machine has lost its power.
+    pub(crate) alert: Option<Alert>,
 }
 
 impl Watch {
@@ -66,6 +69,7 @@ impl Watch {
             last_readable: None,
             link: Link::Usual,
             key: None,
+            alert: None,
         }
     }
 
@@ -104,10 +108,19 @@ impl Watch {
         self.link == Link::Rejected
     }
 
-    /// Whether the incarnation last seen is known to have ended in an orderly way or by its own assertion.
+    /// Whether the incarnation last seen is known to have ended: in an orderly way, or its supervisor has waited for its process.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.page.as_ref().is_some_and(|page| matches!(page.content.state, StateWord::Halted | StateWord::Panicked))
+    }
+
+    /// Whether it has ended and nothing is seen of another one in its place. A heartbeat that moves then was on its way.
+    fn is_over(&self, config: &Config) -> bool {
+        let Some(page) = self.page.as_ref().filter(|_| self.has_ended()) else { return false };
+        let its_key = ReservationKey::on_lock_disk(config.pair, config.partner(), page.incarnation);
+        let same_key = self.key.is_none_or(|key| key == its_key);
+        let of_another = |beat: &Heartbeat| ![page.incarnation, Incarnation::NONE].contains(&beat.incarnation);
+        same_key && !self.beats.iter().flatten().any(of_another)
     }
 
     /// Counts every silence from now: this node was stopped, or begins.
@@ -131,6 +144,9 @@ impl Watch {
         if self.incarnation() != Some(page.incarnation) {
             self.key = Some(ReservationKey::on_lock_disk(config.pair, config.partner(), page.incarnation));
         }
+        if let Some(alert) = &mut self.alert {
+            alert.page_read(moved);
+        }
         self.page = Some(page);
     }
 
@@ -152,15 +168,20 @@ impl Watch {
     }
 
     /// The lock disks were read.
-    pub fn surveyed(&mut self, now: Micros, survey: &Survey, config: &Config) {
+    pub fn surveyed(&mut self, now: Micros, op: Option<Op>, survey: &Survey, config: &Config) {
+        let mut moved = false;
         let beats = survey.heartbeats(config.partner());
         for (last, beat) in self.beats.iter_mut().zip(beats) {
             let Some(beat) = beat else { continue };
-            if last.is_some_and(|last| last != beat) {
-                self.beat_moved = now;
-                self.beat_seen = Some(now);
-            }
+            moved |= last.is_some_and(|last| last != beat);
             *last = Some(beat);
+        }
+        if moved {
+            self.beat_moved = now;
+            self.beat_seen = Some(now);
+        }
+        if let Some(alert) = &mut self.alert {
+            alert.surveyed(op, survey.is_readable(), moved);
         }
         if survey.is_readable() {
             self.last_readable = Some(now);
@@ -172,9 +193,12 @@ impl Watch {
         let timing = &config.timing;
         let base = match (&self.page, self.link) {
             (None, _) => timing.boot_wait,
-            // It has ended, or lost its link alone: who ended does not contest, so there is no tie to avoid.
+            // It has ended for certain: there is nothing to wait for.
+            (Some(_), _) if self.is_over(config) => return Micros(0),
+            // It has ended, or lost its link alone, or has no power: who ended does not contest, so there is no tie to avoid.
             (Some(_), Link::Refused) => return timing.wait_ended,
             (Some(_), _) if self.has_ended() => return timing.wait_ended,
+            (Some(_), _) if self.alert.as_ref().is_some_and(Alert::shortens_the_wait) => return timing.wait_ended,
             (Some(_), Link::Closed) => return timing.wait_closed,
             (Some(_), Link::Usual | Link::Rejected) => timing.wait_long,
         };
@@ -190,13 +214,18 @@ impl Watch {
         if self.page.is_some() && !still(self.page_moved) && self.link == Link::Usual && !self.has_ended() {
             return Signs::Alive;
         }
-        let blind = self.last_readable.is_none_or(|at| now.since(at) > config.timing.own_gap);
         match (still(self.page_moved), still(self.beat_moved)) {
-            (true, true) if blind => Signs::NotKnown,
+            (true, true) if self.is_blind(now, config) => Signs::NotKnown,
             (true, true) => Signs::Silent,
             (_, false) if self.beat_seen.is_some_and(|seen| now.since(seen) < wait) => Signs::HeartbeatOnly,
             (_, false) | (false, true) => Signs::NotKnown,
         }
+    }
+
+    /// Whether the heartbeats could not be seen lately.
+    #[must_use]
+    pub fn is_blind(&self, now: Micros, config: &Config) -> bool {
+        self.last_readable.is_none_or(|at| now.since(at) > config.timing.own_gap)
     }
 
     /// For how long the page has stood still.
@@ -236,8 +265,11 @@ impl Watch {
             page.live = crate::page::LiveWords::default();
             page.sequence = 0;
         }
+        // Whose it was is asked beside a page that says it has ended.
+        let ended = self.has_ended();
         for beat in &mut self.beats {
-            *beat = Some(Heartbeat { incarnation: Incarnation::NONE, counter: 0 });
+            let incarnation = beat.filter(|_| ended).map_or(Incarnation::NONE, |beat| beat.incarnation);
+            *beat = Some(Heartbeat { incarnation, counter: 0 });
         }
         // While the page moves nobody asks for the heartbeat, and the next silence ends both.
         if self.page.is_some() && self.page_moved > Micros(0) {
@@ -254,6 +286,9 @@ impl Watch {
         self.beat_moved = self.beat_moved.since(by);
         self.beat_seen = self.beat_seen.map(|at| at.since(by));
         self.last_readable = self.last_readable.map(|at| at.since(by));
+        if let Some(alert) = &mut self.alert {
+            alert.at = alert.at.since(by);
+        }
     }
 }
 
@@ -310,10 +345,14 @@ mod tests {
 
         /// The partner's heartbeat as read from the lock disk.
         fn beat(&mut self, millis: u64, counter: u64) {
-            let beat = Heartbeat { incarnation: Incarnation(9), counter };
+            self.beat_of(Incarnation(9), millis, counter);
+        }
+
+        fn beat_of(&mut self, incarnation: Incarnation, millis: u64, counter: u64) {
+            let beat = Heartbeat { incarnation, counter };
             let view = LockDiskView { heartbeats: [None, Some(beat)], ..LockDiskView::default() };
             let survey = Survey { disks: vec![Some(view)] };
-            self.watch.surveyed(Micros::from_millis(millis), &survey, &self.config);
+            self.watch.surveyed(Micros::from_millis(millis), None, &survey, &self.config);
         }
 
         fn signs(&self, millis: u64) -> Signs {
@@ -323,12 +362,11 @@ mod tests {
 
     #[test]
     fn silence_is_found_the_sooner_the_surer_the_end_is() {
-        let ways: [(&[Unreadable], StateWord, u64); 5] = [
+        let ways: [(&[Unreadable], StateWord, u64); 4] = [
             (&[Unreadable::TimedOut], StateWord::Up, 600),
             (&[Unreadable::Closed], StateWord::Up, 150),
             (&[Unreadable::Closed, Unreadable::Refused], StateWord::Up, 75),
             (&[Unreadable::Refused, Unreadable::Closed, Unreadable::TimedOut], StateWord::Up, 75),
-            (&[Unreadable::TimedOut], StateWord::Panicked, 75),
         ];
         for (failures, state, wait) in ways {
             let mut bench = Bench::new(state);
@@ -341,6 +379,36 @@ mod tests {
             assert_ne!(bench.signs(999 + wait), Signs::Silent, "{failures:?}");
             assert_eq!(bench.signs(1_000 + wait), Signs::Silent, "{failures:?}");
         }
+    }
+
+    #[test]
+    fn of_a_run_that_is_said_to_have_ended_nothing_more_is_waited_for() {
+        for state in [StateWord::Halted, StateWord::Panicked] {
+            let mut bench = Bench::new(state);
+            assert_eq!(bench.signs(1_000), Signs::Silent, "{state}");
+            // What it had sent to a lock disk arrives after its end.
+            bench.beat(1_010, 2);
+            assert_eq!(bench.signs(1_010), Signs::Silent, "{state}");
+            assert_eq!(bench.signs(1_400), Signs::NotKnown, "{state}: nobody has looked for 390 ms");
+        }
+    }
+
+    /// Its page cannot be read, and the last one is of the run before.
+    #[test]
+    fn another_run_beside_a_page_that_says_panicked_is_seen_alive() {
+        let mut bench = Bench::new(StateWord::Panicked);
+        for (at, counter) in (1_050..3_000).step_by(50).zip(1..) {
+            bench.beat_of(Incarnation(10), at, counter);
+            assert_ne!(bench.signs(at + 49), Signs::Silent, "a beat {at} ms after the start");
+        }
+        assert_eq!(bench.signs(2_999), Signs::HeartbeatOnly);
+        // One that registered and has not beaten yet.
+        let mut bench = Bench::new(StateWord::Panicked);
+        let key = ReservationKey::on_lock_disk(PairId(7), NodeId::B, Incarnation(10));
+        bench.watch.learn_key(Micros::from_millis(1_010), Some(key));
+        bench.beat(1_020, 1);
+        assert_ne!(bench.signs(1_084), Signs::Silent);
+        assert_eq!(bench.signs(1_085), Signs::Silent);
     }
 
     #[test]

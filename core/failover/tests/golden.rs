@@ -529,3 +529,81 @@ fn halted_node_is_taken_over_after_the_short_wait() {
     it.until("home", is_home);
     it.assert_golden();
 }
+
+/// What a supervisor says for a worker that is gone is waited for no longer.
+#[test]
+fn announced_death_is_taken_over_at_once() {
+    let mut it = Scenario::new("announced_death");
+    it.cold_start();
+    it.note("the worker of A dies");
+    it.world.die(A);
+    let died = it.world.now;
+    it.until("B contests", |world| {
+        let machine = world.nodes[B.index()].machine.as_ref();
+        machine.is_some_and(|machine| page_stage(machine.state()) == Some(Stage::Contesting))
+    });
+    let took = it.world.now.since(died);
+    assert!(took < Micros::from_millis(15), "one read of the page, at most 10 ms away, and not {took:?}");
+    it.until("B serves both", |world| world.answers(B, P1) && world.answers(B, P2));
+    it.run(1_000);
+    it.start(A);
+    it.until("home", is_home);
+    it.assert_order(&[
+        (B, "PANICKED read by RDMA"),
+        (B, "lock disks contested"),
+        (B, "lock disks won: 3 of 3"),
+        (B, "pool 1 fenced with generation 6, read back"),
+        (B, "claim verified after the fence"),
+        (B, "pool 1 served with generation 6"),
+        (A, "asserted MBWAIT"),
+    ]);
+    it.assert_golden();
+}
+
+/// A machine without power shows nothing, and its partner is told.
+#[test]
+fn power_loss_that_is_reported_shortens_the_wait() {
+    let mut it = Scenario::new("power_loss_reported");
+    it.cold_start();
+    it.note("A loses its power: nothing of it answers, and nobody says so");
+    it.world.interconnect[B.index()] = false;
+    it.world.kill(A);
+    it.run(20);
+    let reported = it.world.now;
+    it.ask(B, Request::PartnerLost);
+    it.until("B serves both", |world| world.answers(B, P1) && world.answers(B, P2));
+    let took = it.world.now.since(reported);
+    assert!(took >= Micros::from_millis(50) && took < Micros::from_millis(200), "{took:?}");
+    it.assert_order(&[
+        (B, "reported to have lost its power"),
+        (B, "lock disks contested"),
+        (B, "pool 1 fenced with generation 6, read back"),
+        (B, "claim verified after the fence"),
+        (B, "pool 1 served with generation 6"),
+    ]);
+    it.assert_golden();
+}
+
+/// Whoever is reported dead and lives is left alone, by either of its signs.
+#[test]
+fn false_report_of_a_power_loss_is_refuted() {
+    let mut it = Scenario::new("power_loss_refuted");
+    it.cold_start();
+    it.note("A is well");
+    it.ask(B, Request::PartnerLost);
+    it.run(1_000);
+    it.note("the interconnect fails");
+    it.world.interconnect = [false; 2];
+    it.run(2_000);
+    it.ask(B, Request::PartnerLost);
+    it.run(2_000);
+    it.assert_order(&[
+        (B, "report refuted: the partner's page moves"),
+        (B, "Refuted { by: Page }"),
+        (B, "report refuted: the partner's heart beats"),
+        (B, "Refuted { by: Heartbeat }"),
+    ]);
+    assert!(is_home(&it.world), "{}", it.world.describe());
+    assert!(!it.text().contains("contested"), "{}", it.text());
+    it.assert_golden();
+}

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use understudy_failover::config::{AutomaticGiveback, Config};
-use understudy_failover::effect::{Alarm, Effect, Effects, LegsAre, Veto};
+use understudy_failover::effect::{Alarm, Effect, Effects, LegsAre, Reply, Veto};
 use understudy_failover::input::{
     Earnest, FenceOutcome, HandOffFindings, Health, Input, JoinOutcome, NotHeld, OpenOutcome, Request, SoftVetoes,
     TakeoverKind, Unreadable, WriteOutcome,
@@ -393,4 +393,74 @@ fn node_whose_pool_cannot_be_opened_does_not_assert_mbwait_unless_its_partner_ca
     neither.step(world.now, Input::PartnerPageRead(Box::new(page)), &mut out);
     neither.step(world.now, answer, &mut out);
     assert_eq!(neither.state_word(), StateWord::MailboxWait);
+}
+
+/// Replies a node gave, by request.
+fn replies(out: &Effects) -> Vec<(u64, &Reply)> {
+    let answers = out.iter().filter_map(|effect| match effect {
+        Effect::AnswerOperator { request, reply } => Some((request.0, reply)),
+        _ => None,
+    });
+    answers.collect()
+}
+
+fn reported(machine: &mut Machine, at: Micros, request: u64) -> Effects {
+    let mut out = Effects::new();
+    let fact = Input::OperatorAsked { request: RequestId(request), what: Request::PartnerLost };
+    machine.step(at, fact, &mut out);
+    out
+}
+
+#[test]
+fn report_of_a_partner_nothing_is_known_of_is_refused() {
+    let mut machine = machine();
+    step(&mut machine, 0, Input::Started);
+    let out = reported(&mut machine, Micros::from_millis(10), 1);
+    assert_eq!(replies(&out), [(1, &Reply::NotNow { state: StateWord::Booting })]);
+    assert!(!out.iter().any(|effect| matches!(effect, Effect::Survey { .. })), "{out:?}");
+}
+
+/// Each report is answered once, also where the lock disks show nothing.
+#[test]
+fn report_that_nothing_can_be_found_out_about_is_given_up() {
+    let mut world = World::new(NodeId::BOTH.map(usual_config), 1, Chaos::NONE);
+    NodeId::BOTH.into_iter().for_each(|node| world.start(node));
+    let home = |world: &World| NodeId::BOTH.iter().all(|node| world.word(*node) == Some(StateWord::Up));
+    world.run_until_true(limit(&world), "home", home).expect("home");
+    let mut at = world.now;
+    let machine = world.nodes[0].machine.as_mut().expect("running");
+    let first = reported(machine, at, 1);
+    let Some(Effect::Survey { op }) = first.iter().find(|effect| matches!(effect, Effect::Survey { .. })) else {
+        panic!("the lock disks are looked at: {first:?}")
+    };
+    let again = reported(machine, at, 2);
+    assert_eq!(replies(&again), [(1, &Reply::GivenUp)], "the newer report stands for both");
+    let mut all = Effects::new();
+    for _ in 0..20 {
+        at = at.after(Micros::from_millis(50));
+        let survey = Box::new(Survey { disks: vec![None; 3] });
+        machine.step(at, Input::Surveyed { op: Some(*op), survey }, &mut all);
+        machine.step(at, Input::PartnerPageUnreadable(Unreadable::TimedOut), &mut all);
+    }
+    assert_eq!(replies(&all), [(2, &Reply::GivenUp)]);
+    assert!(!all.iter().any(|effect| matches!(effect, Effect::ContestLockDisks { .. })), "blind as it is: {all:?}");
+}
+
+/// Bytes of a dead process may still be on their way to a disk that cannot be fenced.
+#[test]
+fn pool_of_a_partner_that_is_announced_dead_is_not_served_with_a_leg_that_is_not_fenced() {
+    for ended in [World::die as fn(&mut World, NodeId), |world, node| world.ask(node, 1, Request::Halt)] {
+        let mut world = World::new(NodeId::BOTH.map(usual_config), 1, Chaos::NONE);
+        NodeId::BOTH.into_iter().for_each(|node| world.start(node));
+        let home = |world: &World| NodeId::BOTH.iter().all(|node| world.word(*node) == Some(StateWord::Up));
+        world.run_until_true(limit(&world), "home", home).expect("home");
+        world.pool_disks.get_mut(&PoolId(1)).expect("a pool")[1].reachable[NodeId::B.index()] = false;
+        ended(&mut world, NodeId::A);
+        let refused = |world: &World| {
+            let machine = world.nodes[1].machine.as_ref();
+            machine.is_some_and(|machine| machine.alarms().contains(&Alarm::PoolRefused(PoolId(1))))
+        };
+        world.run_until_true(limit(&world), "refused", refused).expect("refused");
+        assert!(!world.answers(NodeId::B, PoolId(1)));
+    }
 }

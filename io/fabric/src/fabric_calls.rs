@@ -1,4 +1,4 @@
-//! libfabric as safe Rust objects: with its submodule, the only `unsafe` of this crate. No policy: each method is one call of the C shim.
+//! libfabric as safe Rust objects: with its submodule and the mapping in `memory.rs`, the only `unsafe` of this crate. No policy: each method is one call of the C shim.
 //!
 //! Objects close themselves, and hold what libfabric wants to outlive them: an endpoint its queues and domain, a
 //! registration its memory. All of them may be used from several threads because the domain asks for `FI_THREAD_SAFE`.

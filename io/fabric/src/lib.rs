@@ -15,12 +15,16 @@
 //! stopped process go on, on `shm` for some hundred reads, and its heartbeat counter stands still). A read that succeeded is therefore no sign of life:
 //! only a counter that grows is.
 //!
+//! **A death in the node.** The memory can be shared by the process that serves it and one that publishes in it
+//! ([`SharedMemory`]): the page and its connections then outlive the publisher.
+//!
 //! **Absent on purpose:** retries, and judgement about the partner.
 
 mod connected_line;
 mod fabric_calls;
 mod greeting;
 mod measure;
+mod memory;
 mod provider;
 mod reader;
 mod region;
@@ -38,6 +42,7 @@ use thiserror::Error;
 pub use crate::measure::{
     MeasureFailure, MeasureOptions, PollingCost, ReadLatency, measure_polling_cost, measure_read_latency,
 };
+pub use crate::memory::{SharedMemory, SharedPage};
 pub use crate::provider::{Provider, UnknownProvider};
 pub use crate::reader::{LinkEvent, LinkEvents, PageReader, ReaderOptions};
 pub use crate::server::{PageServer, ServerOptions};

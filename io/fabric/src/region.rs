@@ -6,17 +6,27 @@
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use crate::PAGE_BYTES;
+use crate::memory::Part;
 
 const WORD: usize = size_of::<u64>();
 const PAGE_WORDS: usize = PAGE_BYTES / WORD;
 
 /// One page, aligned as memory registration likes it.
+#[derive(Debug)]
 #[repr(C, align(4096))]
-struct Page([AtomicU64; PAGE_WORDS]);
+pub(crate) struct Page([AtomicU64; PAGE_WORDS]);
 
-/// Whole pages of shared memory, zero at first.
+/// Whole pages of memory, zero at first.
 pub(crate) struct Region {
-    pages: Box<[Page]>,
+    pages: Pages,
+}
+
+/// Where they lie.
+enum Pages {
+    /// In this process alone.
+    Own(Box<[Page]>),
+    /// In memory that another process has too.
+    Shared(Part),
 }
 
 impl Region {
@@ -24,21 +34,33 @@ impl Region {
     pub(crate) fn zeroed(bytes: usize) -> Self {
         assert!(bytes > 0 && bytes.is_multiple_of(PAGE_BYTES), "regions are made of whole pages");
         let pages = (0..bytes / PAGE_BYTES).map(|_| Page([const { AtomicU64::new(0) }; PAGE_WORDS])).collect();
-        Self { pages }
+        Self { pages: Pages::Own(pages) }
+    }
+
+    /// The same pages for this process and another.
+    pub(crate) fn shared(part: Part) -> Self {
+        Self { pages: Pages::Shared(part) }
+    }
+
+    fn pages(&self) -> &[Page] {
+        match &self.pages {
+            Pages::Own(pages) => pages,
+            Pages::Shared(part) => part.pages(),
+        }
     }
 
     /// Its length in bytes.
     pub(crate) fn bytes(&self) -> usize {
-        self.pages.len() * PAGE_BYTES
+        self.pages().len() * PAGE_BYTES
     }
 
     /// Where it lies, for registration.
     pub(crate) fn start(&self) -> *mut u8 {
-        self.pages.as_ptr().cast_mut().cast()
+        self.pages().as_ptr().cast_mut().cast()
     }
 
     fn word(&self, index: usize) -> &AtomicU64 {
-        &self.pages[index / PAGE_WORDS].0[index % PAGE_WORDS]
+        &self.pages()[index / PAGE_WORDS].0[index % PAGE_WORDS]
     }
 
     /// Copies out `into.len()` bytes from `offset`.
@@ -51,6 +73,15 @@ impl Region {
             let position = offset + index;
             *byte = self.word(position / WORD).load(Ordering::Relaxed).to_ne_bytes()[position % WORD];
         }
+    }
+
+    /// Copies out `into.len()` bytes from `offset`. `false`, and nothing copied, if they do not lie within the region.
+    pub(crate) fn copy_out_within(&self, offset: usize, into: &mut [u8]) -> bool {
+        let inside = offset.checked_add(into.len()).is_some_and(|end| end <= self.bytes());
+        if inside {
+            self.copy_out(offset, into);
+        }
+        inside
     }
 
     /// Copies out the first page.

@@ -16,6 +16,7 @@ use crate::fabric_calls::{
     Domain, Endpoint, EndpointName, Event, EventQueue, Fabric, Info, Listener, Purpose, Registration,
 };
 use crate::greeting::{Greeting, RemoteRegion, Verdict};
+use crate::memory::SharedMemory;
 use crate::region::Region;
 use crate::shared_acceptor::SharedAcceptor;
 use crate::threads::{sleep_until_news, spawn, wake, wake_descriptor};
@@ -69,12 +70,23 @@ impl PageServer {
     /// # Errors
     /// The provider is missing, the address is taken, or the system refuses a thread.
     pub fn start(options: ServerOptions) -> Result<Self, FabricError> {
+        Self::start_with(options, Region::zeroed(PAGE_BYTES), Region::zeroed(LANDING_BYTES))
+    }
+
+    /// The same with memory in which another process publishes, by [`SharedMemory::publisher`]. Connections outlive that process.
+    ///
+    /// # Errors
+    /// As [`PageServer::start`].
+    pub fn start_on(memory: &SharedMemory, options: ServerOptions) -> Result<Self, FabricError> {
+        Self::start_with(options, memory.page(), memory.landing())
+    }
+
+    fn start_with(options: ServerOptions, page: Region, landing: Region) -> Result<Self, FabricError> {
         assert!(
             options.sequence_offset.is_multiple_of(8) && options.sequence_offset < PAGE_BYTES,
             "the sequence number is an aligned word of the page"
         );
-        let page = Arc::new(Region::zeroed(PAGE_BYTES));
-        let landing = Arc::new(Region::zeroed(LANDING_BYTES));
+        let (page, landing) = (Arc::new(page), Arc::new(landing));
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
@@ -112,11 +124,7 @@ impl PageServer {
     /// within its [`LANDING_BYTES`].
     #[must_use]
     pub fn landed(&self, offset: usize, into: &mut [u8]) -> bool {
-        let inside = offset.checked_add(into.len()).is_some_and(|end| end <= LANDING_BYTES);
-        if inside {
-            self.landing.copy_out(offset, into);
-        }
-        inside
+        self.landing.copy_out_within(offset, into)
     }
 
     /// Connections open now.

@@ -133,6 +133,8 @@ pub enum Request {
         /// Planned or forced.
         kind: TakeoverKind,
     },
+    /// The partner's machine is reported to have lost its power: [`Response::Done`] once it is given up, [`Response::Refused`] if it lives.
+    PartnerLost,
     /// Hand the partner's pools home: [`Response::Done`] once they are served there.
     Giveback {
         /// What soft vetoes do.

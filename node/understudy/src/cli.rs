@@ -70,11 +70,22 @@ enum Command {
     #[command(subcommand)]
     Pair(PairCommand),
     /// Run one node of a pair
+    ///
+    /// Two processes: this one, the supervisor, serves the state page and waits; the worker, which it starts, does everything else and
+    /// ends with it. When the worker dies, the supervisor tells the partner at once, goes on telling for `silent_ms`, and ends with the
+    /// worker's exit status (128 and the signal's number if a signal ended it). It does not start the worker again: whoever starts
+    /// the node does. SIGTERM and SIGINT stop the node in an orderly way.
     Node(NodeArgs),
     /// Show what the nodes are doing
     Status(StatusArgs),
     /// Make a node take its partner's pools
     Takeover(TakeoverArgs),
+    /// Report that the partner's machine has lost its power, so that a takeover need not wait
+    ///
+    /// For the alert of a BMC (docs/power-loss.md). A report is never believed against a sign of life: if the partner's page or heartbeat
+    /// moves after it, nothing is done, and this ends with status 5. Else the partner is given up after `ended_ms` instead of
+    /// `silent_ms`, contested and fenced as always.
+    PartnerLost(PartnerLostArgs),
     /// Hand the partner's pools home
     Giveback(GivebackArgs),
     /// Replace the program of both nodes while clients go on
@@ -185,6 +196,9 @@ struct NodeArgs {
     node: NodeName,
     #[command(flatten)]
     file: PairFile,
+    /// Be the worker; the state page's memory is the standard input
+    #[arg(long, hide = true)]
+    worker: bool,
 }
 
 #[derive(Debug, Args)]
@@ -215,6 +229,15 @@ struct TakeoverArgs {
     /// Contest and fence the partner, whether or not it looks alive
     #[arg(long)]
     force: bool,
+}
+
+#[derive(Debug, Args)]
+struct PartnerLostArgs {
+    #[command(flatten)]
+    file: PairFile,
+    /// The node that is told, the survivor; may be left out where only one answers
+    #[arg(long, value_name = "NODE")]
+    node: Option<NodeName>,
 }
 
 #[derive(Debug, Args)]
@@ -367,6 +390,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Node(args) => node::run(&args),
         Command::Status(args) => show::status(&args),
         Command::Takeover(args) => ask::takeover(&args),
+        Command::PartnerLost(args) => ask::partner_lost(&args),
         Command::Giveback(args) => ask::giveback(&args),
         Command::Upgrade(args) => upgrade::run(&args),
         Command::Volume(command) => ask::volume(&command),

@@ -10,6 +10,7 @@ pub mod clientele;
 mod clock;
 #[cfg(feature = "drill")]
 pub mod drill;
+pub mod end;
 pub mod fence;
 pub mod host;
 pub mod lane;
@@ -20,7 +21,6 @@ pub mod node;
 pub mod overseer;
 pub mod partner;
 pub mod publisher;
-pub mod rebirth;
 pub mod service;
 pub mod shelves;
 pub mod world;
@@ -29,10 +29,10 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use understudy_fabric::SharedMemory;
 use understudy_failover::effect::Effects;
 use understudy_failover::input::{Input, Request};
 use understudy_failover::machine::Machine;
@@ -48,21 +48,18 @@ use world::{Witness, World};
 pub enum Ending {
     /// In an orderly way.
     Halted,
-    /// The process is to replace itself by a fresh incarnation.
+    /// The process is to be replaced by a fresh incarnation.
     Restart,
 }
 
-/// Runs `node` of the pair until it is told to stop.
+/// Runs `node` of the pair until it is told to stop, as the worker of a supervisor, which serves what is published in `page`.
 ///
 /// # Errors
 /// When the node cannot even begin: interconnect, admin socket or state folder not usable.
-pub async fn run(config: Config, node: NodeName) -> anyhow::Result<ExitCode> {
-    match run_in(Rc::new(Host), Rc::new(config), node).await? {
+pub async fn run(config: Config, node: NodeName, page: SharedMemory) -> anyhow::Result<ExitCode> {
+    match run_in(Rc::new(Host::new(page)), Rc::new(config), node).await? {
         Ending::Halted => Ok(ExitCode::SUCCESS),
-        Ending::Restart => {
-            let refused = rebirth::start_again();
-            Err(refused).context("cannot start again as a fresh incarnation")
-        }
+        Ending::Restart => end::start_again(),
     }
 }
 

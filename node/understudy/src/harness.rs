@@ -14,6 +14,7 @@ mod watch;
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -253,7 +254,7 @@ impl Pair {
         Ok(())
     }
 
-    /// Kills a node with SIGKILL and waits until it is gone.
+    /// Kills both processes of a node with SIGKILL, as a power cut does, and waits until they are gone.
     ///
     /// # Errors
     /// It does not run.
@@ -263,13 +264,29 @@ impl Pair {
         Ok(())
     }
 
+    /// Kills a node's worker alone with SIGKILL and does not wait: its supervisor announces the death, and ends by itself.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill_worker(&self, node: NodeName) -> anyhow::Result<()> {
+        let worker = self.worker_of(node).with_context(|| format!("node {node} has no worker"))?;
+        let worker = rustix::process::Pid::from_raw(worker.cast_signed()).context("a process has a number")?;
+        rustix::process::kill_process(worker, Signal::KILL).context("cannot kill a node's worker")
+    }
+
+    /// The id of a node's worker, if it runs.
+    #[must_use]
+    pub fn worker_of(&self, node: NodeName) -> Option<u32> {
+        self.nodes[node.index()].as_ref()?.started().first().copied()
+    }
+
     /// Whether a node was started and not ended by this harness.
     #[must_use]
     pub fn runs(&self, node: NodeName) -> bool {
         self.nodes[node.index()].is_some()
     }
 
-    /// The id of a node's process, if it runs.
+    /// The id of a node's first process, its supervisor, if it runs.
     #[must_use]
     pub fn process_of(&self, node: NodeName) -> Option<u32> {
         self.nodes[node.index()].as_ref().map(Process::id)
@@ -290,7 +307,7 @@ impl Pair {
         Ok(())
     }
 
-    /// Sends a signal to a node.
+    /// Sends a signal to a node: SIGKILL, SIGSTOP and SIGCONT to both processes, others to its supervisor, which passes them on.
     ///
     /// # Errors
     /// It does not run.
@@ -310,18 +327,18 @@ impl Pair {
         self.nodes[node.index()].as_ref().with_context(|| format!("node {node} does not run"))
     }
 
-    /// Waits until a node's process has ended by itself, as one does that a drill asked to kill itself.
+    /// Waits until a node's processes have ended by themselves, as they do where a drill asked for it; gives the node's exit status.
     ///
     /// # Errors
     /// It does not run, or runs on after `limit`.
-    pub fn wait_for_end(&mut self, node: NodeName, limit: Duration) -> anyhow::Result<()> {
+    pub fn wait_for_end(&mut self, node: NodeName, limit: Duration) -> anyhow::Result<ExitStatus> {
         let process = self.nodes[node.index()].as_mut().with_context(|| format!("node {node} does not run"))?;
-        process.wait_for_end(limit)?;
+        let status = process.wait_for_end(limit)?;
         self.nodes[node.index()] = None;
-        Ok(())
+        Ok(status)
     }
 
-    /// Waits until a node's process is stopped (SIGSTOP).
+    /// Waits until a node's processes are stopped (SIGSTOP).
     ///
     /// # Errors
     /// It does not run, or is not stopped after `limit`.

@@ -12,4 +12,5 @@ pub mod event_log;
 pub mod harness;
 pub mod pair_init;
 pub mod replay;
+pub mod supervisor;
 pub mod timeline;

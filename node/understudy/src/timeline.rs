@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::NodeName;
 
-pub use describe::{Described, describe};
+pub use describe::{Described, describe, sign};
 pub use operation::{Operation, OperationKind, group};
 pub use recorder::{Recorder, read_file};
 pub use render::{Style, clock, render};

@@ -226,7 +226,7 @@ impl Machine {
         // Its parent has not ended, and has not waited for it, so the id can not have passed to another process.
         self.outside.check_alive()?;
         kill_process(first, Signal::KILL).context("cannot kill the machine")?;
-        self.outside.wait_for_end(PATIENCE)
+        self.outside.wait_for_end(PATIENCE).map(drop)
     }
 
     fn run(&self, command: &[&str]) -> anyhow::Result<String> {

@@ -61,6 +61,7 @@ impl Machine {
     pub fn visit_ops(&mut self, visit: &mut dyn FnMut(&mut Op)) {
         self.desk.visit_ops(visit);
         self.rejoin.iter_mut().for_each(&mut *visit);
+        self.watch.alert.iter_mut().flat_map(|alert| &mut alert.look).for_each(&mut *visit);
         self.doubts.values_mut().flatten().for_each(&mut *visit);
         visit_state(&mut self.state, visit);
     }

@@ -105,17 +105,15 @@ impl World {
             Effect::RaiseAlarm(alarm) => self.say(node, || format!("alarm {alarm:?}")),
             Effect::ClearAlarm(alarm) => self.say(node, || format!("alarm over {alarm:?}")),
             Effect::Restart(_) => {
-                self.kill(node);
+                // Its supervisor starts the next one, and says nothing for this one.
+                self.say(node, || "worker ended to start again".to_owned());
+                self.end(node);
                 self.restart_later(node, 20_000);
             }
-            Effect::Halt => self.halted(node),
+            Effect::Halt => self.die(node),
             // Timeline steps are written down where effects are noted, and who gets a connection is not modelled; the rest was taken above.
             _ => {}
         }
-    }
-
-    fn halted(&mut self, node: NodeId) {
-        self.kill(node);
     }
 
     fn mount(&mut self, node: NodeId, pool: PoolId) -> &mut Mount {

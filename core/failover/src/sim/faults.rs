@@ -12,7 +12,7 @@ use crate::words::{Micros, NodeId, PoolId};
 /// Which faults are drawn, by weight.
 #[derive(Debug, Clone, Copy)]
 pub struct Mix {
-    /// SIGKILL with a restart.
+    /// SIGKILL with a restart, of the worker alone or of everything.
     pub kill: u64,
     /// SIGSTOP with a wake-up.
     pub stop: u64,
@@ -100,7 +100,11 @@ fn draw_fault(world: &mut World, mix: Mix) {
         hit
     };
     if is(mix.kill) {
-        world.kill(node);
+        if world.dice.once_in(2) {
+            world.die(node);
+        } else {
+            world.kill(node);
+        }
         let after =
             if world.dice.once_in(2) { 30_000 + world.dice.below(300_000) } else { world.dice.below(6_000_000) };
         world.restart_later(node, after);
@@ -148,11 +152,12 @@ fn draw_leg(world: &mut World, node: NodeId) {
 fn draw_request(world: &mut World, node: NodeId) {
     let vetoes = if world.dice.once_in(2) { SoftVetoes::Count } else { SoftVetoes::Overridden };
     let earnest = if world.dice.once_in(8) { Earnest::DryRun } else { Earnest::Do };
-    let what = match world.dice.below(7) {
+    let what = match world.dice.below(8) {
         0..=2 => Request::Takeover { kind: TakeoverKind::Planned, vetoes, earnest },
         3 => Request::Takeover { kind: TakeoverKind::Forced, vetoes, earnest },
         4 | 5 => Request::Giveback { vetoes, earnest },
-        _ => Request::Halt,
+        6 => Request::Halt,
+        _ => Request::PartnerLost,
     };
     let request = world.dice.roll();
     world.ask(node, request, what);

@@ -1,6 +1,7 @@
 //! A pair as a closed world: two machines with simulated drivers, lock disks, pool disks and clients.
 //!
-//! Fault model: a node's process is killed at any moment, with orders half carried out and writes under way that land later or never;
+//! Fault model: a node's process is killed at any moment, announced by its supervisor or not, with orders half carried out and writes under way
+//! that land later or never;
 //! it is stopped and wakes up again with everything it had in mind; reads of the partner's page are lost, late or cut off for good, in
 //! one direction or both; answers of orders come in any order; a lock disk or a pool disk is out of reach of one node or both;
 //! a record's write is torn, lost, or lands after its answer said "unknown"; operators ask for anything at any time. Not modelled:
@@ -24,6 +25,7 @@ use crate::config::{AutomaticGiveback, Config, PoolConfig, Timing};
 use crate::effect::{Effect, Effects, PollPace};
 use crate::input::{Input, Request, Unreadable};
 use crate::invariants::Deeds;
+use crate::last_word::last_word;
 use crate::machine::Machine;
 use crate::page::{LAYOUT_VERSION, LiveWords, Page, PageContent};
 use crate::record::Record;
@@ -121,11 +123,28 @@ pub(crate) enum What {
 }
 
 enum Event {
-    Node { node: NodeId, run: u32, what: What },
-    Land { pool: PoolId, leg: u8, value: u64 },
-    LateRecord { disk: usize, node: NodeId, sequence: u64 },
+    Node {
+        node: NodeId,
+        run: u32,
+        what: What,
+    },
+    Land {
+        pool: PoolId,
+        leg: u8,
+        value: u64,
+    },
+    LateRecord {
+        disk: usize,
+        node: NodeId,
+        sequence: u64,
+    },
     Restart(NodeId),
     Wake(NodeId),
+    /// The supervisor of a dead run ends.
+    Silent {
+        node: NodeId,
+        run: u32,
+    },
 }
 
 /// A fact told to one run of a node.
@@ -246,24 +265,46 @@ impl World {
         }
     }
 
-    /// SIGKILL: what was sent may still land.
+    /// SIGKILL of everything, the supervisor included: what was sent may still land.
     pub fn kill(&mut self, node: NodeId) {
-        self.changed = true;
+        if self.nodes[node.index()].process != Process::Dead {
+            self.say(node, || "process killed".to_owned());
+        }
+        self.end(node);
+        self.silence(node);
+    }
+
+    /// Only the worker ends, in whatever way: its supervisor speaks for it for a while.
+    pub fn die(&mut self, node: NodeId) {
         let it = &mut self.nodes[node.index()];
         if it.process == Process::Dead {
             return;
         }
+        let (run, bytes) = (it.run, it.page.as_ref().map(Page::encode));
+        it.page = bytes.and_then(|bytes| last_word(&[bytes], PAIR, node));
+        self.say(node, || "worker ended".to_owned());
+        self.end(node);
+        let until = self.now.after(self.configs[node.index()].timing.wait_long);
+        self.push(until, Event::Silent { node, run });
+    }
+
+    /// No worker any more.
+    pub(crate) fn end(&mut self, node: NodeId) {
+        self.changed = true;
+        let it = &mut self.nodes[node.index()];
         it.process = Process::Dead;
         it.machine = None;
-        it.page = None;
         it.parked.clear();
         it.tasks.clear();
         for mount in it.mounts.values_mut() {
             *mount = Mount::new();
         }
-        self.say(node, || "process killed".to_owned());
-        let partner = node.partner();
-        if self.interconnect[partner.index()] {
+    }
+
+    /// No page any more, and its reader is told.
+    fn silence(&mut self, node: NodeId) {
+        let (partner, shown) = (node.partner(), self.nodes[node.index()].page.take().is_some());
+        if shown && self.interconnect[partner.index()] {
             self.soon(partner, What::Fact(Box::new(Input::PartnerLinkClosed)), 3_000);
         }
     }
@@ -409,6 +450,12 @@ impl World {
             }
             Event::Restart(node) => self.start(node),
             Event::Wake(node) => self.wake(node),
+            Event::Silent { node, run } => {
+                let it = &self.nodes[node.index()];
+                if it.run == run && it.process == Process::Dead {
+                    self.silence(node);
+                }
+            }
         }
     }
 
@@ -473,9 +520,9 @@ impl World {
         let lost = self.dice.once_in(self.chaos.page_lost);
         let input = match (partner.process, &partner.page) {
             _ if cut || lost => Input::PartnerPageUnreadable(Unreadable::TimedOut),
-            (Process::Dead, _) | (_, None) => Input::PartnerPageUnreadable(Unreadable::Refused),
+            (_, None) => Input::PartnerPageUnreadable(Unreadable::Refused),
             (Process::Stopped, _) => Input::PartnerPageUnreadable(Unreadable::TimedOut),
-            (Process::Running, Some(page)) => self.through_memory(page),
+            (Process::Running | Process::Dead, Some(page)) => self.through_memory(page),
         };
         let delay = if self.dice.once_in(self.chaos.page_late) { self.dice.below(60_000) } else { 30 };
         self.after(node, What::Fact(Box::new(input)), delay + 1);

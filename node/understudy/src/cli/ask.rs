@@ -1,4 +1,4 @@
-//! `takeover`, `giveback`, `volume`: asking a node to do something.
+//! `takeover`, `partner-lost`, `giveback`, `volume`: asking a node to do something.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::failure::list;
 use super::put::put;
 use super::size::{Size, check_volume_name};
-use super::{Failure, GivebackArgs, TakeoverArgs, VolumeCommand};
+use super::{Failure, GivebackArgs, PartnerLostArgs, TakeoverArgs, VolumeCommand};
 use crate::admin::{
     Client, Protection, Provisioning, Request, Response, SoftVetoes, Status, TakeoverKind, VolumeStatus,
 };
@@ -23,6 +23,7 @@ pub(super) fn ask(config: &Config, node: NodeName, request: &Request) -> Result<
     let limit = match request {
         Request::Status | Request::Timeline { .. } | Request::Events { .. } | Request::VolumeList => SHORT,
         Request::Takeover { .. }
+        | Request::PartnerLost
         | Request::Giveback { .. }
         | Request::GivebackDryRun
         | Request::VolumeCreate { .. }
@@ -87,6 +88,18 @@ pub(super) fn takeover(args: &TakeoverArgs) -> Result<ExitCode, Failure> {
         (false, true | false) => TakeoverKind::Planned,
     };
     report(ask(&config, node, &Request::Takeover { kind })?)
+}
+
+pub(super) fn partner_lost(args: &PartnerLostArgs) -> Result<ExitCode, Failure> {
+    let config = args.file.load()?;
+    let node = match args.node {
+        Some(node) => node,
+        None => {
+            let nodes: Vec<NodeName> = answering(&config)?.iter().map(|status| status.node).collect();
+            the_one(&nodes, "can have lost its partner")?
+        }
+    };
+    report(ask(&config, node, &Request::PartnerLost)?)
 }
 
 pub(super) fn giveback(args: &GivebackArgs) -> Result<ExitCode, Failure> {

@@ -1,5 +1,6 @@
 //! `node` and `pair init`: the commands that touch disks, each on a runtime of its own.
 
+use std::ffi::CString;
 use std::process::ExitCode;
 
 use rustix::process::{Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit};
@@ -7,6 +8,8 @@ use tracing_subscriber::EnvFilter;
 
 use super::{Failure, InitArgs, NodeArgs};
 use crate::config::{Config, NodeName};
+use crate::driver::end;
+use crate::supervisor;
 use crate::timeline::Style;
 
 /// Makes this process end when `parent`, which must have started it, ends.
@@ -40,8 +43,15 @@ pub(super) fn on_runtime<T>(work: impl Future<Output = T>) -> Result<T, Failure>
 pub(super) fn run(args: &NodeArgs) -> Result<ExitCode, Failure> {
     let config = args.file.load()?;
     start_log();
+    end::in_a_panic();
+    if !args.worker {
+        return Ok(on_runtime(supervisor::run(&config, args.node))??);
+    }
+    // What `ps` and `top` show of it, else the name of the way it was started.
+    let _ = rustix::thread::set_name(&CString::new(format!("node-{}", args.node)).unwrap_or_default());
+    let page = supervisor::memory_of_worker().map_err(anyhow::Error::from)?;
     allow_open_files(&config, args.node);
-    Ok(on_runtime(crate::driver::run(config, args.node))??)
+    Ok(on_runtime(crate::driver::run(config, args.node, page))??)
 }
 
 /// Files a node has open beside its clients' connections: disks, the interconnect, the admin socket, logs; several times what it has.

@@ -26,7 +26,7 @@ use crate::admin::{
 };
 use crate::cli::Size;
 use crate::config::DiskSource;
-use crate::timeline::step;
+use crate::timeline::{sign, step};
 
 impl Node {
     /// Takes a request: gives the fact the machine has to hear of it, or answers it by itself.
@@ -40,6 +40,7 @@ impl Node {
                 };
                 Order::Takeover { kind, vetoes: Soft::Count, earnest: Earnest::Do }
             }
+            Request::PartnerLost => Order::PartnerLost,
             Request::Giveback { soft_vetoes } => {
                 self.recorder.record(step::GIVEBACK_ASKED, "an operator asked for a giveback", Default::default());
                 let vetoes = match soft_vetoes {
@@ -76,6 +77,7 @@ impl Node {
             Request::VolumeList => Response::Volumes { volumes: self.volumes() },
             Request::VolumeDelete { name } => self.delete_volume(&name).await,
             Request::Takeover { .. }
+            | Request::PartnerLost
             | Request::Giveback { .. }
             | Request::GivebackDryRun
             | Request::Timeline { .. }
@@ -114,6 +116,20 @@ impl Node {
                 reason: format!("not while this node is {state}"),
                 vetoes: Vec::new(),
                 advice: "`understudy status` shows what both nodes are doing".to_owned(),
+            },
+            Reply::Refuted { by } => Response::Refused {
+                reason: format!(
+                    "{partner} lives: its {} moved after the report. Nothing was done",
+                    sign(by),
+                    partner = self.own.partner()
+                ),
+                vetoes: Vec::new(),
+                advice: "it was a false alarm; `understudy takeover --planned` takes its pools from a node that lives"
+                    .to_owned(),
+            },
+            Reply::GivenUp if asked == Request::PartnerLost => Response::Failed {
+                reason: "the lock disks do not show whether the partner lives".to_owned(),
+                advice: "`understudy status` shows which disks are down; the node goes on looking".to_owned(),
             },
             Reply::GivenUp => Response::Failed {
                 reason: "it was begun and given up: the pools are where they were".to_owned(),
@@ -495,6 +511,9 @@ fn done_text(asked: &Request, node: &Node) -> String {
     let partner = node.own.partner();
     match asked {
         Request::Takeover { .. } => format!("the pools of {partner} are served by {}", node.own),
+        Request::PartnerLost => {
+            format!("{partner} shows no sign of life and is given up; `understudy timeline` shows what follows")
+        }
         Request::Giveback { .. } | Request::GivebackDryRun => format!("{partner} serves its pools"),
         Request::Status
         | Request::VolumeCreate { .. }

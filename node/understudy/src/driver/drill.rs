@@ -5,13 +5,14 @@
 //! hit when the step is recorded, before any later order is carried out) or `page-<state>`, as `page-givewait` (it is
 //! hit when the page with that state word was just published). The file is removed first: each one is hit once.
 //!
-//! A node that hangs does nothing more, its I/O included, but its memory can still be read: the fabric has threads of its own. It goes on
+//! Killed or stopped are both processes of the node, worker and supervisor, as by a power cut. Who dies is the worker alone, by SIGKILL,
+//! and who panics too: then the supervisor speaks for it. A node that hangs does nothing more, its I/O included, but its memory can still be read: the fabric has threads of its own. It goes on
 //! when the file `hanging`, which it makes, is removed.
 
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::process::{Signal, getpid, kill_process};
+use rustix::process::{Signal, getpid, getppid, kill_process};
 
 /// Name of the file in the state folder.
 pub const FILE: &str = "drill";
@@ -37,13 +38,24 @@ pub fn reached(state: &Path, place: &str) {
     drop(std::fs::remove_file(&file));
     match what {
         "kill" => hit(Signal::KILL),
+        "die" => hit_worker(Signal::KILL),
+        "panic" => panic!("a drill asks for it"),
         "stop" => hit(Signal::STOP),
         "hang" => hang(&state.join(HANGING)),
         other => tracing::error!("a drill asks for `{other}`, which is not known"),
     }
 }
 
+/// The supervisor first, so that it sees nothing of what comes to its worker.
 fn hit(signal: Signal) {
+    if let Some(supervisor) = getppid() {
+        // It is as much this user's as its worker.
+        let _ = kill_process(supervisor, signal);
+    }
+    hit_worker(signal);
+}
+
+fn hit_worker(signal: Signal) {
     // A process can always signal itself.
     let _ = kill_process(getpid(), signal);
 }

@@ -15,9 +15,7 @@ use understudy_disk::disk::Disk;
 use understudy_disk::lun::IscsiLun;
 use understudy_disk::session::{Nexus, Options, Place, Session};
 use understudy_disk::url::LunUrl;
-use understudy_fabric::{
-    Identity, PAGE_BYTES, PageReader, PageServer, Provider, ReadFailure, ReaderOptions, ServerOptions,
-};
+use understudy_fabric::{Identity, PAGE_BYTES, PageReader, Provider, ReadFailure, ReaderOptions, SharedMemory};
 use understudy_failover::effect::Effects;
 use understudy_failover::input::Input;
 use understudy_failover::machine::Machine;
@@ -38,8 +36,18 @@ use crate::timeline::Recorder;
 const REQUESTS: usize = 64;
 
 /// This machine.
-#[derive(Debug, Clone, Copy)]
-pub struct Host;
+#[derive(Debug, Clone)]
+pub struct Host {
+    page: SharedMemory,
+}
+
+impl Host {
+    /// With the memory in which the own page is published, and which another process serves.
+    #[must_use]
+    pub fn new(page: SharedMemory) -> Self {
+        Self { page }
+    }
+}
 
 /// The partner's memory over libfabric.
 struct Partner {
@@ -78,16 +86,9 @@ impl World for Host {
     }
 
     fn interconnect(&self, config: &Config, own: NodeName) -> anyhow::Result<Interconnect> {
-        let (settings, node) = (config.node(own), node_id(own));
+        let node = node_id(own);
         let provider: Provider = config.provider.as_str().parse().context("interconnect provider")?;
         let identity = Identity { pair: u64::from(config.pair.id), node: node.code() };
-        let server = PageServer::start(ServerOptions {
-            provider,
-            address: settings.interconnect,
-            identity,
-            sequence_offset: SEQUENCE_OFFSET,
-        })
-        .with_context(|| format!("cannot register the state page at {}", settings.interconnect))?;
         let options = ReaderOptions {
             provider,
             partner: config.node(own.partner()).interconnect,
@@ -99,7 +100,7 @@ impl World for Host {
         // A connection of its own: what is written there neither waits for the routine reads nor keeps them waiting.
         let post = if config.manages_addresses() { Some(start()?.0) } else { None };
         Ok(Interconnect {
-            own: Box::new(server),
+            own: Box::new(self.page.publisher(SEQUENCE_OFFSET)),
             partner: Box::new(Partner { reader, clock: Clock::start()? }),
             link: Box::new(link),
             post: post.map(|post| Box::new(post) as _),

@@ -15,7 +15,7 @@ use understudy_device::{Elsewhere, NexusName};
 use understudy_disk::disk::Disk;
 use understudy_disk::session::{Nexus, Options, Place};
 use understudy_disk::url::LunUrl;
-use understudy_fabric::{LinkEvent, LinkEvents, PAGE_BYTES, PageReader, PageServer, ReadFailure};
+use understudy_fabric::{LinkEvent, LinkEvents, PAGE_BYTES, PageReader, ReadFailure, SharedPage};
 use understudy_failover::effect::Effects;
 use understudy_failover::input::Input;
 use understudy_failover::machine::Machine;
@@ -119,7 +119,7 @@ pub trait World {
     /// There is no chance to be had.
     fn incarnation(&self) -> anyhow::Result<Incarnation>;
 
-    /// Registers the page and prepares to read the partner's.
+    /// Where the own page is published, and what reads the partner's.
     ///
     /// # Errors
     /// The interconnect cannot be used.
@@ -178,7 +178,7 @@ pub trait World {
     fn wall_micros(&self) -> u64;
 }
 
-impl OwnPage for PageServer {
+impl OwnPage for SharedPage {
     fn publish(&self, page: &[u8; PAGE_BYTES]) {
         Self::publish(self, page);
     }

@@ -1,11 +1,18 @@
-//! One child process: started with its output in a log, ended by its own id.
+//! One child process and what it starts itself: with its output in a log, ended by its own id.
+//!
+//! Each is the leader of a process group of its own: what is done to a process from outside as if its machine did it (SIGKILL, SIGSTOP,
+//! SIGCONT) is done to all of its group. A node has two processes in it.
 
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, kill_process, kill_process_group, pidfd_open};
 
 pub use rustix::process::Signal;
 
@@ -43,13 +50,13 @@ impl Process {
     /// It cannot be started.
     pub fn start_foreign(program: &Path, args: &[String], log: &Path) -> anyhow::Result<Self> {
         let mut command = Command::new(program);
-        std::os::unix::process::CommandExt::process_group(&mut command, 0);
         command.args(args);
         Self::spawn(command, format!("{} {}", program.display(), args.join(" ")), log)
     }
 
     fn spawn(mut command: Command, what: String, log: &Path) -> anyhow::Result<Self> {
         let output = open_log(log).with_context(|| format!("cannot open {}", log.display()))?;
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let child = command
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
@@ -65,14 +72,24 @@ impl Process {
         self.child.id()
     }
 
-    /// Sends a signal.
+    /// Sends a signal: SIGKILL, SIGSTOP and SIGCONT to all of its group, others, which it can pass on, to the process alone.
     ///
     /// # Errors
     /// What the system said.
     pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
-        // The child was not waited for, so its id can not have passed to another process.
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, signal).with_context(|| format!("cannot signal {}", self.what))
+        // The child was not waited for, so its id can not have passed to another process, nor its group's to another group.
+        let pid = Pid::from_child(&self.child);
+        let sent = match signal {
+            Signal::KILL | Signal::STOP | Signal::CONT => kill_process_group(pid, signal),
+            _ => kill_process(pid, signal),
+        };
+        sent.with_context(|| format!("cannot signal {}", self.what))
+    }
+
+    /// The processes of its group beside itself, as a node's worker is.
+    #[must_use]
+    pub fn started(&self) -> Vec<u32> {
+        group_of(self.id()).into_iter().filter(|process| *process != self.id()).collect()
     }
 
     /// Fails if it has ended.
@@ -109,21 +126,24 @@ impl Process {
         Ok(())
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until it has ended by itself, and everything it started; gives its exit status.
     ///
     /// # Errors
     /// It runs on after `limit`.
-    pub fn wait_for_end(&mut self, limit: Duration) -> anyhow::Result<()> {
+    pub fn wait_for_end(&mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
         let deadline = Instant::now() + limit;
         // BOUND: the deadline.
-        while self.child.try_wait()?.is_none() {
+        loop {
+            // What is left of the group has the same end before it, but may be some moments behind.
+            if let (Some(status), true) = (self.child.try_wait()?, self.started().is_empty()) {
+                return Ok(status);
+            }
             if Instant::now() >= deadline {
                 let (does, waited) = (doing(self.id()), limit.as_secs());
                 bail!("{} still runs after {waited} s; {does}; the end of its log:\n{}", self.what, tail(&self.log));
             }
             std::thread::sleep(super::LOOK);
         }
-        Ok(())
     }
 
     /// Kills it and waits until it is gone.
@@ -135,9 +155,32 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         // Both fail only if it has ended already.
-        drop(self.child.kill());
+        drop(self.signal(Signal::KILL));
+        let group: Vec<OwnedFd> = self.started().into_iter().filter_map(end_of).collect();
         drop(self.child.wait());
+        for end in group {
+            await_end(&end);
+        }
     }
+}
+
+/// The processes of a group that have not ended.
+fn group_of(leader: u32) -> Vec<u32> {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    ids.filter(|id| stat(*id).is_some_and(|stat| stat.group == leader && !stat.has_ended())).collect()
+}
+
+/// Something that can be waited on until a process has ended; nothing if there is none.
+fn end_of(process: u32) -> Option<OwnedFd> {
+    let pid = Pid::from_raw(process.cast_signed())?;
+    pidfd_open(pid, PidfdFlags::empty()).ok()
+}
+
+/// Returns when the process has ended and let go of everything it had open.
+fn await_end(end: &OwnedFd) {
+    // It was sent SIGKILL: only an interrupted wait is repeated.
+    while let Err(Errno::INTR) = poll(&mut [PollFd::new(end, PollFlags::IN)], None) {}
 }
 
 /// Runs `program` to its end, on the host `way` leads to, and gives what it printed.
@@ -173,19 +216,41 @@ fn command(way: &[String], program: &Path, args: &[String]) -> Command {
     command
 }
 
-/// Whether the process with this id is stopped by a signal (proc(5): state `T`).
+/// Whether the process with this id and everything in its group are stopped by a signal.
 pub(super) fn is_stopped(id: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    let group = group_of(id);
+    !group.is_empty() && group.into_iter().all(|process| stat(process).is_some_and(|stat| stat.state == 'T'))
+}
+
+/// What is known of a process (proc(5)).
+struct Stat {
+    /// `T` for stopped, `Z` for one that has ended and was not waited for.
+    state: char,
+    group: u32,
+    threads: u32,
+}
+
+impl Stat {
+    /// The first thread may have ended before the others.
+    fn has_ended(&self) -> bool {
+        matches!(self.state, 'Z' | 'X') && self.threads <= 1
+    }
+}
+
+fn stat(id: u32) -> Option<Stat> {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
     // The name before it stands in parentheses and may hold anything, so the last one counts.
-    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut words = rest.split_whitespace();
+    let (state, group) = (words.next()?.chars().next()?, words.nth(1)?.parse().ok()?);
+    Some(Stat { state, group, threads: words.nth(14)?.parse().ok()? })
 }
 
 /// What the process with this id is doing (proc(5)): its program's name, which is still that of the way to its host if it has not
 /// begun, its state, and where in the system it waits.
 fn doing(id: u32) -> String {
     let read = |name: &str| std::fs::read_to_string(format!("/proc/{id}/{name}")).unwrap_or_default();
-    let stat = read("stat");
-    let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next()).unwrap_or('?');
+    let state = stat(id).map_or('?', |stat| stat.state);
     format!("it runs `{}` and is in state {state}, waiting in {:?}", read("comm").trim(), read("wchan"))
 }
 

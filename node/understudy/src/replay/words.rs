@@ -146,6 +146,7 @@ pub fn asked(what: Request) -> String {
         Request::Takeover { kind: TakeoverKind::Forced, vetoes, earnest } => ("a forced takeover", vetoes, earnest),
         Request::Giveback { vetoes, earnest } => ("the giveback", vetoes, earnest),
         Request::Halt => return "it to halt".to_owned(),
+        Request::PartnerLost => return "it to look whether its partner has lost its power".to_owned(),
     };
     let vetoes = match vetoes {
         SoftVetoes::Count => "",
@@ -323,5 +324,6 @@ fn reply(reply: &Reply) -> String {
             format!("would move {}, predicted pause {} us, overriding {}", pools(of), pause.0, vetoes(overridden))
         }
         Reply::GivenUp => "given up".to_owned(),
+        Reply::Refuted { by } => format!("refuted by {by:?}").to_lowercase(),
     }
 }

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use understudy_failover::alert::SignOfLife;
 use understudy_failover::page::StateWord;
 use understudy_failover::timeline::Step;
 use understudy_failover::words::{NodeId, PoolId};
 
+use super::step;
 use crate::config::{Config, NodeName};
 
 /// A step as [`super::Recorder::record`] wants it.
@@ -50,6 +52,8 @@ pub fn describe(step: &Step, config: &Config, own: NodeName) -> Described {
         | Step::LockDisksJoined { .. }
         | Step::RecordStands { .. }
         | Step::Verified
+        | Step::PowerLossReported
+        | Step::PowerLossRefuted(_)
         | Step::Restarting(_) => contest(step, partner),
         Step::PoolFenced { .. } | Step::Serving { .. } | Step::LegDropped { .. } | Step::LegsLeftOut { .. } => {
             of_pool(step, config)
@@ -128,10 +132,29 @@ fn contest(step: &Step, partner: NodeName) -> Described {
             "key and claim still stand on the lock disks, looked at after the fence".to_owned(),
             Value::Null,
         ),
+        Step::PowerLossReported => Described::new(
+            step::POWER_LOSS_REPORTED,
+            format!("{partner} is reported to have lost its power: looking at its page and heartbeat at once"),
+            Value::Null,
+        ),
+        Step::PowerLossRefuted(by) => Described::new(
+            step::POWER_LOSS_REFUTED,
+            format!("{partner} lives: its {} moved after the report", sign(*by)),
+            json!({ "by": sign(*by) }),
+        ),
         Step::Restarting(reason) => {
             Described::new("restart", format!("{step}"), json!({ "reason": format!("{reason:?}") }))
         }
         other => Described::new("contest-undecided", other.to_string(), Value::Null),
+    }
+}
+
+/// What shows that a node lives.
+#[must_use]
+pub fn sign(of_life: SignOfLife) -> &'static str {
+    match of_life {
+        SignOfLife::Page => "page",
+        SignOfLife::Heartbeat => "heartbeat",
     }
 }
 

@@ -48,3 +48,7 @@ pub const WANT_READ: &str = "want-read";
 pub const TAKEOVER_ASKED: &str = "takeover-asked";
 /// The node serves its partner's pools.
 pub const TAKEOVER: &str = "takeover";
+/// The partner's machine was reported to have lost its power.
+pub const POWER_LOSS_REPORTED: &str = "power-loss-reported";
+/// It has not: a false alarm.
+pub const POWER_LOSS_REFUTED: &str = "power-loss-refuted";
