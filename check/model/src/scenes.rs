@@ -103,7 +103,7 @@ impl Scene {
             preferred: NodeId::A,
             lock_disks: self.lock_disks,
             pools: pools.collect(),
-            giveback: AutomaticGiveback::Within { limit: 1_000, window: Micros(1) },
+            policy: AutomaticGiveback::Within { limit: 1_000, window: Micros(1) }.into(),
             timing: timeless(),
         }
     }

@@ -35,7 +35,7 @@ pub const FORMAT: u16 = 1;
 pub const OLDEST_FORMAT: u16 = 1;
 
 /// Which facts, orders and states there are. Grows with every change of what any of them consists of.
-pub const VOCABULARY: u16 = 5;
+pub const VOCABULARY: u16 = 6;
 
 /// The oldest vocabulary this program reads: new kinds at the end of an enum leave it, every other change raises it to [`VOCABULARY`].
 pub const OLDEST_VOCABULARY: u16 = 5;

@@ -16,7 +16,7 @@ use understudy_failover::input::Input;
 const PASSES: usize = 200;
 
 /// Every enum. One that is missing here is named by the failure.
-const ENUMS: [&str; 49] = [
+const ENUMS: [&str; 56] = [
     "AfterMailboxWait",
     "Again",
     "Alarm",
@@ -33,6 +33,7 @@ const ENUMS: [&str; 49] = [
     "HandOffPhase",
     "Health",
     "Hold",
+    "Immovable",
     "Input",
     "Job",
     "JoinOutcome",
@@ -40,8 +41,10 @@ const ENUMS: [&str; 49] = [
     "LegsAre",
     "Link",
     "Membership",
+    "NoForecast",
     "NodeId",
     "NotHeld",
+    "OnEnd",
     "Occasion",
     "OpenOutcome",
     "Origin",
@@ -64,8 +67,12 @@ const ENUMS: [&str; 49] = [
     "Unreadable",
     "Verdict",
     "Veto",
+    "WantAnswer",
+    "WantHow",
     "Why",
+    "Withheld",
     "WriteOutcome",
+    "WrittenPolicy",
 ];
 
 fn vocabulary() -> String {

@@ -138,7 +138,7 @@ pub enum TakeoverKind {
 }
 
 /// What an operator asks of this node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Request {
     /// Take the partner's pools.
     Takeover {
@@ -158,6 +158,24 @@ pub enum Request {
     },
     /// Stop serving in an orderly way and end the process.
     Halt,
+    /// A planned takeover of these pools of the partner and no others.
+    TakeoverOf {
+        /// Which.
+        pools: BTreeSet<PoolId>,
+        /// Soft vetoes.
+        vetoes: SoftVetoes,
+        /// Really?
+        earnest: Earnest,
+    },
+    /// A giveback of these pools of the partner and no others.
+    GivebackOf {
+        /// Which.
+        pools: BTreeSet<PoolId>,
+        /// Soft vetoes.
+        vetoes: SoftVetoes,
+        /// Really?
+        earnest: Earnest,
+    },
 }
 
 /// Service health as the driver sees it.

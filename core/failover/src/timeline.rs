@@ -6,9 +6,9 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::effect::{RestartReason, Veto};
+use crate::effect::{RestartReason, Veto, Withheld};
 use crate::page::StateWord;
-use crate::words::{Generation, Incarnation, NodeId, PoolId};
+use crate::words::{Generation, Incarnation, Micros, NodeId, PoolId};
 
 /// One step.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -175,6 +175,22 @@ pub enum Step {
         /// Which pool.
         pool: PoolId,
     },
+    /// The partner asked, in its page, what would come of a request for pools, and is told.
+    RequestJudged {
+        /// Number of its request.
+        request: u64,
+        /// What speaks against it.
+        vetoes: BTreeSet<Veto>,
+        /// How long its clients would wait.
+        pause: Micros,
+    },
+    /// The repaired partner waits for its pools, and the giveback for its time.
+    GivebackDelayed {
+        /// How long.
+        by: Micros,
+    },
+    /// The partner has ended, and its pools are left alone, as configured.
+    TakeoverWithheld(Withheld),
 }
 
 impl fmt::Display for Step {
@@ -223,6 +239,13 @@ impl fmt::Display for Step {
             Self::LegDropped { pool, generation } => write!(f, "{pool}: leg recorded bad with generation {generation}"),
             Self::LegsLeftOut { pool } => write!(f, "{pool}: claimed without the legs that give no answer"),
             Self::Restarting(reason) => write!(f, "restarting: {reason:?}"),
+            Self::RequestJudged { request, vetoes, pause } => {
+                write!(f, "dry run {request} of a takeover judged: vetoes {vetoes:?}, pause {} us", pause.0)
+            }
+            Self::GivebackDelayed { by } => write!(f, "giveback delayed by {} ms, as configured", by.0 / 1_000),
+            Self::TakeoverWithheld(why) => {
+                write!(f, "partner has ended ({why:?}) and is not taken over, as configured")
+            }
         }
     }
 }
