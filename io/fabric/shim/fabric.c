@@ -61,6 +61,29 @@ static struct {
 	uint32_t (*version)(void);
 } library;
 
+/*
+ * libfabric and what it brings along install handlers for these signals, when they are loaded or first used, that forget the ones before
+ * and end the process. The ones before are put back.
+ */
+static const int handled[] = { SIGILL, SIGABRT, SIGBUS, SIGSEGV, SIGTERM, SIGINT };
+enum { HANDLED = sizeof(handled) / sizeof(handled[0]) };
+
+static void note_handlers(struct sigaction before[HANDLED])
+{
+	int i;
+
+	for (i = 0; i < HANDLED; i++)
+		sigaction(handled[i], NULL, &before[i]);
+}
+
+static void put_handlers_back(const struct sigaction before[HANDLED])
+{
+	int i;
+
+	for (i = 0; i < HANDLED; i++)
+		sigaction(handled[i], &before[i], NULL);
+}
+
 /* 0, or -1 with the reason as text. Called once. */
 int uf_load(char *why, size_t room)
 {
@@ -68,9 +91,13 @@ int uf_load(char *why, size_t room)
 					     "fi_fabric",  "fi_strerror", "fi_version" };
 	void **slots[] = { (void **)&library.getinfo, (void **)&library.freeinfo, (void **)&library.dupinfo,
 			   (void **)&library.fabric,  (void **)&library.strerror, (void **)&library.version };
-	void *handle = dlopen(UF_LIBRARY, RTLD_NOW | RTLD_LOCAL);
+	struct sigaction before[HANDLED];
+	void *handle;
 	size_t i;
 
+	note_handlers(before);
+	handle = dlopen(UF_LIBRARY, RTLD_NOW | RTLD_LOCAL);
+	put_handlers_back(before);
 	if (!handle) {
 		snprintf(why, room, "%s", dlerror());
 		return -1;
@@ -110,6 +137,18 @@ static struct fi_info *hints_for(const char *provider, enum fi_ep_type type)
 	return hints;
 }
 
+static int find_info(const char *node, const char *service, uint64_t flags, const struct fi_info *hints,
+		     struct fi_info **out)
+{
+	struct sigaction before[HANDLED];
+	int status;
+
+	note_handlers(before);
+	status = library.getinfo(FI_VERSION(1, 17), node, service, flags, hints, out);
+	put_handlers_back(before);
+	return status;
+}
+
 /* passive 1: an address of this node to listen at; 0: the partner's to connect to. */
 int uf_getinfo(const char *provider, const char *node, const char *service, int passive, struct fi_info **out)
 {
@@ -118,7 +157,7 @@ int uf_getinfo(const char *provider, const char *node, const char *service, int 
 
 	if (!hints)
 		return -FI_ENOMEM;
-	status = library.getinfo(FI_VERSION(1, 17), node, service, passive ? FI_SOURCE : 0, hints, out);
+	status = find_info(node, service, passive ? FI_SOURCE : 0, hints, out);
 	library.freeinfo(hints);
 	return status;
 }
@@ -131,7 +170,7 @@ int uf_getinfo_unconnected(const char *provider, const char *name, size_t entrie
 
 	if (!hints)
 		return -FI_ENOMEM;
-	status = library.getinfo(FI_VERSION(1, 17), name, NULL, FI_SOURCE, hints, out);
+	status = find_info(name, NULL, FI_SOURCE, hints, out);
 	library.freeinfo(hints);
 	if (status)
 		return status;
@@ -364,23 +403,16 @@ int uf_endpoint(struct fid_domain *domain, struct fi_info *info, struct fid_eq *
 	return status;
 }
 
-/*
- * The same without connections: peers are looked up in an address vector. The shm provider installs handlers for these
- * signals, once, which forget handlers installed later and end the process; the ones there before are put back.
- */
+/* The same without connections: peers are looked up in an address vector. */
 int uf_endpoint_unconnected(struct fid_domain *domain, struct fi_info *info, struct fid_av *av, struct fid_cq *cq,
 			    struct fid_ep **out)
 {
-	static const int signals[] = { SIGBUS, SIGSEGV, SIGTERM, SIGINT };
-	enum { COUNT = sizeof(signals) / sizeof(signals[0]) };
-	struct sigaction before[COUNT];
-	int status, i;
+	struct sigaction before[HANDLED];
+	int status;
 
-	for (i = 0; i < COUNT; i++)
-		sigaction(signals[i], NULL, &before[i]);
+	note_handlers(before);
 	status = fi_endpoint(domain, info, out, NULL);
-	for (i = 0; i < COUNT; i++)
-		sigaction(signals[i], &before[i], NULL);
+	put_handlers_back(before);
 	if (status)
 		return status;
 	status = fi_ep_bind(*out, &av->fid, 0);

@@ -7,6 +7,7 @@
 use std::env;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -180,6 +181,7 @@ with_every_provider! {
     connections_that_were_left_behind_do_not_pile_up
     measurements_come_in_order_and_count_what_was_asked
     a_partner_killed_while_stopped_is_closed
+    libraries_of_the_fabric_leave_signals_to_the_process
 }
 
 fn counter_of_a_living_partner_advances(provider: Provider) {
@@ -191,6 +193,16 @@ fn counter_of_a_living_partner_advances(provider: Provider) {
     while long(&reader.read_blocking(PATIENT).expect("a page"), COUNTER) <= long(&first, COUNTER) {
         assert!(start.elapsed() < PATIENT, "the counter stands still");
     }
+}
+
+/// Some of them install handlers that print a backtrace and exit.
+fn libraries_of_the_fabric_leave_signals_to_the_process(provider: Provider) {
+    let mut partner = Partner::start(provider, 1, loopback());
+    let (mut reader, _events) = reader_of(provider, partner.address);
+    reader.read_blocking(PATIENT).expect("a page");
+    partner.signal(Signal::TERM);
+    let ended = partner.child.wait().expect("our own child");
+    assert_eq!(ended.signal(), Some(Signal::TERM.as_raw()), "{ended}");
 }
 
 #[test]
