@@ -115,9 +115,10 @@ impl fmt::Display for Move {
 const DO: (SoftVetoes, Earnest) = (SoftVetoes::Overridden, Earnest::Do);
 
 /// What operators ask for.
-static REQUESTS: [Request; 4] = [
+static REQUESTS: [Request; 5] = [
     Request::Takeover { kind: TakeoverKind::Planned, vetoes: DO.0, earnest: DO.1 },
     Request::Takeover { kind: TakeoverKind::Forced, vetoes: DO.0, earnest: DO.1 },
+    Request::Takeover { kind: TakeoverKind::Planned, vetoes: DO.0, earnest: Earnest::DryRun },
     Request::Giveback { vetoes: DO.0, earnest: DO.1 },
     Request::Halt,
 ];

@@ -134,7 +134,7 @@ impl Machine {
 
     /// Whether the partner has ended in a way that the configuration says not to take over after. Only while this run has seen it say so:
     /// whoever starts and finds nobody takes over.
-    fn is_left_alone(&self) -> Option<Withheld> {
+    pub(crate) fn is_left_alone(&self) -> Option<Withheld> {
         let policy = &self.config.policy;
         match self.watch.page()?.content.state {
             StateWord::Halted if policy.on_halt == OnEnd::Leave => Some(Withheld::Halted),

@@ -46,6 +46,12 @@ impl Machine {
         self.timers.set(due, NOW);
     }
 
+    /// Whether its partner has ended and is left alone, as configured.
+    #[must_use]
+    pub fn leaves_partner_alone(&self) -> bool {
+        self.state == State::Up && self.is_left_alone().is_some()
+    }
+
     /// Whether the partner has shown a sign since the last silence.
     #[must_use]
     pub fn has_heard(&self) -> bool {
