@@ -105,11 +105,10 @@ impl Machine {
         };
         let stays = |pool: &PoolId| self.owner(*pool) == Some(from) && !pools.contains(pool);
         let left = self.config.homes_of(partner).find(stays);
-        let immovable = pools.iter().find_map(|pool| {
+        pools.iter().find_map(|pool| {
             let why = not_there(*pool).or(left.map(|with| Immovable::SharesTarget { with }))?;
             Some(Reply::NotThisPool { pool: *pool, why })
-        });
-        immovable
+        })
     }
 
     fn answer(&self, request: RequestId, reply: Reply, out: &mut Effects) {

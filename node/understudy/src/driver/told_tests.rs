@@ -69,7 +69,7 @@ fn no_two_refusals_of_one_movement_are_said_alike() {
     for (at, (what, said)) in all.iter().enumerate() {
         let same: Vec<_> = all[at + 1..].iter().filter(|(_, other)| other.reason == said.reason).collect();
         let other_way = |(other, _): &&(String, Said)| other.split_once(' ').is_some_and(|(_, it)| what.ends_with(it));
-        assert!(same.iter().all(|found| other_way(found)), "{what} and {same:?}");
+        assert!(same.iter().all(other_way), "{what} and {same:?}");
     }
 }
 
