@@ -13,7 +13,7 @@ use understudy_failover::config::{AutomaticGiveback, Config, PoolConfig, Timing}
 use understudy_failover::effect::Effects;
 use understudy_failover::input::{Health, Input, Unreadable};
 use understudy_failover::machine::Machine;
-use understudy_failover::page::{LAYOUT_VERSION, LiveWords, Page, PageContent, Stage, StateWord};
+use understudy_failover::page::{LAYOUT_VERSION, LiveWords, Page, PageContent, Stage, StateWord, WantAnswer};
 use understudy_failover::record::Heartbeat;
 use understudy_failover::survey::{LockDiskView, Survey};
 use understudy_failover::words::{Generation, Incarnation, Micros, NodeId, PairId, PoolId};
@@ -96,7 +96,7 @@ fn content() -> PageContent {
         vetoes: 0,
         announcement: None,
         want: None,
-        want_refused: None,
+        want_answer: WantAnswer::Nothing,
         pools: Vec::new(),
     }
 }
@@ -109,7 +109,7 @@ fn segment() -> Vec<u8> {
         preferred: NodeId::A,
         lock_disks: 3,
         pools: [(PoolId(1), PoolConfig { home: NodeId::A })].into(),
-        giveback: AutomaticGiveback::OnRequest,
+        policy: AutomaticGiveback::OnRequest.into(),
         timing: Timing::default(),
     };
     let page = |heartbeat| {

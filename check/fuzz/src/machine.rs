@@ -19,8 +19,8 @@ use understudy_failover::input::{
 use understudy_failover::key::ReservationKey;
 use understudy_failover::machine::Machine;
 use understudy_failover::page::{
-    Acknowledgement, Announcement, LAYOUT_VERSION, LiveWords, Page, PageContent, PagePool, PoolState, Stage, StateWord,
-    Want,
+    Acknowledgement, Announcement, Judged, LAYOUT_VERSION, LiveWords, Page, PageContent, PagePool, PoolState, Stage,
+    StateWord, Want, WantAnswer, WantHow,
 };
 use understudy_failover::record::{Heartbeat, PoolEntry, Record, Verdict};
 use understudy_failover::survey::{LockDiskView, Survey};
@@ -66,7 +66,7 @@ pub fn run(bytes: &[u8]) {
         preferred: NodeId::A,
         lock_disks,
         pools,
-        giveback: AutomaticGiveback::Within { limit: 3, window: Micros::from_millis(1_000_000) },
+        policy: AutomaticGiveback::Within { limit: 3, window: Micros::from_millis(1_000_000) }.into(),
         timing: Timing::default(),
     };
     let homes = [(POOLS[0], NodeId::A), (POOLS[1], NodeId::B)];
@@ -351,7 +351,10 @@ impl Bench<'_> {
             });
         }
         let seen = *choices.pick(&StateWord::ALL);
-        let vetoes = if flags & 0x40 == 0 { SoftVetoes::Count } else { SoftVetoes::Overridden };
+        let hows = [WantHow::VetoesCount, WantHow::VetoesOverridden, WantHow::DryRun];
+        let how = hows[usize::from(flags & 0x40 != 0) + usize::from(flags & 0x60 == 0x60)];
+        let judged = Judged { number: 1, vetoes: u32::from(flags), pause: Micros(u64::MAX) };
+        let answers = [WantAnswer::Nothing, WantAnswer::Nothing, WantAnswer::Judged(judged), WantAnswer::Refused(1)];
         let content = PageContent {
             state,
             stage: Stage::Unknown,
@@ -363,8 +366,8 @@ impl Bench<'_> {
             inventory: Some(*choices.pick(&[7, 8])),
             vetoes: u32::from(flags),
             announcement: (flags & 32 == 0).then_some(Announcement { generation: generation(choices), to: own_or_other(flags & 2 == 0) }),
-            want: (choices.byte() & 3 == 3).then(|| Want { number: *choices.pick(&[1, 2, u64::MAX]), vetoes }),
-            want_refused: (choices.byte() & 3 == 3).then_some(1),
+            want: (choices.byte() & 3 == 3).then(|| Want { number: *choices.pick(&[1, 2, u64::MAX]), how }),
+            want_answer: answers[usize::from(choices.byte() & 3)],
             pools,
         };
         self.partner_heartbeat += 1;

@@ -3,10 +3,10 @@
 //! Properties: a page is decoded or refused with a reason; what is decoded can be published and decodes to the same; the
 //! state a reader acts on is a state that exists; no page of another pair or node passes; a torn page never does.
 
-use understudy_failover::input::{Health, SoftVetoes};
+use understudy_failover::input::Health;
 use understudy_failover::page::{
     Acknowledgement, Announcement, LAYOUT_VERSION, LiveWords, PAGE_BYTES, Page, PageContent, PageError, PagePool,
-    PoolState, Stage, StateWord, Want,
+    PoolState, Stage, StateWord, Want, WantAnswer, WantHow,
 };
 use understudy_failover::words::{Generation, Incarnation, MetadataVersion, NodeId, PairId, PoolId};
 
@@ -77,8 +77,8 @@ fn sample() -> Page {
             inventory: Some(3),
             vetoes: 1,
             announcement: Some(Announcement { generation: Generation(7), to: Incarnation(5) }),
-            want: Some(Want { number: 1, vetoes: SoftVetoes::Count }),
-            want_refused: Some(1),
+            want: Some(Want { number: 1, how: WantHow::VetoesCount }),
+            want_answer: WantAnswer::Refused(1),
             pools: vec![pool(1), pool(2)],
         },
         live: LiveWords { progress: 1, heartbeat: 2, last_completion: 3 },

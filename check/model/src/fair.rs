@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 use std::sync::Mutex;
 
-use understudy_failover::input::{Earnest, Input, Request, SoftVetoes};
+use understudy_failover::input::{Earnest, Input, Request, SoftVetoes, TakeoverKind};
 use understudy_failover::machine::{Machine, State};
 use understudy_failover::mutants;
 use understudy_failover::page::{PoolState, StateWord};
@@ -304,7 +304,9 @@ impl World<'_> {
         self.carry_out_orders(node);
         self.make(Move::Look(node));
         self.carry_out_orders(node);
-        for timer in [Timer::Retry, Timer::Record, Timer::Release, Timer::Doubt, Timer::Refused, Timer::Limit] {
+        let all =
+            [Timer::Retry, Timer::Record, Timer::Release, Timer::Doubt, Timer::Refused, Timer::Delay, Timer::Limit];
+        for timer in all {
             let set = self.pair.node(node).running().is_some_and(|machine| machine.deadlines().contains(&timer));
             if set && (timer != Timer::Limit || impatient) {
                 self.make(Move::Pass(node, timer));
@@ -317,6 +319,7 @@ impl World<'_> {
         self.carry_out_orders(node);
         if impatient {
             self.ask_for_giveback(node);
+            self.ask_for_takeover(node);
         }
     }
 
@@ -330,6 +333,16 @@ impl World<'_> {
             self.pair.node(node).running().is_some_and(|machine| matches!(machine.state(), State::Released(_)));
         if released {
             let what = Request::Giveback { vetoes: SoftVetoes::Overridden, earnest: Earnest::Do };
+            self.input(node, Input::OperatorAsked { request: RequestId(1), what });
+            self.carry_out_orders(node);
+        }
+    }
+
+    /// A partner that has ended and is left alone, as configured, is taken over from when an operator says so.
+    fn ask_for_takeover(&mut self, node: NodeId) {
+        if self.pair.node(node).running().is_some_and(|machine| machine.leaves_partner_alone()) {
+            let (vetoes, earnest) = (SoftVetoes::Count, Earnest::Do);
+            let what = Request::Takeover { kind: TakeoverKind::Forced, vetoes, earnest };
             self.input(node, Input::OperatorAsked { request: RequestId(1), what });
             self.carry_out_orders(node);
         }

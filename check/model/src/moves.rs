@@ -80,7 +80,7 @@ pub enum Move {
     /// A unit attention or a conflict for no reason.
     Doubt(NodeId, PoolId),
     /// An operator asks.
-    Ask(NodeId, Request),
+    Ask(NodeId, &'static Request),
 }
 
 impl fmt::Display for Move {
@@ -118,9 +118,10 @@ impl fmt::Display for Move {
 const DO: (SoftVetoes, Earnest) = (SoftVetoes::Overridden, Earnest::Do);
 
 /// What operators ask for.
-const REQUESTS: [Request; 4] = [
+static REQUESTS: [Request; 5] = [
     Request::Takeover { kind: TakeoverKind::Planned, vetoes: DO.0, earnest: DO.1 },
     Request::Takeover { kind: TakeoverKind::Forced, vetoes: DO.0, earnest: DO.1 },
+    Request::Takeover { kind: TakeoverKind::Planned, vetoes: DO.0, earnest: Earnest::DryRun },
     Request::Giveback { vetoes: DO.0, earnest: DO.1 },
     Request::Halt,
 ];
@@ -213,7 +214,7 @@ fn faults_of(pair: &Pair, node: NodeId, out: &mut Vec<Move>) {
         }
     }
     if machine.state_word() != understudy_failover::page::StateWord::Booting {
-        REQUESTS.into_iter().for_each(|request| add(left.requests, Move::Ask(node, request)));
+        REQUESTS.iter().for_each(|request| add(left.requests, Move::Ask(node, request)));
     }
 }
 
@@ -364,7 +365,9 @@ impl World<'_> {
             Move::Missing(node, pool, leg) => self.leg_out_of_reach(node, pool, leg),
             Move::Resync(node, pool) => self.resync(node, pool),
             Move::Doubt(node, pool) => self.doubt(node, pool),
-            Move::Ask(node, what) => self.input(node, Input::OperatorAsked { request: RequestId(1), what }),
+            Move::Ask(node, what) => {
+                self.input(node, Input::OperatorAsked { request: RequestId(1), what: what.clone() })
+            }
             Move::Cut(_) | Move::LoseLockDisk(_) | Move::LoseLeg(..) | Move::CutOff(_) | Move::Mend => self.cut(it),
         }
     }

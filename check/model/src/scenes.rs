@@ -2,7 +2,7 @@
 //!
 //! The one idea: a scene is small enough to be explored to its end, and the scenes together have every fault meet every step.
 
-use understudy_failover::config::{AutomaticGiveback, Config, PoolConfig, Timing};
+use understudy_failover::config::{AutomaticGiveback, Config, OnEnd, Policy, PoolConfig, Timing};
 use understudy_failover::mutants::Mutant;
 use understudy_failover::sim::PAIR;
 use understudy_failover::words::{Micros, NodeId, PoolId};
@@ -37,6 +37,15 @@ pub enum Start {
     Refused(NodeId),
 }
 
+/// What the configuration keeps back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restraint {
+    /// Nothing.
+    Nothing,
+    /// Whatever it can: givebacks are delayed, and a partner that has ended is left alone.
+    Everything,
+}
+
 /// One scene.
 #[derive(Debug, Clone)]
 pub struct Scene {
@@ -56,6 +65,8 @@ pub struct Scene {
     pub runs: u8,
     /// Most orders of one node under way; with more it first carries one out.
     pub orders: usize,
+    /// What is not done by itself, or not at once.
+    pub restraint: Restraint,
     /// Whether every state is asked to heal.
     pub liveness: bool,
     /// The mistake switched on.
@@ -103,8 +114,21 @@ impl Scene {
             preferred: NodeId::A,
             lock_disks: self.lock_disks,
             pools: pools.collect(),
-            giveback: AutomaticGiveback::Within { limit: 1_000, window: Micros(1) },
+            policy: self.policy(),
             timing: timeless(),
+        }
+    }
+}
+
+impl Scene {
+    fn policy(&self) -> Policy {
+        let usual = Policy::from(AutomaticGiveback::Within { limit: 1_000, window: Micros(1) });
+        match self.restraint {
+            Restraint::Nothing => usual,
+            Restraint::Everything => {
+                let (on_halt, on_panic) = (OnEnd::Leave, OnEnd::Leave);
+                Policy { giveback_delay: Micros(1), on_halt, on_panic, ..usual }
+            }
         }
     }
 }
@@ -140,6 +164,7 @@ const fn scene(name: &'static str, start: Start, faults: Faults) -> Scene {
         faults,
         runs: 3,
         orders: 2,
+        restraint: Restraint::Nothing,
         liveness: true,
         mutant: None,
     }
@@ -173,6 +198,11 @@ pub fn short() -> Vec<Scene> {
         small("cut-off", Home, Faults { cut_off: 1, mends: 1, ..NONE }),
         small("stale", Ready, Faults { stale_opens: 1, ..NONE }),
         small("operator", Home, Faults { requests: 1, ..NONE }),
+        Scene { restraint: Restraint::Everything, ..small("giveback-delayed", TakenOver, NONE) },
+        Scene {
+            restraint: Restraint::Everything,
+            ..small("operator-restrained", Home, Faults { requests: 1, ..NONE })
+        },
         Scene { homes: TWO, ..small("two-pools-death", Home, Faults { kills: 1, ..NONE }) },
         Scene { detail: Detail::EveryAccess, ..small("every-access-zombie", Home, Faults { silences: 1, ..NONE }) },
         scene("three-giveback", Ready, NONE),

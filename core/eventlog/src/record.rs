@@ -128,7 +128,7 @@ impl<S: Sink> Recorder<S> {
             under_way: None,
             now: Micros(0),
         };
-        it.start(Occasion::Process, Stand::New(config.clone()));
+        it.start(Occasion::Process, Stand::New(Box::new(config.clone())));
         it
     }
 

@@ -27,7 +27,7 @@ pub enum Occasion {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stand {
     /// New, with this configuration.
-    New(Config),
+    New(Box<Config>),
     /// This.
     Snapshot(Box<Machine>),
 }
@@ -92,7 +92,7 @@ impl Start {
             return Err(StartError::Incarnation);
         }
         match &self.stand {
-            Stand::New(config) => Ok(Machine::new(config.clone(), self.incarnation)),
+            Stand::New(config) => Ok(Machine::new((**config).clone(), self.incarnation)),
             Stand::Snapshot(machine) if machine.incarnation() != self.incarnation => Err(StartError::Incarnation),
             Stand::Snapshot(machine) if !has_its_pools(machine) => Err(StartError::Incoherent),
             Stand::Snapshot(machine) => Ok((**machine).clone()),

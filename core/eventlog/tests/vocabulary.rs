@@ -16,7 +16,7 @@ use understudy_failover::input::Input;
 const PASSES: usize = 200;
 
 /// Every enum. One that is missing here is named by the failure.
-const ENUMS: [&str; 50] = [
+const ENUMS: [&str; 57] = [
     "AfterMailboxWait",
     "Again",
     "Alarm",
@@ -33,6 +33,7 @@ const ENUMS: [&str; 50] = [
     "HandOffPhase",
     "Health",
     "Hold",
+    "Immovable",
     "Input",
     "Job",
     "JoinOutcome",
@@ -40,8 +41,10 @@ const ENUMS: [&str; 50] = [
     "LegsAre",
     "Link",
     "Membership",
+    "NoForecast",
     "NodeId",
     "NotHeld",
+    "OnEnd",
     "Occasion",
     "OpenOutcome",
     "Origin",
@@ -65,8 +68,12 @@ const ENUMS: [&str; 50] = [
     "Unreadable",
     "Verdict",
     "Veto",
+    "WantAnswer",
+    "WantHow",
     "Why",
+    "Withheld",
     "WriteOutcome",
+    "WrittenPolicy",
 ];
 
 fn vocabulary() -> String {

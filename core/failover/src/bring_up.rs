@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use crate::claim::{Origin, Route};
-use crate::effect::{Alarm, Effect, Effects, Veto};
+use crate::effect::{Alarm, Effect, Effects, NoForecast, Veto};
 use crate::machine::{Machine, Membership, State};
 use crate::page::{Page, PoolState, StateWord};
 use crate::survey::Survey;
@@ -208,7 +208,9 @@ impl Machine {
                 self.raise_alarm(Alarm::DiskInitFailed, out);
                 self.back_to_give_wait(now);
             }
-            State::Wanting(wanting) if wanting.init == Some(op) => self.give_up_wanting(now, &wanting, out),
+            State::Wanting(wanting) if wanting.init == Some(op) => {
+                self.give_up_wanting(now, &wanting, NoForecast::DisksUnread, out);
+            }
             State::Off
             | State::Booting
             | State::Claiming(_)

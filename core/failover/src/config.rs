@@ -31,6 +31,69 @@ pub enum AutomaticGiveback {
     OnRequest,
 }
 
+/// What follows when the partner has ended and said so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub enum OnEnd {
+    /// Its pools are taken over.
+    TakeOver,
+    /// They wait for it, or for the operator.
+    Leave,
+}
+
+/// What this node does by itself, and when. It only ever keeps an automatic act back; what an operator asks for is not subject to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(from = "WrittenPolicy", into = "WrittenPolicy")]
+pub struct Policy {
+    /// Whether a repaired partner gets its pools back without being asked for.
+    pub giveback: AutomaticGiveback,
+    /// How long the repaired partner waits in MBWAIT before it does.
+    pub giveback_delay: Micros,
+    /// What follows when the partner stopped in an orderly way: its page said HALTED.
+    pub on_halt: OnEnd,
+    /// What follows when the partner died of its own assertion: its page said PANICKED.
+    pub on_panic: OnEnd,
+}
+
+impl From<AutomaticGiveback> for Policy {
+    /// With everything else as it is without being said.
+    fn from(giveback: AutomaticGiveback) -> Self {
+        Self { giveback, giveback_delay: Micros(0), on_halt: OnEnd::TakeOver, on_panic: OnEnd::TakeOver }
+    }
+}
+
+/// A policy as it stands in event logs: one of which nothing but the giveback is said as when there was nothing else.
+#[derive(serde::Serialize, serde::Deserialize)]
+enum WrittenPolicy {
+    Within { limit: u32, window: Micros },
+    OnRequest,
+    All { giveback: AutomaticGiveback, giveback_delay: Micros, on_halt: OnEnd, on_panic: OnEnd },
+}
+
+impl From<WrittenPolicy> for Policy {
+    fn from(written: WrittenPolicy) -> Self {
+        match written {
+            WrittenPolicy::Within { limit, window } => AutomaticGiveback::Within { limit, window }.into(),
+            WrittenPolicy::OnRequest => AutomaticGiveback::OnRequest.into(),
+            WrittenPolicy::All { giveback, giveback_delay, on_halt, on_panic } => {
+                Self { giveback, giveback_delay, on_halt, on_panic }
+            }
+        }
+    }
+}
+
+impl From<Policy> for WrittenPolicy {
+    fn from(policy: Policy) -> Self {
+        match policy.giveback {
+            _ if policy != policy.giveback.into() => {
+                let Policy { giveback, giveback_delay, on_halt, on_panic } = policy;
+                Self::All { giveback, giveback_delay, on_halt, on_panic }
+            }
+            AutomaticGiveback::Within { limit, window } => Self::Within { limit, window },
+            AutomaticGiveback::OnRequest => Self::OnRequest,
+        }
+    }
+}
+
 /// When things are tried. Microseconds.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Timing {
@@ -129,8 +192,8 @@ pub struct Config {
     pub lock_disks: usize,
     /// Every pool of the pair, at most [`POOLS_MAX`].
     pub pools: BTreeMap<PoolId, PoolConfig>,
-    /// Automatic giveback.
-    pub giveback: AutomaticGiveback,
+    /// What it does by itself.
+    pub policy: Policy,
     /// When things are tried.
     pub timing: Timing,
 }

@@ -11,7 +11,7 @@ use crate::hand_off::{HandOff, HandOffPhase, Why};
 use crate::machine::{Machine, State};
 use crate::operator::Wanting;
 use crate::page::{Acknowledgement, PageContent, PagePool, Stage, StateWord, Want};
-use crate::survivor::Exclusive;
+use crate::survivor::{AfterMailboxWait, Exclusive, Released};
 use crate::words::{Generation, PoolId};
 
 impl Machine {
@@ -38,7 +38,7 @@ impl Machine {
             vetoes: self.vetoes.iter().map(|veto| veto.bit()).sum(),
             announcement: self.announcement,
             want: self.want(),
-            want_refused: self.want_refused,
+            want_answer: self.want_answer,
             pools: self.config.pools.keys().map(|pool| self.page_pool(*pool)).collect(),
         }
     }
@@ -59,7 +59,7 @@ impl Machine {
 
     fn want(&self) -> Option<Want> {
         match &self.state {
-            State::Wanting(wanting) => wanting.number.map(|number| Want { number, vetoes: wanting.vetoes }),
+            State::Wanting(wanting) => wanting.number.map(|number| Want { number, how: wanting.how }),
             _ => None,
         }
     }
@@ -89,9 +89,11 @@ impl Machine {
             State::Takeover(Exclusive::Releasing { .. }) => (StateWord::Takeover, Stage::Releasing),
             State::Takeover(Exclusive::Restoring { .. }) => (StateWord::Takeover, Stage::Fencing),
             State::Released(_) if !self.vetoes.is_empty() => (StateWord::Released, Stage::Vetoed),
+            State::Released(Released { then: AfterMailboxWait::Delayed, .. }) => (StateWord::Released, Stage::Delaying),
             State::Released(_) => (StateWord::Released, Stage::Idle),
             State::HandingOff(hand_off) => (hand_off_word(hand_off), hand_off.phase.stage()),
             State::Wanting(_) => (StateWord::Up, Stage::Wanting),
+            State::Halting(_) if self.desk.is_halted() => (StateWord::Halted, Stage::Idle),
             State::Halting(_) => (self.serving_word(), Stage::Halting),
             State::Ended => (self.ended_word(), Stage::Idle),
         }

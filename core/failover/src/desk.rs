@@ -353,7 +353,7 @@ impl Machine {
             }
             Job::Settle(_) => self.claim_settled(out),
             Job::HandBack(_) => self.handed_back(now, generation, out),
-            Job::Halt(_) => self.halt_recorded(out),
+            Job::Halt(_) => self.halt_recorded(now, out),
             Job::Legs(changes) => self.legs_recorded(changes, generation, out),
         }
     }
@@ -361,7 +361,7 @@ impl Machine {
     fn record_failed(&mut self, now: Micros, writing: Writing, out: &mut Effects) {
         match writing.job {
             Job::Commit(_) => self.commit_unknown(now, writing.entries, out),
-            Job::Halt(_) => self.halt_recorded(out),
+            Job::Halt(_) => self.halt_recorded(now, out),
             Job::Claim(_) | Job::Settle(_) => {
                 // Whether it is still wanted is for the next look to say.
                 let job = Job::Settle(Box::new(writing.record.clone()));

@@ -95,6 +95,50 @@ pub enum Alarm {
     PartnerDown,
     /// Generations are used up.
     GenerationsUsedUp,
+    /// The partner has ended, and the configuration says to leave its pools alone then.
+    TakeoverWithheld(Withheld),
+}
+
+impl Alarm {
+    /// One of each kind, with this pool where one is named.
+    #[must_use]
+    pub fn each(pool: PoolId) -> Vec<Self> {
+        let mut all = vec![Self::InterconnectDown];
+        // BOUND: the chain below ends.
+        while let Some(next) = all.last().and_then(|last| last.next(pool)) {
+            all.push(next);
+        }
+        all
+    }
+
+    /// The kind after this one.
+    fn next(self, pool: PoolId) -> Option<Self> {
+        match self {
+            Self::InterconnectDown => Some(Self::LockDisksUnreachable),
+            Self::LockDisksUnreachable => Some(Self::RecordUnknown(pool)),
+            Self::RecordUnknown(_) => Some(Self::PoolRefused(pool)),
+            Self::PoolRefused(_) => Some(Self::PoolUnusable(pool)),
+            Self::PoolUnusable(_) => Some(Self::LastLegFailed(pool)),
+            Self::LastLegFailed(_) => Some(Self::HandOffVetoed),
+            Self::HandOffVetoed => Some(Self::ReleaseIncomplete),
+            Self::ReleaseIncomplete => Some(Self::PageRejected),
+            Self::PageRejected => Some(Self::DiskInitFailed),
+            Self::DiskInitFailed => Some(Self::PartnerDown),
+            Self::PartnerDown => Some(Self::GenerationsUsedUp),
+            Self::GenerationsUsedUp => Some(Self::TakeoverWithheld(Withheld::Halted)),
+            Self::TakeoverWithheld(Withheld::Halted) => Some(Self::TakeoverWithheld(Withheld::Panicked)),
+            Self::TakeoverWithheld(Withheld::Panicked) => None,
+        }
+    }
+}
+
+/// Why a partner that has ended is not taken over from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub enum Withheld {
+    /// It stopped in an orderly way.
+    Halted,
+    /// It died of its own assertion.
+    Panicked,
 }
 
 /// Why the process starts again as a fresh incarnation.
@@ -202,6 +246,71 @@ pub enum Reply {
         /// What shows it.
         by: SignOfLife,
     },
+    /// This pool was named, and cannot be moved so.
+    NotThisPool {
+        /// Which.
+        pool: PoolId,
+        /// Why.
+        why: Immovable,
+    },
+    /// Dry run of a takeover: what the partner would say is not known.
+    NoForecast(NoForecast),
+}
+
+/// Why a pool that was named is not moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub enum Immovable {
+    /// Its home is the node that was asked, which takes and gives back pools of its partner.
+    OfThisNode,
+    /// The node that was asked has it already.
+    HereAlready,
+    /// It is at home.
+    AtHome,
+    /// It is served by nobody.
+    ServedByNobody,
+    /// Its volumes and those of this pool, which was not named, are behind one target, which can only be at one node.
+    SharesTarget {
+        /// The pool that would be left behind.
+        with: PoolId,
+    },
+}
+
+impl Immovable {
+    /// One of each kind, with this pool where one is named.
+    #[must_use]
+    pub fn each(with: PoolId) -> Vec<Self> {
+        let mut all = vec![Self::OfThisNode];
+        // BOUND: the chain below ends.
+        while let Some(last) = all.last() {
+            let next = match last {
+                Self::OfThisNode => Self::HereAlready,
+                Self::HereAlready => Self::AtHome,
+                Self::AtHome => Self::ServedByNobody,
+                Self::ServedByNobody => Self::SharesTarget { with },
+                Self::SharesTarget { .. } => break,
+            };
+            all.push(next);
+        }
+        all
+    }
+}
+
+/// Why there is no forecast of a takeover.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub enum NoForecast {
+    /// The partner shows no sign of life, or only its heartbeat: there is nobody to hand anything over.
+    PartnerSilent,
+    /// The partner's release cannot be asked.
+    PartnerOlder,
+    /// The partner did not answer in time.
+    NoAnswer,
+    /// This node could not read the disks of the pools, so it could not take them as planned either.
+    DisksUnread,
+}
+
+impl NoForecast {
+    /// Every one.
+    pub const ALL: [Self; 4] = [Self::PartnerSilent, Self::PartnerOlder, Self::NoAnswer, Self::DisksUnread];
 }
 
 /// An order.

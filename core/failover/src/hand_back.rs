@@ -12,7 +12,7 @@ use crate::desk::Job;
 use crate::effect::{Effect, Effects, Reply};
 use crate::hand_off::{HandOff, Why};
 use crate::machine::{Machine, State};
-use crate::page::{PoolState, StateWord};
+use crate::page::{PoolState, StateWord, WantAnswer};
 use crate::survey::Survey;
 use crate::timeline::Step;
 use crate::watch::Signs;
@@ -118,7 +118,7 @@ impl Machine {
             out.push(Effect::AnswerOperator { request: asked.request, reply: Reply::GivenUp });
         }
         if let Why::Wanted { number, .. } = hand_off.why {
-            self.want_refused = Some(number);
+            self.want_answer = WantAnswer::Refused(number);
         }
         self.reclaim_portals(&hand_off, out);
         let pools = hand_off.pools.clone();

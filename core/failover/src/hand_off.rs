@@ -16,7 +16,7 @@ use crate::desk::Job;
 use crate::effect::{Alarm, Effect, Effects, LegsAre, Reply, RestartReason, Veto};
 use crate::input::{Earnest, HandOffFindings, Health, NotHeld, SoftVetoes};
 use crate::machine::{Machine, State};
-use crate::page::{Page, PoolState, Stage, StateWord};
+use crate::page::{Judged, Page, PoolState, Stage, StateWord, WantAnswer, WantHow};
 use crate::record::PoolEntry;
 use crate::survey::KeyMajority;
 use crate::survivor::{AfterMailboxWait, Released};
@@ -34,8 +34,8 @@ pub enum Why {
     Wanted {
         /// Number of its request.
         number: u64,
-        /// Whether soft vetoes count.
-        vetoes: SoftVetoes,
+        /// How it is meant.
+        how: WantHow,
     },
 }
 
@@ -199,8 +199,11 @@ impl Machine {
         let vetoes = self.vetoes_against(now, &hand_off, &findings);
         let overridden = match (&hand_off.why, hand_off.asked) {
             (_, Some(asked)) => asked.vetoes,
-            (Why::Wanted { vetoes, .. }, None) => *vetoes,
-            (Why::Giveback, None) => SoftVetoes::Count,
+            (Why::Wanted { number, how: WantHow::DryRun }, None) => {
+                return self.judged(now, *hand_off.clone(), *number, vetoes, findings.predicted_pause, out);
+            }
+            (Why::Wanted { how: WantHow::VetoesOverridden, .. }, None) => SoftVetoes::Overridden,
+            (Why::Wanted { how: WantHow::VetoesCount, .. } | Why::Giveback, None) => SoftVetoes::Count,
         };
         let (soft, hard): (BTreeSet<Veto>, BTreeSet<Veto>) = vetoes.iter().copied().partition(|veto| veto.is_soft());
         let counting = match overridden {
@@ -218,6 +221,22 @@ impl Machine {
         }
         self.inventory = Some(findings.inventory);
         self.hold(now, *hand_off, out);
+    }
+
+    /// The partner only asked what would come of it: it is told in the page, and nothing else changes.
+    fn judged(
+        &mut self,
+        now: Micros,
+        hand_off: HandOff,
+        number: u64,
+        vetoes: BTreeSet<Veto>,
+        pause: Micros,
+        out: &mut Effects,
+    ) {
+        let bits = vetoes.iter().map(|veto| veto.bit()).sum();
+        self.want_answer = WantAnswer::Judged(Judged { number, vetoes: bits, pause });
+        out.push(Effect::Timeline(Step::RequestJudged { request: number, vetoes, pause }));
+        self.back_from_hand_off(now, hand_off);
     }
 
     fn vetoes_against(&mut self, now: Micros, hand_off: &HandOff, findings: &HandOffFindings) -> BTreeSet<Veto> {
@@ -262,7 +281,7 @@ impl Machine {
             out.push(Effect::AnswerOperator { request: asked.request, reply: Reply::Vetoed { vetoes } });
         }
         if let Why::Wanted { number, .. } = hand_off.why {
-            self.want_refused = Some(number);
+            self.want_answer = WantAnswer::Refused(number);
         }
         self.back_from_hand_off(now, hand_off);
     }
@@ -427,7 +446,7 @@ impl Machine {
             out.push(Effect::AnswerOperator { request: asked.request, reply: Reply::GivenUp });
         }
         if let Why::Wanted { number, .. } = hand_off.why {
-            self.want_refused = Some(number);
+            self.want_answer = WantAnswer::Refused(number);
         }
         self.back_from_hand_off(now, hand_off);
     }

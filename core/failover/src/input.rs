@@ -138,7 +138,7 @@ pub enum TakeoverKind {
 }
 
 /// What an operator asks of this node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Request {
     /// Take the partner's pools.
     Takeover {
@@ -160,6 +160,24 @@ pub enum Request {
     Halt,
     /// Look at once whether the partner is gone: its machine is reported to have lost its power.
     PartnerLost,
+    /// A planned takeover of these pools of the partner and no others.
+    TakeoverOf {
+        /// Which.
+        pools: BTreeSet<PoolId>,
+        /// Soft vetoes.
+        vetoes: SoftVetoes,
+        /// Really?
+        earnest: Earnest,
+    },
+    /// A giveback of these pools of the partner and no others.
+    GivebackOf {
+        /// Which.
+        pools: BTreeSet<PoolId>,
+        /// Soft vetoes.
+        vetoes: SoftVetoes,
+        /// Really?
+        earnest: Earnest,
+    },
 }
 
 /// Service health as the driver sees it.

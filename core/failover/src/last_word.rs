@@ -39,7 +39,7 @@ mod tests {
             preferred: NODE,
             lock_disks: 1,
             pools: BTreeMap::new(),
-            giveback: AutomaticGiveback::OnRequest,
+            policy: AutomaticGiveback::OnRequest.into(),
             timing: Timing::default(),
         };
         let mut content = Machine::new(config, Incarnation(incarnation)).content();

@@ -16,18 +16,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::bring_up::{DiskInit, GiveWait};
-use crate::claim::Claim;
+use crate::claim::{Claim, Origin};
 use crate::config::Config;
 use crate::desk::Desk;
-use crate::effect::{Alarm, Effect, Effects, FenceKind, PollPace, RestartReason, Veto};
+use crate::effect::{Alarm, Effect, Effects, FenceKind, NoForecast, PollPace, RestartReason, Veto};
 use crate::hand_off::HandOff;
 use crate::input::{Health, Input};
 use crate::key::ReservationKey;
 use crate::operator::{Halting, Wanting};
-use crate::page::{Announcement, PageContent, PoolState, StateWord};
+use crate::page::{Announcement, PageContent, PoolState, StateWord, WantAnswer};
 use crate::record::PoolEntry;
 use crate::survey::Survey;
-use crate::survivor::{Exclusive, Released};
+use crate::survivor::{AfterMailboxWait, Exclusive, Released};
 use crate::timeline::Step;
 use crate::timers::{Timer, Timers};
 use crate::watch::Watch;
@@ -62,6 +62,22 @@ pub enum State {
     Halting(Halting),
     /// Restart or Halt was ordered: nothing is answered any more.
     Ended,
+}
+
+impl State {
+    /// Whether the giveback that follows is being delayed, whatever else is done meanwhile.
+    fn delays_giveback(&self) -> bool {
+        let then = match self {
+            Self::Released(released) => released.then,
+            Self::HandingOff(hand_off) => hand_off.then,
+            Self::Claiming(claim) => match &claim.origin {
+                Origin::Released(released) => released.then,
+                _ => return false,
+            },
+            _ => return false,
+        };
+        then == AfterMailboxWait::Delayed
+    }
 }
 
 /// Whether this incarnation is registered on the lock disks.
@@ -111,7 +127,7 @@ pub struct Machine {
     pub(crate) announcement: Option<Announcement>,
     pub(crate) doubts: BTreeMap<PoolId, Option<Op>>,
     pub(crate) wants_answered: Option<(Incarnation, u64)>,
-    pub(crate) want_refused: Option<u64>,
+    pub(crate) want_answer: WantAnswer,
     pub(crate) givebacks: Vec<Micros>,
     pub(crate) alarms: BTreeSet<Alarm>,
     pace: PollPace,
@@ -155,7 +171,7 @@ impl Machine {
             announcement: None,
             doubts: BTreeMap::new(),
             wants_answered: None,
-            want_refused: None,
+            want_answer: WantAnswer::Nothing,
             givebacks: Vec::new(),
             alarms: BTreeSet::new(),
             pace: PollPace::Routine,
@@ -239,6 +255,12 @@ impl Machine {
         self.membership
     }
 
+    /// When the giveback that is being delayed is due; `None` if none is.
+    #[must_use]
+    pub fn giveback_due(&self) -> Option<Micros> {
+        self.timers.delay()
+    }
+
     /// Counts every moment inside from `by` later: for a model checker, which wants equal situations to be equal.
     pub fn shift_back(&mut self, by: Micros) {
         self.timers.shift_back(by);
@@ -265,6 +287,7 @@ impl Machine {
             Input::Started => self.started(now, out),
             // Nothing is known and nothing was ordered before the start.
             _ if self.state == State::Off => {}
+            input if self.desk.is_halted() => self.take_halted(now, &input, out),
             Input::PartnerPageRead(page) => self.page_read(now, *page, out),
             Input::PartnerPageUnreadable(why) => self.page_unreadable(why, out),
             Input::PartnerLinkClosed => self.page_unreadable(crate::input::Unreadable::Closed, out),
@@ -310,6 +333,7 @@ impl Machine {
                 Timer::Release => self.release_again(now, out),
                 Timer::Doubt => self.look_at_doubts(now, out),
                 Timer::Refused => self.try_refused(now, out),
+                Timer::Delay => self.delay_is_over(now, out),
             }
         }
     }
@@ -333,7 +357,7 @@ impl Machine {
     fn limit_passed(&mut self, now: Micros, out: &mut Effects) {
         match self.state.clone() {
             State::HandingOff(hand_off) => self.hand_off_limit(now, *hand_off, out),
-            State::Wanting(wanting) => self.give_up_wanting(now, &wanting, out),
+            State::Wanting(wanting) => self.give_up_wanting(now, &wanting, NoForecast::NoAnswer, out),
             State::Halting(halting) => self.halt_limit(now, &halting, out),
             // No phase of these has a limit: leaving a state stops its deadlines.
             State::Off
@@ -360,7 +384,7 @@ impl Machine {
         }
         if self.watch.page().is_none_or(|last| last.incarnation != page.incarnation) {
             // Another run counts its requests from the beginning: it must not find an answer to an earlier one's.
-            self.want_refused = None;
+            self.want_answer = WantAnswer::Nothing;
         }
         self.desk.raise_floor(page.content.generation);
         self.watch.page_read(now, page.clone(), &self.config);
@@ -447,6 +471,9 @@ impl Machine {
 
     /// Enters a state; the deadlines of the one before go with it.
     pub(crate) fn enter(&mut self, state: State) {
+        if !state.delays_giveback() {
+            self.timers.stop(Timer::Delay);
+        }
         self.timers.stop(Timer::Retry);
         self.timers.stop(Timer::Limit);
         self.timers.stop(Timer::Release);

@@ -6,17 +6,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::claim::{Origin, Route};
+use crate::config::OnEnd;
 use crate::desk::Job;
-use crate::effect::{Effect, Effects, LegsAre, Reply, Veto};
+use crate::effect::{Effect, Effects, Immovable, LegsAre, NoForecast, Reply, Veto};
 use crate::hand_off::{Asked, Hold};
-use crate::input::{Earnest, Health, Request, SoftVetoes, TakeoverKind};
+use crate::input::{Earnest, Health, Input, Request, TakeoverKind};
 use crate::machine::{Machine, State};
-use crate::page::{Page, PoolState, StateWord};
+use crate::page::{DRY_RUN_LAYOUT, Page, PoolState, StateWord, WantAnswer, WantHow};
 use crate::survivor::Exclusive;
 use crate::timeline::Step;
 use crate::timers::Timer;
 use crate::watch::Signs;
-use crate::words::{MetadataVersion, Micros, Op, PoolId, RequestId};
+use crate::words::{MetadataVersion, Micros, NodeId, Op, PoolId, RequestId};
+
+/// How many routine reads of the partner's a halted node waits for, where its partner has to know. Ten: one is enough, and a busy machine
+/// may miss some.
+const LAST_READS: u64 = 10;
 
 /// A planned takeover asked for here.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -25,12 +30,34 @@ pub struct Wanting {
     pub request: RequestId,
     /// Which pools.
     pub pools: BTreeSet<PoolId>,
-    /// Whether soft vetoes count.
-    pub vetoes: SoftVetoes,
+    /// How it is meant.
+    pub how: WantHow,
     /// Their disks are being initialised. Ends with `DisksInitialised` or `DiskInitConflicted`; `None` when it is done.
     pub init: Option<Op>,
     /// The request in the page, from then on. Ends with the partner's announcement, its refusal, or the limit.
     pub number: Option<u64>,
+}
+
+impl Wanting {
+    /// What the partner's page says to the request of this number.
+    fn answer_in(&self, number: u64, page: &Page) -> Option<Reply> {
+        let vetoes_in = |bits: u32| Veto::ALL.into_iter().filter(move |veto| bits & veto.bit() != 0).collect();
+        match page.content.want_answer {
+            WantAnswer::Refused(of) if of == number && self.how == WantHow::DryRun => {
+                Some(Reply::NoForecast(NoForecast::NoAnswer))
+            }
+            WantAnswer::Refused(of) if of == number => Some(Reply::Vetoed { vetoes: vetoes_in(page.content.vetoes) }),
+            WantAnswer::Judged(judged) if judged.number == number => {
+                let vetoes: BTreeSet<Veto> = vetoes_in(judged.vetoes);
+                let pools = self.pools.iter().copied().collect();
+                Some(match vetoes.iter().all(|veto| veto.is_soft()) {
+                    true => Reply::WouldDo { overridden: vetoes, pause: judged.pause, pools },
+                    false => Reply::Vetoed { vetoes },
+                })
+            }
+            WantAnswer::Nothing | WantAnswer::Refused(_) | WantAnswer::Judged(_) => None,
+        }
+    }
 }
 
 /// An orderly stop.
@@ -54,7 +81,35 @@ impl Machine {
             Request::Giveback { vetoes, earnest } => self.asked_giveback(Asked { request, vetoes, earnest }, out),
             Request::Halt => self.asked_halt(now, request, out),
             Request::PartnerLost => self.asked_partner_lost(now, request, out),
+            Request::TakeoverOf { pools, vetoes, earnest } => match self.immovable(&pools, self.config.partner()) {
+                Some(reply) => self.answer(request, reply, out),
+                None => self.asked_planned_takeover(now, Asked { request, vetoes, earnest }, out),
+            },
+            Request::GivebackOf { pools, vetoes, earnest } => match self.immovable(&pools, self.config.node) {
+                Some(reply) => self.answer(request, reply, out),
+                None => self.asked_giveback(Asked { request, vetoes, earnest }, out),
+            },
         }
+    }
+
+    /// Why just these pools of the partner cannot be moved away from `from`, if they cannot. Those that share a target go together: its
+    /// clients find all of its volumes where they find one of them.
+    fn immovable(&self, pools: &BTreeSet<PoolId>, from: NodeId) -> Option<Reply> {
+        let (own, partner) = (self.config.node, self.config.partner());
+        let not_there = |pool: PoolId| match self.owner(pool) {
+            _ if self.home(pool) == Some(own) => Some(Immovable::OfThisNode),
+            None => Some(Immovable::ServedByNobody),
+            Some(owner) if owner == partner && self.is_refused_there(pool) => Some(Immovable::ServedByNobody),
+            Some(owner) if owner == from => None,
+            Some(owner) if owner == own => Some(Immovable::HereAlready),
+            Some(_) => Some(Immovable::AtHome),
+        };
+        let stays = |pool: &PoolId| self.owner(*pool) == Some(from) && !pools.contains(pool);
+        let left = self.config.homes_of(partner).find(stays);
+        pools.iter().find_map(|pool| {
+            let why = not_there(*pool).or(left.map(|with| Immovable::SharesTarget { with }))?;
+            Some(Reply::NotThisPool { pool: *pool, why })
+        })
     }
 
     fn answer(&self, request: RequestId, reply: Reply, out: &mut Effects) {
@@ -73,6 +128,13 @@ impl Machine {
         let mut vetoes = BTreeSet::new();
         let alive = self.watch.signs(now, &self.config) == Signs::Alive;
         let up = self.watch.page().is_some_and(|page| page.content.state == StateWord::Up);
+        let older = self.watch.page().is_some_and(|page| page.layout_version < DRY_RUN_LAYOUT);
+        let how = match asked.earnest {
+            Earnest::Do => asked.vetoes.into(),
+            Earnest::DryRun if !alive => return self.no_forecast(request, NoForecast::PartnerSilent, out),
+            Earnest::DryRun if older => return self.no_forecast(request, NoForecast::PartnerOlder, out),
+            Earnest::DryRun => WantHow::DryRun,
+        };
         if !alive || !up {
             vetoes.insert(Veto::PartnerNotReady);
         }
@@ -82,20 +144,18 @@ impl Machine {
         let homes = self.config.homes_of(self.config.partner());
         let pools: BTreeSet<PoolId> = homes.filter(|pool| self.owner(*pool) == Some(self.config.partner())).collect();
         if !vetoes.is_empty() {
-            self.answer(request, Reply::Vetoed { vetoes }, out);
-        } else if asked.earnest == Earnest::DryRun {
-            let pools = pools.into_iter().collect();
-            // The partner knows its own drain; what is known here is that it would be asked.
-            self.answer(request, Reply::WouldDo { overridden: BTreeSet::new(), pause: Micros(0), pools }, out);
-        } else {
-            let op = self.op();
-            let all: Vec<PoolId> = pools.iter().copied().collect();
-            let legs = self.legs_of(&all);
-            out.push(Effect::InitialiseDisks { op, pools: all, legs });
-            let wanting = Wanting { request, pools, vetoes: asked.vetoes, init: Some(op), number: None };
-            self.enter(State::Wanting(wanting));
-            self.timers.set(Timer::Limit, now.after(self.config.timing.want_limit));
+            return self.answer(request, Reply::Vetoed { vetoes }, out);
         }
+        let op = self.op();
+        let all: Vec<PoolId> = pools.iter().copied().collect();
+        let legs = self.legs_of(&all);
+        out.push(Effect::InitialiseDisks { op, pools: all, legs });
+        self.enter(State::Wanting(Wanting { request, pools, how, init: Some(op), number: None }));
+        self.timers.set(Timer::Limit, now.after(self.config.timing.want_limit));
+    }
+
+    fn no_forecast(&self, request: RequestId, why: NoForecast, out: &mut Effects) {
+        self.answer(request, Reply::NoForecast(why), out);
     }
 
     pub(crate) fn wanted_disks_initialised(&mut self, now: Micros, op: Op, wanting: Wanting, inventory: u64) {
@@ -112,24 +172,28 @@ impl Machine {
     pub(crate) fn page_read_wanting(&mut self, now: Micros, wanting: &Wanting, page: &Page, out: &mut Effects) {
         let announced = page.content.announcement.filter(|announced| {
             let current = wanting.pools.iter().all(|pool| announced.generation >= self.generation(*pool));
-            announced.to == self.incarnation && current
+            announced.to == self.incarnation && current && wanting.how != WantHow::DryRun
         });
         if let Some(announced) = announced {
             let generation = announced.generation;
             out.push(Effect::Timeline(Step::AnnouncementRead { generation }));
             let origin = Origin::Wanted { request: wanting.request };
             self.begin_claim(origin, Route::Committed { generation }, wanting.pools.clone(), out);
-        } else if wanting.number.is_some() && page.content.want_refused == wanting.number {
-            let vetoes = Veto::ALL.into_iter().filter(|veto| page.content.vetoes & veto.bit() != 0).collect();
-            self.answer(wanting.request, Reply::Vetoed { vetoes }, out);
+        } else if let Some(reply) = wanting.number.and_then(|number| wanting.answer_in(number, page)) {
+            self.answer(wanting.request, reply, out);
             self.enter(State::Up);
         } else if !matches!(page.content.state, StateWord::Up | StateWord::Giveback) {
-            self.give_up_wanting(now, wanting, out);
+            self.give_up_wanting(now, wanting, NoForecast::NoAnswer, out);
         }
     }
 
-    pub(crate) fn give_up_wanting(&mut self, _now: Micros, wanting: &Wanting, out: &mut Effects) {
-        self.answer(wanting.request, Reply::GivenUp, out);
+    /// It came to nothing; where only a forecast was asked for, that is why there is none.
+    pub(crate) fn give_up_wanting(&mut self, _now: Micros, wanting: &Wanting, why: NoForecast, out: &mut Effects) {
+        let reply = match wanting.how {
+            WantHow::DryRun => Reply::NoForecast(why),
+            WantHow::VetoesCount | WantHow::VetoesOverridden => Reply::GivenUp,
+        };
+        self.answer(wanting.request, reply, out);
         self.enter(State::Up);
     }
 
@@ -153,6 +217,7 @@ impl Machine {
         }
         // Whatever key the partner has: the operator knows that it is to be stopped. Done means begun; the timeline shows the rest.
         self.watch.forget_key();
+        self.clear_withheld(out);
         self.answer(request, Reply::Done, out);
         self.begin_contest(origin, out);
     }
@@ -247,7 +312,7 @@ impl Machine {
             return;
         }
         if held.is_empty() {
-            return self.halt_recorded(out);
+            return self.halt_recorded(now, out);
         }
         if self.desk.is_idle() {
             self.desk.ask(Job::Halt(held));
@@ -261,10 +326,35 @@ impl Machine {
     }
 
     /// Recorded or not, everything is flushed: at worst the next owner resyncs.
-    pub(crate) fn halt_recorded(&mut self, out: &mut Effects) {
+    pub(crate) fn halt_recorded(&mut self, now: Micros, out: &mut Effects) {
         let State::Halting(halting) = self.state.clone() else { return };
         self.answer(halting.request, Reply::Done, out);
         self.desk.set_halted();
+        let is_read = self.watch.signs(now, &self.config) == Signs::Alive;
+        if is_read && self.config.policy.on_halt == OnEnd::Leave {
+            self.timers.set(Timer::Limit, now.after(Micros(self.config.timing.poll_routine.0 * LAST_READS)));
+        } else {
+            self.leave(out);
+        }
+    }
+
+    /// Halted, and the process goes on only so that the partner can read that: it would take a process that is merely gone for dead.
+    pub(crate) fn take_halted(&mut self, now: Micros, input: &Input, out: &mut Effects) {
+        let is_over = match input {
+            Input::PartnerPageRead(page) => page
+                .content
+                .acknowledgement
+                .is_some_and(|seen| seen.incarnation == self.incarnation && seen.state == StateWord::Halted),
+            Input::TimerExpired => self.timers.take_due(now).contains(&Timer::Limit),
+            // Nothing else matters any more.
+            _ => false,
+        };
+        if is_over {
+            self.leave(out);
+        }
+    }
+
+    fn leave(&mut self, out: &mut Effects) {
         self.enter(State::Ended);
         self.publish(out);
         out.push(Effect::Halt);

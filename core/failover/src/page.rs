@@ -34,13 +34,21 @@
 //! | 160 | 4 | how many entries the pool table has, at most 60 |
 //! | 164 | 4 | flags of the request: bit 0, soft vetoes are overridden |
 //! | 168 | 8 | number of the partner's request that was refused last, 0 for none; the vetoes say why |
-//! | 176 | 80 | zero |
+//! | 176 | 8 | number of the request that is only to be judged (dry run), 0 for none; then there is none at 144 |
+//! | 184 | 8 | number of the partner's request that was judged last, 0 for none |
+//! | 192 | 4 | what speaks against that one, a veto each bit |
+//! | 196 | 4 | zero |
+//! | 200 | 8 | the pause it would cost, microseconds |
+//! | 208 | 48 | zero |
 //! | 256 | 60 x 32 | pool table, see below |
 //! | 2176 | 1916 | zero |
 //! | 4092 | 4 | CRC-32C of bytes 0 to 4091, with the even sequence word |
 //!
 //! Entry of the pool table: 0 id (4) · 4 owner (1) · 5 state ([`PoolState`], 1) · 6 flags, bit 0: wanted (2) · 8 generation (4) ·
 //! 12 zero (4) · 16 metadata version (8) · 24 zero (8).
+//!
+//! Layout 2 added the words from 176 to 207. A reader of layout 1 sees zeros there, and no request at 144 in a dry run: it cannot take one for
+//! a real one.
 
 use std::fmt;
 
@@ -49,7 +57,7 @@ use thiserror::Error;
 
 use crate::config::POOLS_MAX;
 use crate::input::{Health, SoftVetoes};
-use crate::words::{Generation, Incarnation, MetadataVersion, NodeId, PairId, PoolId};
+use crate::words::{Generation, Incarnation, MetadataVersion, Micros, NodeId, PairId, PoolId};
 
 /// Length of the page.
 pub const PAGE_BYTES: usize = 4096;
@@ -58,7 +66,9 @@ pub const STATE_OFFSET: usize = 64;
 /// Offset of the sequence word, a little-endian `u64`. The publisher stores it odd before and even after the rest.
 pub const SEQUENCE_OFFSET: usize = 24;
 /// Layout this release writes.
-pub const LAYOUT_VERSION: u16 = 1;
+pub const LAYOUT_VERSION: u16 = 2;
+/// Since this layout a request can be one that is only to be judged.
+pub const DRY_RUN_LAYOUT: u16 = 2;
 /// Oldest layout this release reads.
 pub const OLDEST_READABLE: u16 = 1;
 
@@ -195,10 +205,12 @@ pub enum Stage {
     Halting = 22,
     /// A stage of a newer release.
     Unknown = 0xffff_ffff,
+    /// Lets the time pass that the giveback is to be delayed by. The last one because event logs count from the first.
+    Delaying = 23,
 }
 
 impl Stage {
-    const ALL: [Self; 23] = [
+    const ALL: [Self; 24] = [
         Self::Idle,
         Self::Surveying,
         Self::WaitingForPartner,
@@ -222,6 +234,7 @@ impl Stage {
         Self::Wanting,
         Self::Receiving,
         Self::Halting,
+        Self::Delaying,
     ];
 
     fn from_word(word: u32) -> Self {
@@ -286,8 +299,51 @@ pub struct Announcement {
 pub struct Want {
     /// Its number, not zero, new in this incarnation.
     pub number: u64,
-    /// Whether soft vetoes count.
-    pub vetoes: SoftVetoes,
+    /// How it is meant.
+    pub how: WantHow,
+}
+
+/// How a request for pools is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub enum WantHow {
+    /// Soft vetoes count.
+    VetoesCount,
+    /// Soft vetoes are passed over.
+    VetoesOverridden,
+    /// Nothing is to be done, only said what would speak against it.
+    DryRun,
+}
+
+impl From<SoftVetoes> for WantHow {
+    fn from(vetoes: SoftVetoes) -> Self {
+        match vetoes {
+            SoftVetoes::Count => Self::VetoesCount,
+            SoftVetoes::Overridden => Self::VetoesOverridden,
+        }
+    }
+}
+
+/// What was last answered to the partner's requests for pools, but for those it was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, serde::Serialize, serde::Deserialize)]
+pub enum WantAnswer {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// The request of this number is refused; [`PageContent::vetoes`] says why.
+    Refused(u64),
+    /// It was only to be judged.
+    Judged(Judged),
+}
+
+/// What would come of a request for pools.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub struct Judged {
+    /// Its number.
+    pub number: u64,
+    /// What speaks against it, one bit each.
+    pub vetoes: u32,
+    /// How long its clients would wait.
+    pub pause: Micros,
 }
 
 /// What a node last saw in its partner's page.
@@ -324,8 +380,8 @@ pub struct PageContent {
     pub announcement: Option<Announcement>,
     /// The request for the pools flagged `wanted`.
     pub want: Option<Want>,
-    /// Number of the partner's request refused last.
-    pub want_refused: Option<u64>,
+    /// What was last answered to the partner's requests.
+    pub want_answer: WantAnswer,
     /// Pool table, ascending by id.
     pub pools: Vec<PagePool>,
 }
@@ -525,10 +581,19 @@ impl PageContent {
             words.put(136, announced.to.0.to_le_bytes());
         }
         if let Some(want) = self.want {
-            words.put(144, want.number.to_le_bytes());
-            words.put(164, u32::from(want.vetoes == SoftVetoes::Overridden).to_le_bytes());
+            let at = if want.how == WantHow::DryRun { 176 } else { 144 };
+            words.put(at, want.number.to_le_bytes());
+            words.put(164, u32::from(want.how == WantHow::VetoesOverridden).to_le_bytes());
         }
-        words.put(168, self.want_refused.unwrap_or(0).to_le_bytes());
+        match self.want_answer {
+            WantAnswer::Nothing => {}
+            WantAnswer::Refused(number) => words.put(168, number.to_le_bytes()),
+            WantAnswer::Judged(judged) => {
+                words.put(184, judged.number.to_le_bytes());
+                words.put(192, judged.vetoes.to_le_bytes());
+                words.put(200, judged.pause.0.to_le_bytes());
+            }
+        }
         words.put(160, (self.pools.len() as u32).to_le_bytes());
         for (index, pool) in self.pools.iter().enumerate() {
             pool.put(words, TABLE_OFFSET + index * ENTRY_BYTES);
@@ -560,15 +625,29 @@ impl PageContent {
             announcement: incarnation_word(bytes, 136)
                 .map(|to| generation_at(bytes, 132).map(|generation| Announcement { generation, to }))
                 .transpose()?,
-            want: Some(u64_at(bytes, 144)).filter(|number| *number != 0).map(|number| Want {
-                number,
-                vetoes: if u32_at(bytes, 164) & 1 == 0 { SoftVetoes::Count } else { SoftVetoes::Overridden },
-            }),
-            want_refused: Some(u64_at(bytes, 168)).filter(|number| *number != 0),
+            want: want_in(bytes),
+            want_answer: want_answer_in(bytes),
             pools: (0..entries)
                 .map(|index| PagePool::take(bytes, TABLE_OFFSET + index * ENTRY_BYTES))
                 .collect::<Result<_, _>>()?,
         })
+    }
+}
+
+fn want_in(bytes: &[u8; PAGE_BYTES]) -> Option<Want> {
+    let how = if u32_at(bytes, 164) & 1 == 0 { WantHow::VetoesCount } else { WantHow::VetoesOverridden };
+    let told = [(144, how), (176, WantHow::DryRun)].map(|(offset, how)| Want { number: u64_at(bytes, offset), how });
+    told.into_iter().find(|want| want.number != 0)
+}
+
+fn want_answer_in(bytes: &[u8; PAGE_BYTES]) -> WantAnswer {
+    match (u64_at(bytes, 168), u64_at(bytes, 184)) {
+        (0, 0) => WantAnswer::Nothing,
+        (0, number) => {
+            let pause = Micros(u64_at(bytes, 200));
+            WantAnswer::Judged(Judged { number, vetoes: u32_at(bytes, 192), pause })
+        }
+        (refused, _) => WantAnswer::Refused(refused),
     }
 }
 
@@ -643,8 +722,8 @@ mod tests {
                 inventory: Some(0xdead_beef),
                 vetoes: 0b1001,
                 announcement: Some(Announcement { generation: Generation(18), to: Incarnation(78) }),
-                want: Some(Want { number: 5, vetoes: SoftVetoes::Overridden }),
-                want_refused: Some(4),
+                want: Some(Want { number: 5, how: WantHow::VetoesOverridden }),
+                want_answer: WantAnswer::Refused(4),
                 pools: (1..=60).map(pool).collect(),
             },
             live: LiveWords { progress: 1, heartbeat: 2, last_completion: 3 },
@@ -661,6 +740,17 @@ mod tests {
     fn full_page_comes_back_as_it_was() {
         let page = page();
         assert_eq!(Page::decode(&page.encode(), PAIR, NodeId::A), Ok(page));
+    }
+
+    #[test]
+    fn request_that_is_only_to_be_judged_is_none_to_a_reader_of_layout_1() {
+        let mut page = page();
+        page.content.want = Some(Want { number: 6, how: WantHow::DryRun });
+        page.content.want_answer = WantAnswer::Judged(Judged { number: 7, vetoes: 0b101, pause: Micros(2_300) });
+        let bytes = page.encode();
+        assert_eq!(bytes[144..152], [0; 8], "a real one would be carried out");
+        assert_eq!(bytes[168..176], [0; 8], "nothing was refused");
+        assert_eq!(Page::decode(&bytes, PAIR, NodeId::A), Ok(page));
     }
 
     #[test]

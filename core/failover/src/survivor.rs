@@ -6,11 +6,11 @@
 use std::collections::BTreeSet;
 
 use crate::claim::{Origin, Route};
-use crate::config::AutomaticGiveback;
-use crate::effect::{Alarm, Effect, Effects, FenceKind};
+use crate::config::{AutomaticGiveback, OnEnd};
+use crate::effect::{Alarm, Effect, Effects, FenceKind, NoForecast, Withheld};
 use crate::hand_off::{Asked, Why};
 use crate::machine::{Machine, State};
-use crate::page::{Page, PoolState, StateWord};
+use crate::page::{Page, PoolState, StateWord, WantHow};
 use crate::timeline::Step;
 use crate::timers::Timer;
 use crate::watch::Signs;
@@ -42,6 +42,10 @@ pub enum AfterMailboxWait {
     Configured,
     /// The giveback when the operator asks: these pools were taken on request.
     OnRequest,
+    /// The giveback, when its delay is over.
+    Delayed,
+    /// The giveback: its delay is over.
+    Due,
 }
 
 /// RELEASED.
@@ -73,6 +77,7 @@ impl Machine {
             Signs::Alive => {
                 self.clear_alarm(Alarm::InterconnectDown, out);
                 self.clear_alarm(Alarm::PartnerDown, out);
+                self.clear_withheld(out);
             }
             Signs::HeartbeatOnly => {
                 if self.watch.page_silence(now) >= self.config.timing.interconnect_alarm {
@@ -91,7 +96,10 @@ impl Machine {
                 out.push(Effect::Timeline(Step::PartnerLost));
                 self.begin_contest(Origin::BringUp, out);
             }
-            State::Up => self.partner_died(now, out),
+            State::Up => match self.is_left_alone() {
+                Some(why) => self.leave_alone(why, out),
+                None => self.partner_died(now, out),
+            },
             State::Takeover(Exclusive::Resting) => self.partner_died(now, out),
             State::Takeover(Exclusive::Releasing { .. }) | State::Released(_) => {
                 out.push(Effect::Timeline(Step::PartnerLost));
@@ -99,7 +107,7 @@ impl Machine {
                 self.take_release_back(now, out);
             }
             State::HandingOff(hand_off) => self.receiver_lost(now, *hand_off, out),
-            State::Wanting(wanting) => self.give_up_wanting(now, &wanting, out),
+            State::Wanting(wanting) => self.give_up_wanting(now, &wanting, NoForecast::PartnerSilent, out),
             // A restoration goes on; a claim is paced by itself and verified at its end; a stop is a stop.
             State::Takeover(Exclusive::Restoring { .. })
             | State::Claiming(_)
@@ -126,6 +134,33 @@ impl Machine {
         }
     }
 
+    /// Whether the partner has ended in a way that the configuration says not to take over after. Only while this run has seen it say so:
+    /// whoever starts and finds nobody takes over.
+    pub(crate) fn is_left_alone(&self) -> Option<Withheld> {
+        let policy = &self.config.policy;
+        match self.watch.page()?.content.state {
+            StateWord::Halted if policy.on_halt == OnEnd::Leave => Some(Withheld::Halted),
+            StateWord::Panicked if policy.on_panic == OnEnd::Leave => Some(Withheld::Panicked),
+            _ => None,
+        }
+    }
+
+    fn leave_alone(&mut self, why: Withheld, out: &mut Effects) {
+        let partner = self.config.partner();
+        let has_pools = self.config.pools.keys().any(|pool| self.owner(*pool) == Some(partner));
+        if has_pools && !self.alarms.contains(&Alarm::TakeoverWithheld(why)) {
+            out.push(Effect::Timeline(Step::PartnerLost));
+            out.push(Effect::Timeline(Step::TakeoverWithheld(why)));
+            self.raise_alarm(Alarm::TakeoverWithheld(why), out);
+        }
+    }
+
+    pub(crate) fn clear_withheld(&mut self, out: &mut Effects) {
+        for why in [Withheld::Halted, Withheld::Panicked] {
+            self.clear_alarm(Alarm::TakeoverWithheld(why), out);
+        }
+    }
+
     pub(crate) fn page_read_up(&mut self, _now: Micros, page: &Page, out: &mut Effects) {
         if page.content.state == StateWord::Up {
             self.forget_refusals(out);
@@ -138,8 +173,10 @@ impl Machine {
         self.wants_answered = Some((page.incarnation, want.number));
         let wanted = page.content.pools.iter().filter(|pool| pool.wanted).map(|pool| pool.id);
         let pools: BTreeSet<PoolId> = wanted.filter(|pool| self.is_serving(*pool)).collect();
-        out.push(Effect::Timeline(Step::WantRead { request: want.number }));
-        let why = Why::Wanted { number: want.number, vetoes: want.vetoes };
+        if want.how != WantHow::DryRun {
+            out.push(Effect::Timeline(Step::WantRead { request: want.number }));
+        }
+        let why = Why::Wanted { number: want.number, how: want.how };
         self.begin_hand_off(page.incarnation, pools, why, None, out);
     }
 
@@ -169,7 +206,7 @@ impl Machine {
     /// RELEASED was announced and the partner still waits.
     pub(crate) fn release_again(&mut self, _now: Micros, out: &mut Effects) {
         if let State::Released(released) = self.state.clone()
-            && released.then == AfterMailboxWait::Configured
+            && released.then != AfterMailboxWait::OnRequest
         {
             self.release(released.to, out);
         }
@@ -278,15 +315,52 @@ impl Machine {
         }
     }
 
-    /// Starts the giveback if the partner is in MBWAIT and nobody has to be asked.
-    pub(crate) fn consider_giveback(&mut self, _now: Micros, released: &Released, out: &mut Effects) {
-        let automatic = match (released.then, self.config.giveback) {
-            (AfterMailboxWait::Configured, AutomaticGiveback::Within { .. }) => true,
-            (AfterMailboxWait::Configured | AfterMailboxWait::OnRequest, _) => false,
-        };
-        if automatic && self.is_partner_waiting(released.to) {
-            let pools = self.guests().into_iter().collect();
-            self.begin_hand_off(released.to, pools, Why::Giveback, None, out);
+    /// Starts the giveback if the partner is in MBWAIT and nobody has to be asked, at once or after the delay.
+    pub(crate) fn consider_giveback(&mut self, now: Micros, released: &Released, out: &mut Effects) {
+        let automatic = matches!(self.config.policy.giveback, AutomaticGiveback::Within { .. });
+        if !automatic || !self.is_partner_waiting(released.to) {
+            return;
+        }
+        let by = self.config.policy.giveback_delay;
+        match released.then {
+            AfterMailboxWait::Configured if by > Micros(0) => {
+                out.push(Effect::Timeline(Step::GivebackDelayed { by }));
+                self.enter(State::Released(Released::new(released.to, AfterMailboxWait::Delayed)));
+                self.timers.set(Timer::Delay, now.after(by));
+            }
+            AfterMailboxWait::Configured | AfterMailboxWait::Due => {
+                let pools = self.guests().into_iter().collect();
+                self.begin_hand_off(released.to, pools, Why::Giveback, None, out);
+            }
+            AfterMailboxWait::OnRequest | AfterMailboxWait::Delayed => {}
+        }
+    }
+
+    /// The giveback follows, now or when what is under way is done.
+    pub(crate) fn delay_is_over(&mut self, now: Micros, out: &mut Effects) {
+        match &mut self.state {
+            State::Released(released) => {
+                released.then = AfterMailboxWait::Due;
+                let released = released.clone();
+                self.consider_giveback(now, &released, out);
+            }
+            State::HandingOff(hand_off) => hand_off.then = AfterMailboxWait::Due,
+            State::Claiming(claim) => {
+                if let Origin::Released(released) = &mut claim.origin {
+                    released.then = AfterMailboxWait::Due;
+                }
+            }
+            // Entered since, which took the deadline back.
+            State::Off
+            | State::Booting
+            | State::GiveWait(_)
+            | State::DiskInit(_)
+            | State::MailboxWait
+            | State::Up
+            | State::Takeover(_)
+            | State::Wanting(_)
+            | State::Halting(_)
+            | State::Ended => {}
         }
     }
 
@@ -356,7 +430,7 @@ impl Machine {
 
     /// How many automatic givebacks fit the limit now.
     pub(crate) fn is_ping_pong(&mut self, now: Micros) -> bool {
-        let AutomaticGiveback::Within { limit, window } = self.config.giveback else { return false };
+        let AutomaticGiveback::Within { limit, window } = self.config.policy.giveback else { return false };
         self.givebacks.retain(|at| now.since(*at) < window);
         self.givebacks.len() >= limit as usize
     }

@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::alert::SignOfLife;
-use crate::effect::{RestartReason, Veto};
+use crate::effect::{RestartReason, Veto, Withheld};
 use crate::page::StateWord;
-use crate::words::{Generation, Incarnation, NodeId, PoolId};
+use crate::words::{Generation, Incarnation, Micros, NodeId, PoolId};
 
 /// One step.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -180,6 +180,22 @@ pub enum Step {
     PowerLossReported,
     /// It has not: this moved after the report.
     PowerLossRefuted(SignOfLife),
+    /// The partner asked, in its page, what would come of a request for pools, and is told.
+    RequestJudged {
+        /// Number of its request.
+        request: u64,
+        /// What speaks against it.
+        vetoes: BTreeSet<Veto>,
+        /// How long its clients would wait.
+        pause: Micros,
+    },
+    /// The repaired partner waits for its pools, and the giveback for its time.
+    GivebackDelayed {
+        /// How long.
+        by: Micros,
+    },
+    /// The partner has ended, and its pools are left alone, as configured.
+    TakeoverWithheld(Withheld),
 }
 
 impl fmt::Display for Step {
@@ -231,6 +247,13 @@ impl fmt::Display for Step {
             Self::PowerLossRefuted(SignOfLife::Page) => f.write_str("report refuted: the partner's page moves"),
             Self::PowerLossRefuted(SignOfLife::Heartbeat) => f.write_str("report refuted: the partner's heart beats"),
             Self::Restarting(reason) => write!(f, "restarting: {reason:?}"),
+            Self::RequestJudged { request, vetoes, pause } => {
+                write!(f, "dry run {request} of a takeover judged: vetoes {vetoes:?}, pause {} us", pause.0)
+            }
+            Self::GivebackDelayed { by } => write!(f, "giveback delayed by {} ms, as configured", by.0 / 1_000),
+            Self::TakeoverWithheld(why) => {
+                write!(f, "partner has ended ({why:?}) and is not taken over, as configured")
+            }
         }
     }
 }

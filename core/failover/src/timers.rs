@@ -24,11 +24,13 @@ pub enum Timer {
     Doubt,
     /// When to try refused pools again.
     Refused,
+    /// When the giveback has been delayed for as long as is configured.
+    Delay,
 }
 
 impl Timer {
-    const ALL: [Self; 7] =
-        [Self::Signs, Self::Retry, Self::Limit, Self::Record, Self::Release, Self::Doubt, Self::Refused];
+    const ALL: [Self; 8] =
+        [Self::Signs, Self::Retry, Self::Limit, Self::Record, Self::Release, Self::Doubt, Self::Refused, Self::Delay];
 }
 
 /// Deadlines set.
@@ -56,6 +58,12 @@ impl Timers {
     #[must_use]
     pub(crate) fn limit(&self) -> Option<Micros> {
         self.0.get(&Timer::Limit).copied()
+    }
+
+    /// When the delay of the giveback ends.
+    #[must_use]
+    pub(crate) fn delay(&self) -> Option<Micros> {
+        self.0.get(&Timer::Delay).copied()
     }
 
     /// The next moment anything is due.

@@ -310,7 +310,7 @@ mod tests {
             preferred: node,
             lock_disks: 1,
             pools: BTreeMap::new(),
-            giveback: AutomaticGiveback::OnRequest,
+            policy: AutomaticGiveback::OnRequest.into(),
             timing: Timing::default(),
         }
     }

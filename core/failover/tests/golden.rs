@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use understudy_failover::config::AutomaticGiveback;
+use understudy_failover::config::{AutomaticGiveback, OnEnd, Policy, PoolConfig};
 use understudy_failover::effect::Effect;
 use understudy_failover::input::{Earnest, Input, Request, SoftVetoes, TakeoverKind};
 use understudy_failover::machine::State;
@@ -15,6 +15,10 @@ use understudy_failover::sim::{Chaos, Process, World, usual_config};
 use understudy_failover::words::{LegIndex, Micros, MirrorIndex, NodeId, PoolId};
 
 use NodeId::{A, B};
+
+fn usual_policy() -> Policy {
+    AutomaticGiveback::Within { limit: 10, window: Micros::from_millis(600_000) }.into()
+}
 
 const P1: PoolId = PoolId(1);
 const P2: PoolId = PoolId(2);
@@ -26,13 +30,13 @@ struct Scenario {
 
 impl Scenario {
     fn new(name: &str) -> Self {
-        Self::with_giveback(name, AutomaticGiveback::Within { limit: 10, window: Micros::from_millis(600_000) })
+        Self::with_policy(name, usual_policy())
     }
 
-    fn with_giveback(name: &str, giveback: AutomaticGiveback) -> Self {
+    fn with_policy(name: &str, policy: Policy) -> Self {
         let configs = NodeId::BOTH.map(|node| {
             let mut config = usual_config(node);
-            config.giveback = giveback;
+            config.policy = policy;
             config
         });
         let mut world = World::new(configs, 1, Chaos::NONE);
@@ -402,7 +406,7 @@ fn forced_takeover_stops_a_sound_partner() {
 #[test]
 fn too_many_automatic_givebacks_wait_for_the_operator() {
     let giveback = AutomaticGiveback::Within { limit: 1, window: Micros::from_millis(600_000) };
-    let mut it = Scenario::with_giveback("ping_pong", giveback);
+    let mut it = Scenario::with_policy("ping_pong", giveback.into());
     it.cold_start();
     for _ in 0..2 {
         it.kill(A);
@@ -423,7 +427,7 @@ fn too_many_automatic_givebacks_wait_for_the_operator() {
 #[test]
 fn pool_that_cannot_be_had_after_the_giveback_is_handed_back_and_served_by_the_survivor() {
     let giveback = AutomaticGiveback::Within { limit: 1, window: Micros::from_millis(600_000) };
-    let mut it = Scenario::with_giveback("handed_back", giveback);
+    let mut it = Scenario::with_policy("handed_back", giveback.into());
     it.cold_start();
     it.kill(A);
     it.until("B serves both", |world| world.answers(B, P1) && world.answers(B, P2));
@@ -605,5 +609,162 @@ fn false_report_of_a_power_loss_is_refuted() {
     ]);
     assert!(is_home(&it.world), "{}", it.world.describe());
     assert!(!it.text().contains("contested"), "{}", it.text());
+}
+
+fn stage_word(world: &World, node: NodeId) -> Option<Stage> {
+    world.nodes[node.index()].machine.as_ref().and_then(|machine| machine.shown()).map(|content| content.stage)
+}
+
+/// The delay is waited for in MBWAIT, once, also when something else is done meanwhile.
+#[test]
+fn automatic_giveback_waits_for_its_delay() {
+    let policy = Policy { giveback_delay: Micros::from_millis(20_000), ..usual_policy() };
+    let mut it = Scenario::with_policy("giveback_delayed", policy);
+    it.cold_start();
+    it.kill(A);
+    it.until("B serves both", |world| world.answers(B, P1) && world.answers(B, P2));
+    it.start(A);
+    it.until_word(A, StateWord::MailboxWait);
+    it.until("the delay runs", |world| stage_word(world, B) == Some(Stage::Delaying));
+    let began = it.world.now;
+    it.run(10_000);
+    it.ask(B, Request::Giveback { vetoes: SoftVetoes::Count, earnest: Earnest::DryRun });
+    it.run(9_800);
+    assert_eq!(it.world.word(A), Some(StateWord::MailboxWait), "{}", it.text());
+    it.until("home", is_home);
+    assert!(it.world.now.since(began) < Micros::from_millis(20_500), "{}", it.text());
+    it.assert_order(&[(B, "giveback delayed by 20000 ms"), (B, "holding commands"), (A, "asserted UP")]);
+    it.assert_golden();
+}
+
+#[test]
+fn operator_does_not_wait_for_the_delay_of_the_giveback() {
+    let policy = Policy { giveback_delay: Micros::from_millis(3_600_000), ..usual_policy() };
+    let mut it = Scenario::with_policy("giveback_not_delayed", policy);
+    it.cold_start();
+    it.kill(A);
+    it.until("B serves both", |world| world.answers(B, P1) && world.answers(B, P2));
+    it.start(A);
+    it.until("the delay runs", |world| stage_word(world, B) == Some(Stage::Delaying));
+    it.run(3_000);
+    assert_eq!(it.world.word(A), Some(StateWord::MailboxWait), "{}", it.text());
+    it.ask(B, Request::Giveback { vetoes: SoftVetoes::Count, earnest: Earnest::Do });
+    it.until("home", is_home);
+    it.assert_golden();
+}
+
+/// The repaired node dies while the giveback is delayed: the delay begins anew with its next run.
+#[test]
+fn delay_of_a_giveback_ends_with_the_run_that_waits_for_it() {
+    let policy = Policy { giveback_delay: Micros::from_millis(5_000), ..usual_policy() };
+    let mut it = Scenario::with_policy("giveback_delayed_twice", policy);
+    it.cold_start();
+    for _ in 0..2 {
+        it.kill(A);
+        it.until("B serves both", |world| {
+            world.answers(B, P1) && world.answers(B, P2) && world.word(B) == Some(StateWord::Takeover)
+        });
+        it.start(A);
+        it.until("the delay runs", |world| stage_word(world, B) == Some(Stage::Delaying));
+        it.run(4_000);
+        assert_eq!(it.world.word(A), Some(StateWord::MailboxWait), "{}", it.text());
+    }
+    it.until("home", is_home);
+}
+
+#[test]
+fn halted_node_is_left_alone_where_the_configuration_says_so() {
+    let policy = Policy { on_halt: OnEnd::Leave, ..usual_policy() };
+    let mut it = Scenario::with_policy("halt_left_alone", policy);
+    it.cold_start();
+    it.ask(A, Request::Halt);
+    it.run(5_000);
+    assert!(!it.world.answers(B, P1) && it.world.answers(B, P2), "{}", it.text());
+    it.assert_order(&[(A, "asserted HALTED"), (B, "is not taken over"), (B, "alarm TakeoverWithheld(Halted)")]);
+    it.start(A);
+    it.until("home", is_home);
+    it.assert_order(&[(B, "alarm TakeoverWithheld(Halted)"), (B, "alarm over TakeoverWithheld(Halted)")]);
+    it.note("once more, and the operator does not want to wait");
+    it.ask(A, Request::Halt);
+    it.run(1_000);
+    assert!(!it.world.answers(B, P1), "{}", it.text());
+    it.ask(B, Request::Takeover { kind: TakeoverKind::Forced, vetoes: SoftVetoes::Count, earnest: Earnest::Do });
+    it.until("B serves both", |world| world.answers(B, P1) && world.answers(B, P2));
+    it.run(500);
+    it.assert_golden();
+}
+
+/// A node that is killed says nothing: only who has said that it ended is left alone.
+#[test]
+fn killed_node_is_taken_over_whatever_is_said_of_halted_ones() {
+    let policy = Policy { on_halt: OnEnd::Leave, on_panic: OnEnd::Leave, ..usual_policy() };
+    let mut it = Scenario::with_policy("killed_not_halted", policy);
+    it.cold_start();
+    it.kill(A);
+    it.until("B serves both", |world| world.answers(B, P1) && world.answers(B, P2));
+}
+
+#[test]
+fn dry_run_of_a_takeover_is_judged_by_the_partner_and_moves_nothing() {
+    let mut it = Scenario::new("takeover_dry_run");
+    it.cold_start();
+    let dry_run =
+        Request::Takeover { kind: TakeoverKind::Planned, vetoes: SoftVetoes::Count, earnest: Earnest::DryRun };
+    let commits = it.text().matches("COMMIT").count();
+    it.ask(B, dry_run.clone());
+    it.until("judged", |world| {
+        let lines = world.transcript.as_ref().expect("kept");
+        lines.iter().any(|line| line.contains("WouldDo"))
+    });
+    it.run(500);
+    assert!(is_home(&it.world) && it.text().matches("COMMIT").count() == commits, "{}", it.text());
+    it.assert_order(&[(A, "dry run"), (B, "WouldDo")]);
+    it.note("the partner cannot be asked");
+    it.world.interconnect = [false; 2];
+    it.run(1_000);
+    it.ask(B, dry_run);
+    it.run(100);
+    it.assert_order(&[(B, "NoForecast(PartnerSilent)")]);
+    it.assert_golden();
+}
+
+/// Pools that share a target move together or not at all, and each refusal says which pool and why.
+#[test]
+fn pools_that_are_named_are_moved_or_refused_with_the_reason() {
+    let p3 = PoolId(3);
+    let configs = NodeId::BOTH.map(|node| {
+        let mut config = usual_config(node);
+        config.policy = AutomaticGiveback::OnRequest.into();
+        config.pools.insert(p3, PoolConfig { home: A });
+        config
+    });
+    let mut it = Scenario { name: "named_pools".to_owned(), world: World::new(configs, 1, Chaos::NONE) };
+    it.world.transcript = Some(Vec::new());
+    it.cold_start();
+    let (vetoes, earnest) = (SoftVetoes::Overridden, Earnest::Do);
+    let take = |pools: &[PoolId]| Request::TakeoverOf { pools: pools.iter().copied().collect(), vetoes, earnest };
+    let give = |pools: &[PoolId]| Request::GivebackOf { pools: pools.iter().copied().collect(), vetoes, earnest };
+    it.ask(B, take(&[P1]));
+    it.ask(B, take(&[P2]));
+    it.ask(B, give(&[P1, p3]));
+    it.assert_order(&[
+        (B, "NotThisPool { pool: PoolId(1), why: SharesTarget { with: PoolId(3) } }"),
+        (B, "NotThisPool { pool: PoolId(2), why: OfThisNode }"),
+        (B, "NotThisPool { pool: PoolId(1), why: AtHome }"),
+    ]);
+    it.run(200);
+    assert!(is_home(&it.world), "{}", it.text());
+    it.ask(B, take(&[P1, p3]));
+    it.until("B serves all", |world| [P1, P2, p3].iter().all(|pool| world.answers(B, *pool)));
+    it.until_word(A, StateWord::MailboxWait);
+    it.run(100);
+    it.ask(B, take(&[P1, p3]));
+    it.ask(B, give(&[p3]));
+    it.assert_order(&[
+        (B, "NotThisPool { pool: PoolId(1), why: HereAlready }"),
+        (B, "NotThisPool { pool: PoolId(3), why: SharesTarget { with: PoolId(1) } }"),
+    ]);
+    it.ask(B, give(&[P1, p3]));
+    it.until("home", |world| is_home(world) && world.answers(A, p3));
     it.assert_golden();
 }

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use understudy_failover::config::{AutomaticGiveback, Config};
-use understudy_failover::effect::{Alarm, Effect, Effects, LegsAre, Reply, Veto};
+use understudy_failover::config::{AutomaticGiveback, Config, OnEnd, Policy};
+use understudy_failover::effect::{Alarm, Effect, Effects, LegsAre, NoForecast, Reply, Veto, Withheld};
 use understudy_failover::input::{
     Earnest, FenceOutcome, HandOffFindings, Health, Input, JoinOutcome, NotHeld, OpenOutcome, Request, SoftVetoes,
     TakeoverKind, Unreadable, WriteOutcome,
 };
 use understudy_failover::machine::{Machine, State};
-use understudy_failover::page::{PageContent, PoolState, StateWord, Want};
+use understudy_failover::page::{DRY_RUN_LAYOUT, PageContent, PoolState, StateWord, Want, WantAnswer, WantHow};
 use understudy_failover::sim::{Chaos, Dice, World, usual_config};
 use understudy_failover::survey::Survey;
 use understudy_failover::words::{
@@ -125,7 +125,8 @@ fn some_facts(dice: &mut Dice) -> Vec<Input> {
         Request::Giveback { vetoes, earnest },
         Request::Giveback { vetoes: SoftVetoes::Count, earnest: Earnest::DryRun },
         Request::Halt,
-    ][dice.below(5) as usize];
+    ][dice.below(5) as usize]
+        .clone();
     let unreadable =
         [Unreadable::Refused, Unreadable::Closed, Unreadable::TimedOut, Unreadable::Torn, Unreadable::Rejected]
             [dice.below(5) as usize];
@@ -233,7 +234,7 @@ fn alone_with(configs: [Config; 2]) -> World {
 fn node_in_mbwait_looks_at_its_disks_again_when_its_partner_goes_on_finding_others() {
     let configs = NodeId::BOTH.map(|node| {
         let mut config = usual_config(node);
-        config.giveback = AutomaticGiveback::OnRequest;
+        config.policy.giveback = AutomaticGiveback::OnRequest;
         config
     });
     let mut world = alone_with(configs);
@@ -341,7 +342,7 @@ fn refusal_of_a_request_is_no_answer_to_a_later_run_of_the_partner() {
         machine.step(at, input, &mut out);
         out
     };
-    page.content.want = Some(Want { number: 7, vetoes: SoftVetoes::Count });
+    page.content.want = Some(Want { number: 7, how: WantHow::VetoesCount });
     page.content.pools.iter_mut().for_each(|pool| pool.wanted = true);
     let out = feed(Input::PartnerPageRead(page.clone()));
     let asked = out.iter().find_map(|effect| match effect {
@@ -351,11 +352,11 @@ fn refusal_of_a_request_is_no_answer_to_a_later_run_of_the_partner() {
     let vetoes = BTreeSet::from([Veto::ResyncRunning]);
     let findings = HandOffFindings { inventory: 1, vetoes, predicted_pause: Micros(1) };
     let out = feed(Input::HandOffPrepared { op: asked.expect("it is prepared"), findings });
-    assert_eq!(published(&out).expect("an answer").want_refused, Some(7));
+    assert_eq!(published(&out).expect("an answer").want_answer, WantAnswer::Refused(7));
     page.incarnation = Incarnation(page.incarnation.0 + 2);
     page.content.want = None;
     let out = feed(Input::PartnerPageRead(page));
-    assert_eq!(published(&out).expect("news").want_refused, None);
+    assert_eq!(published(&out).expect("news").want_answer, WantAnswer::Nothing);
 }
 
 /// What stands in the way is what only this node cannot open; what neither can does not keep the rest away from home.
@@ -463,4 +464,84 @@ fn pool_of_a_partner_that_is_announced_dead_is_not_served_with_a_leg_that_is_not
         world.run_until_true(limit(&world), "refused", refused).expect("refused");
         assert!(!world.answers(NodeId::B, PoolId(1)));
     }
+}
+
+/// Whether a node contests the lock disks after its partner's page said so and stood still, or which alarm it raises instead.
+fn after_the_end_of_the_partner(state: StateWord, policy: Policy) -> (bool, Vec<Alarm>) {
+    let configs = NodeId::BOTH.map(|node| {
+        let mut config = usual_config(node);
+        config.policy = policy;
+        config
+    });
+    let mut world = World::new(configs, 1, Chaos::NONE);
+    world.told = Some(Vec::new());
+    replay_for(&mut world, Micros::from_millis(5_000)).expect("sound");
+    let mut machine = world.nodes[1].machine.clone().expect("running");
+    let told = world.told.take().expect("asked for").into_iter().rev().filter(|told| told.node == NodeId::B);
+    let (mut page, mut survey) = (None, None);
+    for told in told {
+        match told.input {
+            Input::PartnerPageRead(read) => page = page.or(Some(read)),
+            Input::Surveyed { op: None, survey: read } => survey = survey.or(Some(read)),
+            _ => {}
+        }
+    }
+    let (mut page, survey) = (page.expect("a page was read"), survey.expect("the lock disks were read"));
+    page.content.state = state;
+    let mut out = Effects::new();
+    machine.step(world.now, Input::PartnerPageRead(page), &mut out);
+    for millis in (10..1_000).step_by(10) {
+        let now = world.now.after(Micros::from_millis(millis));
+        machine.step(now, Input::Surveyed { op: None, survey: survey.clone() }, &mut out);
+    }
+    let contests = out.iter().any(|effect| matches!(effect, Effect::ContestLockDisks { .. }));
+    let alarms = out.iter().filter_map(|effect| match effect {
+        Effect::RaiseAlarm(alarm) => Some(*alarm),
+        _ => None,
+    });
+    (contests, alarms.collect())
+}
+
+#[test]
+fn partner_that_has_ended_is_left_alone_only_where_the_configuration_says_so_of_such_an_end() {
+    let usual: Policy = AutomaticGiveback::OnRequest.into();
+    for (state, policy, withheld) in [
+        (StateWord::Panicked, usual, None),
+        (StateWord::Halted, usual, None),
+        (StateWord::Panicked, Policy { on_panic: OnEnd::Leave, ..usual }, Some(Withheld::Panicked)),
+        (StateWord::Halted, Policy { on_halt: OnEnd::Leave, ..usual }, Some(Withheld::Halted)),
+        (StateWord::Panicked, Policy { on_halt: OnEnd::Leave, ..usual }, None),
+        (StateWord::Halted, Policy { on_panic: OnEnd::Leave, ..usual }, None),
+        (StateWord::Up, Policy { on_panic: OnEnd::Leave, on_halt: OnEnd::Leave, ..usual }, None),
+    ] {
+        let (contests, alarms) = after_the_end_of_the_partner(state, policy);
+        assert_eq!(contests, withheld.is_none(), "{state} {policy:?}");
+        let alarm = withheld.map_or(Alarm::PartnerDown, Alarm::TakeoverWithheld);
+        assert_eq!(alarms, [alarm], "{state} {policy:?}");
+    }
+}
+
+/// A release that does not know dry runs is not asked, and says so.
+#[test]
+fn partner_of_an_older_release_is_not_asked_for_a_forecast() {
+    let mut world = World::new(NodeId::BOTH.map(usual_config), 1, Chaos::NONE);
+    world.told = Some(Vec::new());
+    replay_for(&mut world, Micros::from_millis(5_000)).expect("sound");
+    let mut machine = world.nodes[1].machine.clone().expect("running");
+    let told = world.told.take().expect("asked for").into_iter().rev().filter(|told| told.node == NodeId::B);
+    let mut pages = told.filter_map(|told| match told.input {
+        Input::PartnerPageRead(page) => Some(page),
+        _ => None,
+    });
+    let mut page = pages.next().expect("a page was read");
+    page.layout_version = DRY_RUN_LAYOUT - 1;
+    page.live.heartbeat += 1;
+    let mut out = Effects::new();
+    machine.step(world.now, Input::PartnerPageRead(page), &mut out);
+    out.clear();
+    let what = Request::Takeover { kind: TakeoverKind::Planned, vetoes: SoftVetoes::Count, earnest: Earnest::DryRun };
+    machine.step(world.now, Input::OperatorAsked { request: RequestId(1), what }, &mut out);
+    let reply = Reply::NoForecast(NoForecast::PartnerOlder);
+    assert!(out.contains(&Effect::AnswerOperator { request: RequestId(1), reply }), "{out:?}");
+    assert!(!out.iter().any(|effect| matches!(effect, Effect::InitialiseDisks { .. })), "{out:?}");
 }

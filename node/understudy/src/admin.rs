@@ -64,6 +64,16 @@ pub enum SoftVetoes {
     Override,
 }
 
+/// Whether it is to be done or only judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Earnest {
+    /// Do it.
+    Do,
+    /// Say what would speak against it, and how long the pause would be.
+    DryRun,
+}
+
 /// When a volume's chunks are taken from its pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -142,6 +152,27 @@ pub enum Request {
     },
     /// What a giveback would meet now: [`Response::GivebackForecast`]. Changes nothing.
     GivebackDryRun,
+    /// A planned takeover of these pools of the partner; of all, if none is named. [`Response::Done`] once they are served here, or
+    /// [`Response::TakeoverForecast`]. Another kind of request than [`Request::Takeover`], so that a release that knows no names of pools
+    /// refuses it instead of taking all.
+    TakeoverOf {
+        /// Their names.
+        pools: Vec<String>,
+        /// What soft vetoes do.
+        soft_vetoes: SoftVetoes,
+        /// Really?
+        earnest: Earnest,
+    },
+    /// A giveback of these pools of the partner; of all, if none is named. [`Response::Done`] once they are served there, or
+    /// [`Response::GivebackForecast`].
+    GivebackOf {
+        /// Their names.
+        pools: Vec<String>,
+        /// What soft vetoes do.
+        soft_vetoes: SoftVetoes,
+        /// Really?
+        earnest: Earnest,
+    },
     /// Make a volume in a pool this node owns: [`Response::Volumes`] with just it.
     VolumeCreate {
         /// The pool's name.
@@ -201,6 +232,19 @@ pub enum Response {
         /// The pause expected for clients, in microseconds, from the last measured flush and record write.
         predicted_pause_micros: Option<u64>,
     },
+    /// What a takeover would meet.
+    TakeoverForecast {
+        /// The pools that would move.
+        pools: Vec<String>,
+        /// What speaks against it.
+        vetoes: Vec<Veto>,
+        /// The pause expected for clients, in microseconds, as the partner measured it.
+        predicted_pause_micros: Option<u64>,
+        /// Why the partner's answer is not known, and what that means; empty if it is.
+        unknown: String,
+        /// What to do about that.
+        advice: String,
+    },
     /// Volumes.
     Volumes {
         /// In the order of pools and names.
@@ -252,6 +296,9 @@ pub struct Veto {
     pub weight: VetoWeight,
     /// Why.
     pub reason: String,
+    /// What would remove it; empty from releases before this was told.
+    #[serde(default)]
+    pub remedy: String,
 }
 
 /// A node, as `status` shows it.
@@ -274,6 +321,9 @@ pub struct Status {
     pub stage: String,
     /// How long it has been in this state.
     pub state_for_ms: u64,
+    /// How long until the giveback that is being delayed begins by itself; none if none is.
+    #[serde(default)]
+    pub giveback_in_ms: Option<u64>,
     /// The partner as this node sees it.
     pub partner: PartnerStatus,
     /// The lock disks, in the order of the file.

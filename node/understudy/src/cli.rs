@@ -229,6 +229,15 @@ struct TakeoverArgs {
     /// Contest and fence the partner, whether or not it looks alive
     #[arg(long)]
     force: bool,
+    /// Only this pool of the partner; may be given several times
+    #[arg(long = "pool", value_name = "POOL", conflicts_with = "force")]
+    pools: Vec<String>,
+    /// Say what would move, what would veto it and how long the pause would be; change nothing
+    #[arg(long, conflicts_with = "force")]
+    dry_run: bool,
+    /// Override soft vetoes of the partner (a resync in progress, a client's transfer); hard ones stand
+    #[arg(long, conflicts_with = "force")]
+    override_vetoes: bool,
 }
 
 #[derive(Debug, Args)]
@@ -247,6 +256,9 @@ struct GivebackArgs {
     /// The node that shall give back; may be left out where it is plain
     #[arg(long, value_name = "NODE")]
     node: Option<NodeName>,
+    /// Only this pool; may be given several times
+    #[arg(long = "pool", value_name = "POOL")]
+    pools: Vec<String>,
     /// Say what would veto it and how long the pause would be; change nothing
     #[arg(long)]
     dry_run: bool,

@@ -9,6 +9,7 @@
 mod build;
 mod clients;
 mod mistake;
+mod policy;
 mod portals;
 mod read;
 mod shelves;
@@ -164,6 +165,24 @@ pub enum AutomaticGiveback {
     OnRequest,
 }
 
+/// What follows when a partner has ended and said so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnEnd {
+    /// Its pools are taken over.
+    TakeOver,
+    /// They wait for it, or for the operator.
+    Leave,
+}
+
+/// `[takeover]`: when a partner that has ended is taken over from without being asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AutomaticTakeover {
+    /// When it died of its own assertion.
+    pub on_panic: OnEnd,
+    /// When it stopped in an orderly way.
+    pub on_halt: OnEnd,
+}
+
 /// `[node.a]` or `[node.b]`: what is particular to one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeSettings {
@@ -261,6 +280,10 @@ pub struct Config {
     pub timing: Timing,
     /// Whether givebacks happen by themselves.
     pub giveback: AutomaticGiveback,
+    /// How long a repaired node waits for one that does.
+    pub giveback_delay: Duration,
+    /// When takeovers happen by themselves.
+    pub takeover: AutomaticTakeover,
     /// What the files of a node's event log may hold together, in bytes.
     pub event_log_bytes: u64,
     /// How much of a node its clients may take.

@@ -23,6 +23,7 @@ pub mod partner;
 pub mod publisher;
 pub mod service;
 pub mod shelves;
+pub mod told;
 pub mod world;
 
 use std::process::ExitCode;
@@ -82,7 +83,7 @@ pub async fn run_in(world: Rc<dyn World>, config: Rc<Config>, own: NodeName) -> 
     }
     let mut requests = node.go_on(parts)?;
     loop {
-        let due = clock.machine.poll_timeout().map(|at| clock.began + Duration::from_micros(at.0));
+        let due = clock.machine.poll_timeout().map(|at| clock.moment(at));
         let fact = tokio::select! {
             biased;
             Some(fact) = inbox.recv() => fact,
@@ -94,6 +95,7 @@ pub async fn run_in(world: Rc<dyn World>, config: Rc<Config>, own: NodeName) -> 
             () = sleep_until(due) => Input::TimerExpired,
         };
         let ordered = clock.step(fact);
+        node.giveback_due.set(clock.machine.giveback_due().map(|at| clock.moment(at)));
         match node.carry_out_all(ordered) {
             None => {}
             // Nothing may be answered any more, so nothing is waited for.
@@ -121,6 +123,10 @@ struct Clock {
 }
 
 impl Clock {
+    fn moment(&self, at: Micros) -> Instant {
+        self.began + Duration::from_micros(at.0)
+    }
+
     fn step(&mut self, fact: Input) -> Effects {
         let now = Micros(u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX));
         let mut orders = Effects::new();

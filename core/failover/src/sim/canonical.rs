@@ -8,7 +8,7 @@ use crate::bring_up::GiveWait;
 use crate::claim::{Claim, ClaimPhase, Origin, Part};
 use crate::hand_off::{HandOff, HandOffPhase, Hold};
 use crate::machine::{Machine, State};
-use crate::page::{PageContent, PoolState, Stage};
+use crate::page::{PageContent, PoolState, Stage, WantAnswer};
 use crate::survivor::Exclusive;
 use crate::timers::Timer;
 use crate::words::{Generation, MetadataVersion, Micros, Op};
@@ -32,7 +32,8 @@ impl Machine {
     /// Deadlines that are set, without the one that only makes it look at its partner's signs again.
     #[must_use]
     pub fn deadlines(&self) -> Vec<Timer> {
-        let all = [Timer::Retry, Timer::Limit, Timer::Record, Timer::Release, Timer::Doubt, Timer::Refused];
+        let all =
+            [Timer::Retry, Timer::Limit, Timer::Record, Timer::Release, Timer::Doubt, Timer::Refused, Timer::Delay];
         all.into_iter().filter(|timer| self.timers.is_set(*timer)).collect()
     }
 
@@ -43,6 +44,12 @@ impl Machine {
         }
         self.timers.set(Timer::Signs, Micros(NOW.0 + 1));
         self.timers.set(due, NOW);
+    }
+
+    /// Whether its partner has ended and is left alone, as configured.
+    #[must_use]
+    pub fn leaves_partner_alone(&self) -> bool {
+        self.state == State::Up && self.is_left_alone().is_some()
     }
 
     /// Whether the partner has shown a sign since the last silence.
@@ -100,7 +107,7 @@ fn forget_what_is_not_read_again(content: &mut PageContent, booting: bool) {
     content.portals_listening = [false; 2];
     content.vetoes = 0;
     content.announcement = None;
-    content.want_refused = None;
+    content.want_answer = WantAnswer::Nothing;
     if !booting {
         content.acknowledgement = None;
         // Asked for later is only what the partner could not serve.

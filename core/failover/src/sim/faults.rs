@@ -160,8 +160,9 @@ fn draw_request(world: &mut World, node: NodeId) {
         _ => Request::PartnerLost,
     };
     let request = world.dice.roll();
+    let halts = what == Request::Halt;
     world.ask(node, request, what);
-    if what == Request::Halt {
+    if halts {
         let after = world.dice.below(3_000_000);
         world.restart_later(node, after);
     }

@@ -204,7 +204,7 @@ pub fn usual_config(node: NodeId) -> Config {
         preferred: NodeId::A,
         lock_disks: 3,
         pools: pools.into(),
-        giveback: AutomaticGiveback::Within { limit: 1_000, window: Micros::from_millis(1_000) },
+        policy: AutomaticGiveback::Within { limit: 1_000, window: Micros::from_millis(1_000) }.into(),
         timing: Timing::default(),
     }
 }

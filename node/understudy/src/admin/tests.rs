@@ -51,7 +51,7 @@ fn node() -> Node {
 
 async fn refuse_all(mut requests: mpsc::Receiver<AdminRequest>) {
     while let Some(AdminRequest { request, reply }) = requests.recv().await {
-        let vetoes = vec![Veto { weight: VetoWeight::Hard, reason: format!("{request:?}") }];
+        let vetoes = vec![Veto { weight: VetoWeight::Hard, reason: format!("{request:?}"), remedy: String::new() }];
         drop(reply.send(Response::Refused { reason: "not now".to_owned(), vetoes, advice: String::new() }));
     }
 }

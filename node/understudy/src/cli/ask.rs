@@ -8,7 +8,7 @@ use super::put::put;
 use super::size::{Size, check_volume_name};
 use super::{Failure, GivebackArgs, PartnerLostArgs, TakeoverArgs, VolumeCommand};
 use crate::admin::{
-    Client, Protection, Provisioning, Request, Response, SoftVetoes, Status, TakeoverKind, VolumeStatus,
+    Client, Earnest, Protection, Provisioning, Request, Response, SoftVetoes, Status, TakeoverKind, Veto, VolumeStatus,
 };
 use crate::config::{Config, NodeName};
 
@@ -24,8 +24,10 @@ pub(super) fn ask(config: &Config, node: NodeName, request: &Request) -> Result<
         Request::Status | Request::Timeline { .. } | Request::Events { .. } | Request::VolumeList => SHORT,
         Request::Takeover { .. }
         | Request::PartnerLost
+        | Request::TakeoverOf { .. }
         | Request::Giveback { .. }
         | Request::GivebackDryRun
+        | Request::GivebackOf { .. }
         | Request::VolumeCreate { .. }
         | Request::VolumeProtect { .. }
         | Request::VolumeDelete { .. } => PATIENCE,
@@ -83,11 +85,28 @@ pub(super) fn takeover(args: &TakeoverArgs) -> Result<ExitCode, Failure> {
             the_one(&nodes, "can take over")?
         }
     };
-    let kind = match (args.force, args.planned) {
-        (true, _) => TakeoverKind::Forced,
-        (false, true | false) => TakeoverKind::Planned,
-    };
-    report(ask(&config, node, &Request::Takeover { kind })?)
+    report(ask(&config, node, &takeover_request(args))?)
+}
+
+/// The plain request where it says the same: a node of an older release knows no other.
+pub(super) fn takeover_request(args: &TakeoverArgs) -> Request {
+    let TakeoverArgs { force, pools, dry_run, override_vetoes, .. } = args;
+    match (force, dry_run, override_vetoes, pools.is_empty()) {
+        (true, ..) => Request::Takeover { kind: TakeoverKind::Forced },
+        (false, false, false, true) => Request::Takeover { kind: TakeoverKind::Planned },
+        (false, ..) => {
+            let (soft_vetoes, earnest) = (soft(*override_vetoes), earnest(*dry_run));
+            Request::TakeoverOf { pools: pools.clone(), soft_vetoes, earnest }
+        }
+    }
+}
+
+fn soft(overridden: bool) -> SoftVetoes {
+    if overridden { SoftVetoes::Override } else { SoftVetoes::Respect }
+}
+
+fn earnest(dry_run: bool) -> Earnest {
+    if dry_run { Earnest::DryRun } else { Earnest::Do }
 }
 
 pub(super) fn partner_lost(args: &PartnerLostArgs) -> Result<ExitCode, Failure> {
@@ -112,9 +131,20 @@ pub(super) fn giveback(args: &GivebackArgs) -> Result<ExitCode, Failure> {
             the_one(&holders, "has pools of its partner")?
         }
     };
-    let soft_vetoes = if args.override_vetoes { SoftVetoes::Override } else { SoftVetoes::Respect };
-    let request = if args.dry_run { Request::GivebackDryRun } else { Request::Giveback { soft_vetoes } };
-    report(ask(&config, node, &request)?)
+    report(ask(&config, node, &giveback_request(args))?)
+}
+
+/// As [`takeover_request`].
+pub(super) fn giveback_request(args: &GivebackArgs) -> Request {
+    let GivebackArgs { pools, dry_run, override_vetoes, .. } = args;
+    match (pools.is_empty(), dry_run, override_vetoes) {
+        (true, true, false) => Request::GivebackDryRun,
+        (true, false, overridden) => Request::Giveback { soft_vetoes: soft(*overridden) },
+        (..) => {
+            let (soft_vetoes, earnest) = (soft(*override_vetoes), earnest(*dry_run));
+            Request::GivebackOf { pools: pools.clone(), soft_vetoes, earnest }
+        }
+    }
 }
 
 /// Whether a node owns a pool whose home is the other one.
@@ -129,23 +159,43 @@ fn report(answer: Response) -> Result<ExitCode, Failure> {
         Response::GivebackForecast { vetoes, predicted_pause_micros } => {
             put(&forecast(&vetoes, predicted_pause_micros))
         }
+        Response::TakeoverForecast { pools, vetoes, predicted_pause_micros, unknown, advice } if unknown.is_empty() => {
+            drop(advice);
+            put(&takeover_forecast(&pools, &vetoes, predicted_pause_micros));
+        }
+        Response::TakeoverForecast { unknown, advice, .. } => {
+            put(&format!("{unknown}\n  {advice}\n{UNCHANGED}"));
+        }
         Response::Volumes { volumes } => put(&volume_table(&volumes)),
         other => return Err(Failure::from_answer(other)),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) fn forecast(vetoes: &[crate::admin::Veto], pause_micros: Option<u64>) -> String {
+/// How every dry run ends.
+const UNCHANGED: &str = "(dry run: nothing was changed)\n";
+
+pub(super) fn takeover_forecast(pools: &[String], vetoes: &[Veto], pause_micros: Option<u64>) -> String {
+    let which =
+        if pools.is_empty() { String::new() } else { format!("these pools would move: {}\n", pools.join(", ")) };
+    which + &verdict("takeover", vetoes, pause_micros)
+}
+
+pub(super) fn forecast(vetoes: &[Veto], pause_micros: Option<u64>) -> String {
+    verdict("giveback", vetoes, pause_micros)
+}
+
+fn verdict(what: &str, vetoes: &[Veto], pause_micros: Option<u64>) -> String {
     let verdict = if vetoes.is_empty() {
-        "nothing speaks against a giveback now\n".to_owned()
+        format!("nothing speaks against a {what} now\n")
     } else {
-        format!("a giveback would be vetoed now:\n{}", list(vetoes))
+        format!("a {what} would be vetoed now:\n{}", list(vetoes))
     };
     let pause = match pause_micros {
         Some(micros) => format!("clients would see a pause of about {}.{} ms\n", micros / 1000, micros % 1000 / 100),
         None => "the pause can not be predicted yet: nothing was measured\n".to_owned(),
     };
-    format!("{verdict}{pause}(dry run: nothing was changed)\n")
+    format!("{verdict}{pause}{UNCHANGED}")
 }
 
 pub(super) fn volume(command: &VolumeCommand) -> Result<ExitCode, Failure> {

@@ -80,6 +80,7 @@ impl Failure {
             Response::Status { .. }
             | Response::Done { .. }
             | Response::GivebackForecast { .. }
+            | Response::TakeoverForecast { .. }
             | Response::Volumes { .. }
             | Response::Timeline { .. }
             | Response::Event { .. } => Self::new(
@@ -98,7 +99,8 @@ pub(super) fn list(vetoes: &[Veto]) -> String {
             VetoWeight::Soft => "soft veto, can be overridden",
             VetoWeight::Hard => "hard veto",
         };
-        format!("  - {} ({weight})\n", veto.reason)
+        let remedy = if veto.remedy.is_empty() { String::new() } else { format!("    {}\n", veto.remedy) };
+        format!("  - {} ({weight})\n{remedy}", veto.reason)
     };
     vetoes.iter().map(line).collect()
 }

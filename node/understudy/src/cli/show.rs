@@ -104,6 +104,10 @@ fn one_node(out: &mut String, status: &Status, style: Style) {
         ))
     );
     partner(out, status, style);
+    if let Some(left) = status.giveback_in_ms {
+        let (whole, part) = (left / 1000, left % 1000 / 100);
+        let _ = writeln!(out, "  giveback   by itself in {whole}.{part} s; `understudy giveback` does it now");
+    }
     for alarm in &status.alarms {
         let _ = writeln!(out, "  {}  {alarm}", style.bad("alarm"));
     }

@@ -39,6 +39,9 @@ fn the_commands_of_the_documents_are_understood() {
         "takeover",
         "takeover --planned --node b",
         "takeover --force",
+        "takeover --pool bulk --pool fast --override-vetoes",
+        "takeover --dry-run",
+        "giveback --pool fast",
         "giveback --dry-run",
         "giveback --override-vetoes",
         "volume create vm 64MiB --pool fast",
@@ -60,6 +63,8 @@ fn a_wrong_command_line_is_refused_with_the_reason() {
     for (line, reason) in [
         ("node c", "a pair has the nodes `a` and `b`"),
         ("takeover --planned --force", "cannot be used with"),
+        ("takeover --force --pool fast", "cannot be used with"),
+        ("takeover --force --dry-run", "cannot be used with"),
         ("bench 10.0.0.10:3260 iqn.2026-01.org.example:vol1 --read-percent 101", "is not in 0..=100"),
         ("volume create vm 64 --pool", "a value is required"),
         ("volume create vm large --pool fast", "write it as 512MiB"),
@@ -112,8 +117,16 @@ fn a_volume_wish_has_name_size_and_pool() {
 #[test]
 fn a_refusal_lists_the_vetoes_and_what_to_do() {
     let vetoes = vec![
-        Veto { weight: VetoWeight::Soft, reason: "a mirror of pool fast is being resynced".to_owned() },
-        Veto { weight: VetoWeight::Hard, reason: "the nodes do not find the same disks".to_owned() },
+        Veto {
+            weight: VetoWeight::Soft,
+            reason: "a mirror of pool fast is being resynced".to_owned(),
+            remedy: "it ends by itself".to_owned(),
+        },
+        Veto {
+            weight: VetoWeight::Hard,
+            reason: "the nodes do not find the same disks".to_owned(),
+            remedy: String::new(),
+        },
     ];
     let answer =
         Response::Refused { reason: "the giveback was vetoed".to_owned(), vetoes, advice: "see status".to_owned() };
@@ -122,7 +135,7 @@ fn a_refusal_lists_the_vetoes_and_what_to_do() {
     assert_eq!(
         failure.render(Style::Plain),
         "understudy: the giveback was vetoed\n  \
-         - a mirror of pool fast is being resynced (soft veto, can be overridden)\n  \
+         - a mirror of pool fast is being resynced (soft veto, can be overridden)\n    it ends by itself\n  \
          - the nodes do not find the same disks (hard veto)\n  \
          see status\n"
     );
@@ -145,7 +158,7 @@ fn exit_statuses_are_those_of_the_help_text() {
 
 #[test]
 fn a_dry_run_says_vetoes_and_the_expected_pause() {
-    let veto = Veto { weight: VetoWeight::Soft, reason: "a resync is running".to_owned() };
+    let veto = Veto { weight: VetoWeight::Soft, reason: "a resync is running".to_owned(), remedy: String::new() };
     let text = forecast(&[veto], Some(2_350));
     assert!(text.contains("would be vetoed now:\n  - a resync is running"), "{text}");
     assert!(text.contains("a pause of about 2.3 ms") && text.contains("nothing was changed"), "{text}");

@@ -13,8 +13,8 @@ use super::clients::{self, Secrets, Whose};
 use super::mistake::{ConfigError, Mistake};
 use super::read::{At, Mistakes, Table, nearest};
 use super::{
-    AutomaticGiveback, Config, DiskSource, DiskUrl, NodeName, NodeSettings, PairIdentity, PoolLayout, Provider, Timing,
-    portals, shelves, volumes,
+    Config, DiskSource, DiskUrl, NodeName, NodeSettings, PairIdentity, PoolLayout, Provider, Timing, policy, portals,
+    shelves, volumes,
 };
 
 /// Longest path of the admin socket: `sun_path` of unix(7) holds 108 bytes with the closing zero, and the socket is made
@@ -65,7 +65,8 @@ fn read_all(file: &Path, root: &Table<'_>, mistakes: &Mistakes) -> Option<Config
     let pair = pair(&root.table("pair", "[pair]"), mistakes);
     let provider = provider(&root.optional_table("interconnect", "[interconnect]"), mistakes);
     let timing = timing(&root.optional_table("timing", "[timing]"), mistakes);
-    let giveback = giveback(&root.optional_table("giveback", "[giveback]"), mistakes);
+    let (giveback, giveback_delay) = policy::giveback(&root.optional_table("giveback", "[giveback]"), mistakes);
+    let takeover = policy::takeover(&root.optional_table("takeover", "[takeover]"), mistakes);
     let event_log_bytes = event_log(&root.optional_table("event_log", "[event_log]"));
     let limits = clients::limits(&root.optional_table("limits", "[limits]"));
     let access = root.optional_table("access", "[access]");
@@ -104,6 +105,8 @@ fn read_all(file: &Path, root: &Table<'_>, mistakes: &Mistakes) -> Option<Config
         provider: provider?,
         timing,
         giveback,
+        giveback_delay,
+        takeover,
         event_log_bytes,
         limits,
         access: Arc::new(clients::access(initiators, algorithms, &nodes)),
@@ -212,23 +215,6 @@ fn timing(table: &Table<'_>, mistakes: &Mistakes) -> Timing {
         mistakes.note(table.span(), message, "in this table");
     }
     timing
-}
-
-fn giveback(table: &Table<'_>, mistakes: &Mistakes) -> AutomaticGiveback {
-    let text = table.optional_text("automatic", "\"yes\" or \"on-request\"");
-    // Three in ten minutes: a node that fails that often is broken, and each giveback costs its clients two pauses.
-    let limit = table.number("limit", 3, "a whole number", 1..=1_000);
-    let window = table.number("within_ms", 600_000, MS, 1_000..=86_400_000);
-    table.finish();
-    match text.as_ref().map_or("yes", |text| text.value) {
-        "yes" => AutomaticGiveback::Within { limit: limit as u32, window: Duration::from_millis(window) },
-        "on-request" => AutomaticGiveback::OnRequest,
-        _ => {
-            let span = text.map_or(0..0, |text| text.span);
-            mistakes.note(&span, "`automatic` in [giveback] is wrong", "expected \"yes\" or \"on-request\"");
-            AutomaticGiveback::OnRequest
-        }
-    }
 }
 
 /// Bytes of a node's event log.

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::{AutomaticGiveback, Config, Look, NodeName, Provider, fold_name};
+use super::{AutomaticGiveback, AutomaticTakeover, Config, Look, NodeName, OnEnd, Provider, fold_name};
 
 const EXAMPLE: &str = include_str!("../../../../docs/pair.example.toml");
 
@@ -126,9 +126,19 @@ fn the_shortest_good_file_has_the_defaults_of_the_failover_core() {
     assert_eq!(micros(config.timing.retry), core.retry.0);
     assert_eq!(micros(config.timing.handoff), core.hold_limit.0);
     assert!(matches!(config.giveback, AutomaticGiveback::Within { limit: 3, .. }));
+    assert_eq!(config.giveback_delay, Duration::ZERO);
+    assert_eq!(config.takeover, AutomaticTakeover { on_panic: OnEnd::TakeOver, on_halt: OnEnd::TakeOver });
     assert_eq!(config.event_log_bytes, 32 << 20);
     assert_eq!(config.provider, Provider::Tcp);
     assert_eq!(config.pair.preferred, NodeName::A);
+}
+
+#[test]
+fn policy_is_read_as_it_stands_there() {
+    let policy = "[giveback]\ndelay_ms = 1500\n[takeover]\non_halt = \"no\"\n[node.a]";
+    let config = read(&GOOD.replace("[node.a]", policy)).unwrap_or_else(|report| panic!("{report}"));
+    assert_eq!(config.giveback_delay, Duration::from_millis(1_500));
+    assert_eq!(config.takeover, AutomaticTakeover { on_panic: OnEnd::TakeOver, on_halt: OnEnd::Leave });
 }
 
 #[test]
@@ -305,6 +315,9 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("unusable pair id", "name = \"office\"", "name = \"office\"\nid = \"0000\""),
     ("unusable name", "name = \"fast\"", "name = \"Fast Pool\""),
     ("wrong word for automatic", "[node.a]", "[giveback]\nautomatic = \"no\"\n[node.a]"),
+    ("delay without an end", "[node.a]", "[giveback]\ndelay_ms = 86400001\n[node.a]"),
+    ("wrong words for a takeover", "[node.a]", "[takeover]\non_panic = \"never\"\non_halt = true\n[node.a]"),
+    ("unknown key of takeovers", "[node.a]", "[takeover]\nonreboot = \"no\"\n[node.a]"),
     ("event log too large", "[node.a]", "[event_log]\nsize_mib = 4096\n[node.a]"),
     ("unknown key of the event log", "[node.a]", "[event_log]\nsize = 64\n[node.a]"),
     ("disk name used twice", "name = \"d1\"", "name = \"d0\""),

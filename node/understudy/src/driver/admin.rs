@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use understudy_device::Audience;
 use understudy_disk::disk::{Disk, Link};
 use understudy_eventlog::segment::RELEASE_AND_BUILD;
-use understudy_failover::effect::{Alarm, Reply, Veto};
+use understudy_failover::effect::{Reply, Veto};
 use understudy_failover::input::{Earnest, Input, Request as Order, SoftVetoes as Soft, TakeoverKind as Kind};
 use understudy_failover::page::{PagePool, PoolState};
 use understudy_failover::words::{PoolId, RequestId};
@@ -20,9 +20,11 @@ use super::fence::standing_of;
 use super::node::Node;
 use super::service::{CreateError, OpenPool, node_name};
 use super::shelves::pool_id;
+use super::told::{Movement, Said, of_alarm, of_immovable, of_no_forecast, of_not_now, told_veto};
 use crate::admin::{
-    AdminRequest, DiskStatus, LegStatus, LinkState, MirrorStatus, PartnerStatus, PoolStatus, PortalStatus, Protection,
-    Provisioning, Request, Response, SoftVetoes, Status, TakeoverKind, Veto as ToldVeto, VetoWeight, VolumeStatus,
+    AdminRequest, DiskStatus, Earnest as ToldEarnest, LegStatus, LinkState, MirrorStatus, PartnerStatus, PoolStatus,
+    PortalStatus, Protection, Provisioning, Request, Response, SoftVetoes, Status, TakeoverKind, Veto as ToldVeto,
+    VolumeStatus,
 };
 use crate::cli::Size;
 use crate::config::DiskSource;
@@ -31,40 +33,85 @@ use crate::timeline::{sign, step};
 impl Node {
     /// Takes a request: gives the fact the machine has to hear of it, or answers it by itself.
     pub fn ask(self: &Rc<Self>, asked: AdminRequest) -> Option<Input> {
-        let order = match &asked.request {
-            Request::Takeover { kind } => {
+        if asked.request == Request::PartnerLost {
+            return Some(self.hear(asked, Order::PartnerLost));
+        }
+        let Some((movement, earnest)) = movement_of(&asked.request) else {
+            let me = Rc::clone(self);
+            tokio::task::spawn_local(async move { me.answer_asked(asked.request, asked.reply).await });
+            return None;
+        };
+        let order = match self.order_of(&asked.request) {
+            Ok(order) => order?,
+            Err(unknown) => {
+                // Whoever asked may have gone.
+                let _ = asked.reply.send(self.no_such_pool(unknown));
+                return None;
+            }
+        };
+        match (movement, earnest) {
+            (_, Earnest::DryRun) => {}
+            (Movement::Takeover, Earnest::Do) => {
                 self.recorder.record(step::TAKEOVER_ASKED, "an operator asked for a takeover", Default::default());
-                let kind = match kind {
-                    TakeoverKind::Planned => Kind::Planned,
-                    TakeoverKind::Forced => Kind::Forced,
-                };
-                Order::Takeover { kind, vetoes: Soft::Count, earnest: Earnest::Do }
+            }
+            (Movement::Giveback, Earnest::Do) => {
+                self.recorder.record(step::GIVEBACK_ASKED, "an operator asked for a giveback", Default::default());
+            }
+        }
+        Some(self.hear(asked, order))
+    }
+
+    /// The fact that `order` was asked for; whoever asked waits for the machine's answer.
+    fn hear(&self, asked: AdminRequest, order: Order) -> Input {
+        let request = self.next_request();
+        self.waiting.borrow_mut().insert(request, (asked.request, asked.reply));
+        Input::OperatorAsked { request, what: order }
+    }
+
+    /// What the machine is asked, if it is; the name of a pool that the pair does not have otherwise.
+    fn order_of<'r>(&self, asked: &'r Request) -> Result<Option<Order>, &'r str> {
+        let planned = |vetoes, earnest| Order::Takeover { kind: Kind::Planned, vetoes, earnest };
+        Ok(Some(match asked {
+            Request::Takeover { kind: TakeoverKind::Planned } => planned(Soft::Count, Earnest::Do),
+            Request::Takeover { kind: TakeoverKind::Forced } => {
+                Order::Takeover { kind: Kind::Forced, vetoes: Soft::Count, earnest: Earnest::Do }
+            }
+            Request::TakeoverOf { pools, soft_vetoes, earnest } => {
+                let (pools, vetoes, earnest) = (self.pools_named(pools)?, soft(*soft_vetoes), really(*earnest));
+                if pools.is_empty() { planned(vetoes, earnest) } else { Order::TakeoverOf { pools, vetoes, earnest } }
+            }
+            Request::Giveback { soft_vetoes } => Order::Giveback { vetoes: soft(*soft_vetoes), earnest: Earnest::Do },
+            Request::GivebackDryRun => Order::Giveback { vetoes: Soft::Count, earnest: Earnest::DryRun },
+            Request::GivebackOf { pools, soft_vetoes, earnest } => {
+                let (pools, vetoes, earnest) = (self.pools_named(pools)?, soft(*soft_vetoes), really(*earnest));
+                if pools.is_empty() {
+                    Order::Giveback { vetoes, earnest }
+                } else {
+                    Order::GivebackOf { pools, vetoes, earnest }
+                }
             }
             Request::PartnerLost => Order::PartnerLost,
-            Request::Giveback { soft_vetoes } => {
-                self.recorder.record(step::GIVEBACK_ASKED, "an operator asked for a giveback", Default::default());
-                let vetoes = match soft_vetoes {
-                    SoftVetoes::Respect => Soft::Count,
-                    SoftVetoes::Override => Soft::Overridden,
-                };
-                Order::Giveback { vetoes, earnest: Earnest::Do }
-            }
-            Request::GivebackDryRun => Order::Giveback { vetoes: Soft::Count, earnest: Earnest::DryRun },
             Request::Status
             | Request::VolumeCreate { .. }
             | Request::VolumeList
             | Request::VolumeProtect { .. }
             | Request::VolumeDelete { .. }
             | Request::Timeline { .. }
-            | Request::Events { .. } => {
-                let me = Rc::clone(self);
-                tokio::task::spawn_local(async move { me.answer_asked(asked.request, asked.reply).await });
-                return None;
-            }
-        };
-        let request = self.next_request();
-        self.waiting.borrow_mut().insert(request, (asked.request, asked.reply));
-        Some(Input::OperatorAsked { request, what: order })
+            | Request::Events { .. } => return Ok(None),
+        }))
+    }
+
+    fn pools_named<'r>(&self, names: &'r [String]) -> Result<BTreeSet<PoolId>, &'r str> {
+        let number = |name: &'r String| self.config.pool(name).map(|pool| pool_id(pool.id)).ok_or(name.as_str());
+        names.iter().map(number).collect()
+    }
+
+    fn no_such_pool(&self, name: &str) -> Response {
+        let known: Vec<&str> = self.config.pools.iter().map(|pool| pool.name.as_str()).collect();
+        refused(
+            format!("there is no pool `{name}` in this pair"),
+            &format!("name one of the pair's pools: {}", known.join(", ")),
+        )
     }
 
     async fn answer_asked(&self, request: Request, reply: oneshot::Sender<Response>) {
@@ -78,8 +125,10 @@ impl Node {
             Request::VolumeDelete { name } => self.delete_volume(&name).await,
             Request::Takeover { .. }
             | Request::PartnerLost
+            | Request::TakeoverOf { .. }
             | Request::Giveback { .. }
             | Request::GivebackDryRun
+            | Request::GivebackOf { .. }
             | Request::Timeline { .. }
             | Request::Events { .. } => return,
         };
@@ -90,53 +139,105 @@ impl Node {
     /// The machine answered a request.
     pub(super) fn answer_operator(&self, request: RequestId, reply: Reply) {
         let Some((asked, answer)) = self.waiting.borrow_mut().remove(&request) else { return };
-        let response = match reply {
-            Reply::Done => Response::Done { text: done_text(&asked, self) },
-            Reply::WouldDo { overridden, pause, .. } => Response::GivebackForecast {
-                vetoes: overridden.into_iter().map(told).collect(),
-                predicted_pause_micros: Some(pause.0),
-            },
-            Reply::Vetoed { vetoes } if asked == Request::GivebackDryRun => Response::GivebackForecast {
-                vetoes: vetoes.into_iter().map(told).collect(),
-                predicted_pause_micros: None,
-            },
-            Reply::Vetoed { vetoes } => {
-                let hard = vetoes.iter().any(|veto| !veto.is_soft());
-                Response::Refused {
-                    reason: "vetoed".to_owned(),
-                    vetoes: vetoes.into_iter().map(told).collect(),
-                    advice: if hard {
-                        "hard vetoes cannot be overridden: remove their cause and ask again".to_owned()
-                    } else {
-                        "wait until their cause has passed, or ask with --override-vetoes".to_owned()
-                    },
-                }
-            }
-            Reply::NotNow { state } => Response::Refused {
-                reason: format!("not while this node is {state}"),
-                vetoes: Vec::new(),
-                advice: "`understudy status` shows what both nodes are doing".to_owned(),
-            },
-            Reply::Refuted { by } => Response::Refused {
-                reason: format!(
-                    "{partner} lives: its {} moved after the report. Nothing was done",
-                    sign(by),
-                    partner = self.own.partner()
+        let response = match movement_of(&asked) {
+            Some((movement, earnest)) => self.response_to(movement, earnest, reply),
+            None => self.response_to_report(reply),
+        };
+        // Whoever asked may have gone.
+        let _ = answer.send(response);
+    }
+
+    /// The answer to a report that the partner's machine has lost its power.
+    fn response_to_report(&self, reply: Reply) -> Response {
+        let partner = self.own.partner();
+        match reply {
+            Reply::Done => Response::Done {
+                text: format!(
+                    "{partner} shows no sign of life and is given up; `understudy timeline` shows what follows"
                 ),
-                vetoes: Vec::new(),
-                advice: "it was a false alarm; `understudy takeover --planned` takes its pools from a node that lives"
-                    .to_owned(),
             },
-            Reply::GivenUp if asked == Request::PartnerLost => Response::Failed {
+            Reply::NotNow { state } => refused(
+                format!("not while this node is {state}: it knows nothing of its partner yet, or has nothing to take"),
+                "`understudy status` shows what both nodes are doing",
+            ),
+            Reply::Refuted { by } => refused(
+                format!("{partner} lives: its {} moved after the report. Nothing was done", sign(by)),
+                "it was a false alarm; `understudy takeover --planned` takes its pools from a node that lives",
+            ),
+            Reply::GivenUp
+            | Reply::WouldDo { .. }
+            | Reply::Vetoed { .. }
+            | Reply::NotThisPool { .. }
+            | Reply::NoForecast(_) => Response::Failed {
                 reason: "the lock disks do not show whether the partner lives".to_owned(),
                 advice: "`understudy status` shows which disks are down; the node goes on looking".to_owned(),
             },
-            Reply::GivenUp => Response::Failed {
+        }
+    }
+
+    fn response_to(&self, movement: Movement, earnest: Earnest, reply: Reply) -> Response {
+        let vetoes_told = |vetoes: BTreeSet<Veto>| vetoes.into_iter().map(|veto| told_veto(veto, movement)).collect();
+        match (reply, earnest) {
+            (Reply::Done, _) => Response::Done { text: self.done_text(movement) },
+            (Reply::WouldDo { overridden, pause, pools }, _) => {
+                self.forecast(movement, pools, vetoes_told(overridden), Some(pause.0))
+            }
+            (Reply::Vetoed { vetoes }, Earnest::DryRun) => {
+                self.forecast(movement, Vec::new(), vetoes_told(vetoes), None)
+            }
+            (Reply::Vetoed { vetoes }, Earnest::Do) => {
+                let hard = vetoes.iter().any(|veto| !veto.is_soft());
+                let advice = if hard {
+                    "hard vetoes cannot be overridden: remove their cause and ask again"
+                } else {
+                    "wait until their cause has passed, or ask with --override-vetoes"
+                };
+                Response::Refused {
+                    reason: "vetoed".to_owned(),
+                    vetoes: vetoes_told(vetoes),
+                    advice: advice.to_owned(),
+                }
+            }
+            (Reply::NotNow { state }, _) => refused_as(of_not_now(state, movement)),
+            (Reply::NotThisPool { pool, why }, _) => {
+                refused_as(of_immovable(pool, why, movement, |pool| self.pool_name(pool)))
+            }
+            (Reply::NoForecast(why), _) => {
+                let Said { reason, remedy } = of_no_forecast(why, self.own.partner());
+                Response::TakeoverForecast {
+                    pools: Vec::new(),
+                    vetoes: Vec::new(),
+                    predicted_pause_micros: None,
+                    unknown: reason,
+                    advice: remedy,
+                }
+            }
+            (Reply::GivenUp | Reply::Refuted { .. }, _) => Response::Failed {
                 reason: "it was begun and given up: the pools are where they were".to_owned(),
                 advice: "`understudy timeline` shows how far it came; ask again once the cause is gone".to_owned(),
             },
-        };
-        let _ = answer.send(response);
+        }
+    }
+
+    fn forecast(&self, movement: Movement, pools: Vec<PoolId>, vetoes: Vec<ToldVeto>, pause: Option<u64>) -> Response {
+        match movement {
+            Movement::Giveback => Response::GivebackForecast { vetoes, predicted_pause_micros: pause },
+            Movement::Takeover => Response::TakeoverForecast {
+                pools: pools.into_iter().map(|pool| self.pool_name(pool)).collect(),
+                vetoes,
+                predicted_pause_micros: pause,
+                unknown: String::new(),
+                advice: String::new(),
+            },
+        }
+    }
+
+    fn done_text(&self, movement: Movement) -> String {
+        let (own, partner) = (self.own, self.own.partner());
+        match movement {
+            Movement::Takeover => format!("the pools of {partner} are served by {own}"),
+            Movement::Giveback => format!("{partner} serves its pools"),
+        }
     }
 
     async fn create_volume(&self, pool: &str, name: &str, bytes: u64, provisioning: Provisioning) -> Response {
@@ -242,6 +343,9 @@ impl Node {
             state: state.map(|state| state.to_string()).unwrap_or_default(),
             stage: content.as_ref().map(|content| format!("{:?}", content.stage)).unwrap_or_default(),
             state_for_ms: millis_since(since),
+            giveback_in_ms: self.giveback_due.get().map(|due| {
+                u64::try_from(due.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(u64::MAX)
+            }),
             partner: self.partner_status(),
             lock_disks,
             disks,
@@ -352,7 +456,12 @@ impl Node {
 
     /// What the machine raised, and mirrors of pools served here that do without a leg.
     fn alarm_texts(&self) -> Vec<String> {
-        let mut texts: Vec<_> = self.alarms.borrow().iter().map(|alarm| self.alarm_text(*alarm)).collect();
+        let mut texts: Vec<_> = self
+            .alarms
+            .borrow()
+            .iter()
+            .map(|alarm| of_alarm(*alarm, self.own, |pool| self.pool_name(pool)).to_string())
+            .collect();
         for (id, opened) in self.service.open_pools().into_iter().filter(|(id, _)| self.is_served_here(*id)) {
             for (mirror, status) in self.mirror_statuses(id, Some(&opened)).into_iter().enumerate() {
                 texts.extend(missing_text(&self.pool_name(id), mirror, &status));
@@ -400,55 +509,6 @@ impl Node {
             }));
         }
         texts
-    }
-
-    /// What happened, to which thing, what to do next.
-    fn alarm_text(&self, alarm: Alarm) -> String {
-        let partner = self.own.partner();
-        match alarm {
-            Alarm::InterconnectDown => format!(
-                "the interconnect to {partner} is down while its heartbeat goes on: no takeover and no bring-up until it is mended"
-            ),
-            Alarm::LockDisksUnreachable => {
-                "no majority of the lock disks answers: check the paths to the shelf".to_owned()
-            }
-            Alarm::RecordUnknown(pool) => format!(
-                "the records of {} do not stand on a majority of the lock disks: it is not served",
-                self.pool_name(pool)
-            ),
-            Alarm::PoolRefused(pool) => format!(
-                "{} is refused: not every leg recorded good could be fenced; check the paths to its disks; it is tried again every few seconds, \
-                 without disks that give no answer if one of each mirror does",
-                self.pool_name(pool)
-            ),
-            Alarm::PoolUnusable(pool) => {
-                format!(
-                    "{} could not be opened here: check the paths to its disks and their labels; a partner that can serve it keeps it until \
-                     then",
-                    self.pool_name(pool)
-                )
-            }
-            Alarm::LastLegFailed(pool) => {
-                format!(
-                    "the last good leg of a mirror of {} failed: its commands are held until its disk answers; if {partner} reaches it, \
-                     `understudy takeover --force` there",
-                    self.pool_name(pool)
-                )
-            }
-            Alarm::HandOffVetoed => "a hand-off was vetoed: `understudy giveback --dry-run` says why".to_owned(),
-            Alarm::ReleaseIncomplete => {
-                "not every disk could be released for the repaired node: check the paths to the shelf".to_owned()
-            }
-            Alarm::PageRejected => {
-                format!("what is read at {partner}'s interconnect address is no page of this pair: check both files")
-            }
-            Alarm::DiskInitFailed => {
-                "the disks of this node's pools could not be initialised: check the paths to them; it is tried again"
-                    .to_owned()
-            }
-            Alarm::PartnerDown => format!("{partner} is down; this node serves everything"),
-            Alarm::GenerationsUsedUp => "the generations are used up: prepare the pair anew".to_owned(),
-        }
     }
 }
 
@@ -507,22 +567,41 @@ fn pool_state_word(state: PoolState) -> &'static str {
     }
 }
 
-fn done_text(asked: &Request, node: &Node) -> String {
-    let partner = node.own.partner();
+/// Which way a request moves pools, and whether really, if it does.
+fn movement_of(asked: &Request) -> Option<(Movement, Earnest)> {
     match asked {
-        Request::Takeover { .. } => format!("the pools of {partner} are served by {}", node.own),
-        Request::PartnerLost => {
-            format!("{partner} shows no sign of life and is given up; `understudy timeline` shows what follows")
-        }
-        Request::Giveback { .. } | Request::GivebackDryRun => format!("{partner} serves its pools"),
-        Request::Status
+        Request::Takeover { .. } => Some((Movement::Takeover, Earnest::Do)),
+        Request::TakeoverOf { earnest, .. } => Some((Movement::Takeover, really(*earnest))),
+        Request::Giveback { .. } => Some((Movement::Giveback, Earnest::Do)),
+        Request::GivebackDryRun => Some((Movement::Giveback, Earnest::DryRun)),
+        Request::GivebackOf { earnest, .. } => Some((Movement::Giveback, really(*earnest))),
+        Request::PartnerLost
+        | Request::Status
         | Request::VolumeCreate { .. }
         | Request::VolumeList
         | Request::VolumeProtect { .. }
         | Request::VolumeDelete { .. }
         | Request::Timeline { .. }
-        | Request::Events { .. } => "done".to_owned(),
+        | Request::Events { .. } => None,
     }
+}
+
+fn soft(vetoes: SoftVetoes) -> Soft {
+    match vetoes {
+        SoftVetoes::Respect => Soft::Count,
+        SoftVetoes::Override => Soft::Overridden,
+    }
+}
+
+fn really(earnest: ToldEarnest) -> Earnest {
+    match earnest {
+        ToldEarnest::Do => Earnest::Do,
+        ToldEarnest::DryRun => Earnest::DryRun,
+    }
+}
+
+fn refused_as(said: Said) -> Response {
+    refused(said.reason, &said.remedy)
 }
 
 fn no_such_volume(name: &str) -> Response {
@@ -543,25 +622,6 @@ fn not_made(error: &CreateError) -> Response {
         }
         CreateError::Refused(_) => refused(error.to_string(), "`understudy status` shows sizes and free space"),
     }
-}
-
-/// A veto, and what would remove it.
-fn told(veto: Veto) -> ToldVeto {
-    let reason = match veto {
-        Veto::ResyncRunning => "a mirror is being resynced; it ends by itself",
-        Veto::CopyRunning => "a dropped leg is being copied to; a new owner would begin it anew; it ends by itself",
-        Veto::TransferWouldBeCut => "a client's transfer would be cut",
-        Veto::PingPong => "too many automatic givebacks lately: find out why the node keeps failing first",
-        Veto::InventoryMismatch => "the two nodes do not find the same disks: compare the disks in both nodes' status",
-        Veto::PartnerUnhealthy => "the partner says it is not healthy: see its alarms",
-        Veto::VersionMismatch => "the partner's release is too far away: upgrade it",
-        Veto::NoRecordMajority => "the records do not stand on a majority of the lock disks: check the lock disks",
-        Veto::WriteOutcomeUnknown => "a write of unknown outcome may still reach a disk: check the paths to the shelf",
-        Veto::PartnerNotReady => "the partner is not waiting for its pools (MBWAIT)",
-        Veto::DrainFailed => "a pool could not be held and drained in time: check its disks",
-    };
-    let weight = if veto.is_soft() { VetoWeight::Soft } else { VetoWeight::Hard };
-    ToldVeto { weight, reason: reason.to_owned() }
 }
 
 #[cfg(test)]

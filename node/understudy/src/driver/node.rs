@@ -30,7 +30,7 @@ use super::service::{Service, node_id};
 use super::shelves::{PoolDisks, pool_id};
 use super::world::{Interconnect, LinkNews, PartnerPage, Post, World};
 use crate::admin::{AdminRequest, Response};
-use crate::config::{AutomaticGiveback, Config, DiskSource, NodeName, PoolLayout};
+use crate::config::{AutomaticGiveback, Config, DiskSource, NodeName, OnEnd, PoolLayout};
 use crate::timeline::{Recorder, describe};
 
 /// Qualifier of the random-type ISIDs this node logs in with (RFC 7143 §11.12.5); the number is the disk's place, so that a
@@ -75,6 +75,8 @@ pub struct Node {
     pub(super) fences: RefCell<BTreeMap<PoolId, Fence>>,
     pub(super) alarms: RefCell<BTreeSet<Alarm>>,
     pub(super) state: Cell<(Option<StateWord>, Instant)>,
+    /// When the giveback that is being delayed is due.
+    pub(super) giveback_due: Cell<Option<Instant>>,
     pub(super) beating: Rc<Cell<bool>>,
     pub(super) waiting: RefCell<BTreeMap<RequestId, (crate::admin::Request, oneshot::Sender<Response>)>>,
     pub(super) last_request: Cell<u64>,
@@ -149,6 +151,7 @@ impl Node {
             fences: RefCell::default(),
             alarms: RefCell::default(),
             state: Cell::new((None, Instant::now())),
+            giveback_due: Cell::new(None),
             beating: Rc::default(),
             waiting: RefCell::default(),
             last_request: Cell::new(0),
@@ -236,7 +239,6 @@ impl Node {
     #[must_use]
     pub fn machine_config(&self) -> failover::Config {
         let timing = &self.config.timing;
-        let micros = |length: Duration| Micros(u64::try_from(length.as_micros()).unwrap_or(u64::MAX));
         let pools = self.config.pools.iter();
         failover::Config {
             pair: PairId(self.config.pair.id),
@@ -244,12 +246,7 @@ impl Node {
             preferred: node_id(self.config.pair.preferred),
             lock_disks: self.config.lock_disks.len(),
             pools: pools.map(|pool| (pool_id(pool.id), failover::PoolConfig { home: node_id(pool.home) })).collect(),
-            giveback: match self.config.giveback {
-                AutomaticGiveback::Within { limit, window } => {
-                    failover::AutomaticGiveback::Within { limit, window: micros(window) }
-                }
-                AutomaticGiveback::OnRequest => failover::AutomaticGiveback::OnRequest,
-            },
+            policy: self.policy(),
             timing: failover::Timing {
                 poll_routine: micros(timing.poll),
                 poll_brisk: micros(timing.poll_brisk),
@@ -262,6 +259,24 @@ impl Node {
                 hold_limit: micros(timing.handoff),
                 ..failover::Timing::default()
             },
+        }
+    }
+
+    fn policy(&self) -> failover::Policy {
+        let on_end = |end| match end {
+            OnEnd::TakeOver => failover::OnEnd::TakeOver,
+            OnEnd::Leave => failover::OnEnd::Leave,
+        };
+        failover::Policy {
+            giveback: match self.config.giveback {
+                AutomaticGiveback::Within { limit, window } => {
+                    failover::AutomaticGiveback::Within { limit, window: micros(window) }
+                }
+                AutomaticGiveback::OnRequest => failover::AutomaticGiveback::OnRequest,
+            },
+            giveback_delay: micros(self.config.giveback_delay),
+            on_halt: on_end(self.config.takeover.on_halt),
+            on_panic: on_end(self.config.takeover.on_panic),
         }
     }
 
@@ -315,6 +330,10 @@ impl Node {
         }
         self.addresses.wind_up().await;
     }
+}
+
+fn micros(length: Duration) -> Micros {
+    Micros(u64::try_from(length.as_micros()).unwrap_or(u64::MAX))
 }
 
 /// What looks after each pool.

@@ -24,7 +24,7 @@ fn machine(incarnation: u64) -> Machine {
         preferred: NodeId::A,
         lock_disks: 3,
         pools: [(PoolId(1), PoolConfig { home: NodeId::A })].into(),
-        giveback: AutomaticGiveback::OnRequest,
+        policy: AutomaticGiveback::OnRequest.into(),
         timing: Timing::default(),
     };
     Machine::new(config, Incarnation(incarnation))

@@ -25,7 +25,7 @@ fn machine(node: NodeId, incarnation: u64) -> Machine {
         preferred: NodeId::A,
         lock_disks: 3,
         pools: [(PoolId(1), PoolConfig { home: NodeId::A })].into(),
-        giveback: AutomaticGiveback::OnRequest,
+        policy: AutomaticGiveback::OnRequest.into(),
         timing: Timing::default(),
     };
     Machine::new(config, Incarnation(incarnation))

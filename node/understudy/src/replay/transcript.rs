@@ -58,7 +58,7 @@ impl Show for Transcript {
         let (wall, node) = (shown.step.wall_micros, shown.header.node);
         self.last = wall;
         if let Input::OperatorAsked { what, .. } = &shown.step.fact {
-            self.lines.push((wall, None, format!("the operator asks {node} {}", words::asked(*what))));
+            self.lines.push((wall, None, format!("the operator asks {node} {}", words::asked(what))));
         }
         // What happened, whatever happens here.
         for order in &shown.step.recorded {

@@ -9,7 +9,7 @@ use understudy_failover::effect::{Effect, Reply};
 use understudy_failover::input::{
     Earnest, FenceOutcome, Input, JoinOutcome, OpenOutcome, Request, SoftVetoes, TakeoverKind, WriteOutcome,
 };
-use understudy_failover::page::{Page, PageContent};
+use understudy_failover::page::{Judged, Page, PageContent, WantAnswer, WantHow};
 use understudy_failover::record::Record;
 use understudy_failover::survey::Survey;
 use understudy_failover::words::{LegSet, NodeId, Op, PoolId};
@@ -131,7 +131,7 @@ fn rarer_fact(input: &Input) -> String {
             format!("{pool}: leg {} of mirror {} holds the same again", leg.0, mirror.0)
         }
         Input::FenceDoubted { pool } => format!("{pool}: a conflict or a unit attention puts its fence in doubt"),
-        Input::OperatorAsked { request, what } => format!("request {}: the operator asks {}", request.0, asked(*what)),
+        Input::OperatorAsked { request, what } => format!("request {}: the operator asks {}", request.0, asked(what)),
         Input::TimerExpired => "a deadline has come".to_owned(),
         Input::ServiceHealthChanged(health) => format!("service health is {health:?} now"),
         other => format!("{other:?}"),
@@ -140,11 +140,18 @@ fn rarer_fact(input: &Input) -> String {
 
 /// What an operator asked for.
 #[must_use]
-pub fn asked(what: Request) -> String {
+pub fn asked(what: &Request) -> String {
+    let some = |what: &str, pools: &BTreeSet<PoolId>| format!("{what} of {}", list(pools));
     let (what, vetoes, earnest) = match what {
-        Request::Takeover { kind: TakeoverKind::Planned, vetoes, earnest } => ("a planned takeover", vetoes, earnest),
-        Request::Takeover { kind: TakeoverKind::Forced, vetoes, earnest } => ("a forced takeover", vetoes, earnest),
-        Request::Giveback { vetoes, earnest } => ("the giveback", vetoes, earnest),
+        Request::Takeover { kind: TakeoverKind::Planned, vetoes, earnest } => {
+            ("a planned takeover".to_owned(), vetoes, earnest)
+        }
+        Request::Takeover { kind: TakeoverKind::Forced, vetoes, earnest } => {
+            ("a forced takeover".to_owned(), vetoes, earnest)
+        }
+        Request::Giveback { vetoes, earnest } => ("the giveback".to_owned(), vetoes, earnest),
+        Request::TakeoverOf { pools, vetoes, earnest } => (some("a planned takeover", pools), vetoes, earnest),
+        Request::GivebackOf { pools, vetoes, earnest } => (some("the giveback", pools), vetoes, earnest),
         Request::Halt => return "it to halt".to_owned(),
         Request::PartnerLost => return "it to look whether its partner has lost its power".to_owned(),
     };
@@ -181,10 +188,18 @@ fn content(content: &PageContent) -> String {
         let _ = write!(text, ", announces the commit of generation {} to {}", announced.generation, announced.to);
     }
     if let Some(want) = content.want {
-        let _ = write!(text, ", wants pools (request {})", want.number);
+        let only = if want.how == WantHow::DryRun { ", only to be judged" } else { "" };
+        let _ = write!(text, ", wants pools (request {}{only})", want.number);
     }
-    if let Some(refused) = content.want_refused {
-        let _ = write!(text, ", refuses request {refused}");
+    match content.want_answer {
+        WantAnswer::Nothing => {}
+        WantAnswer::Refused(number) => {
+            let _ = write!(text, ", refuses request {number}");
+        }
+        WantAnswer::Judged(judged) => {
+            let Judged { number, vetoes, pause } = judged;
+            let _ = write!(text, ", judges request {number}: veto bits {vetoes:#x}, pause {} us", pause.0);
+        }
     }
     let pools = content.pools.iter().map(|pool| {
         let owner = pool.owner.map_or("?".to_owned(), |owner| owner.to_string());
@@ -325,5 +340,7 @@ fn reply(reply: &Reply) -> String {
         }
         Reply::GivenUp => "given up".to_owned(),
         Reply::Refuted { by } => format!("refuted by {by:?}").to_lowercase(),
+        Reply::NotThisPool { pool, why } => format!("{pool} is not moved: {why:?}"),
+        Reply::NoForecast(why) => format!("no forecast: {why:?}"),
     }
 }

@@ -77,6 +77,9 @@ pub fn describe(step: &Step, config: &Config, own: NodeName) -> Described {
         | Step::HandedBack { .. }
         | Step::PortalsListening { .. }
         | Step::ServiceClosed { .. } => of_hand_off(step, partner),
+        Step::RequestJudged { .. } | Step::GivebackDelayed { .. } | Step::TakeoverWithheld(_) => {
+            of_policy(step, partner)
+        }
     }
 }
 
@@ -282,6 +285,31 @@ fn of_hand_off(step: &Step, partner: NodeName) -> Described {
             "ceased",
             format!("requests for {} are not processed here any more", node_name(*identity)),
             json!({ "identity": node_name(*identity) }),
+        ),
+        other => Described::new("step", other.to_string(), Value::Null),
+    }
+}
+
+fn of_policy(step: &Step, partner: NodeName) -> Described {
+    match step {
+        Step::RequestJudged { request, vetoes, pause } => {
+            let vetoes: Vec<String> = vetoes.iter().map(|veto| format!("{veto:?}")).collect();
+            let against = if vetoes.is_empty() { "nothing".to_owned() } else { vetoes.join(", ") };
+            Described::new(
+                "takeover-judged",
+                format!("told {partner}, which only asked, what speaks against a takeover: {against}"),
+                json!({ "request": request, "vetoes": vetoes, "pause_micros": pause.0 }),
+            )
+        }
+        Step::GivebackDelayed { by } => Described::new(
+            "giveback-delayed",
+            format!("{partner} waits for its pools; the giveback is delayed by {} ms, as configured", by.0 / 1_000),
+            json!({ "delay_micros": by.0 }),
+        ),
+        Step::TakeoverWithheld(why) => Described::new(
+            "takeover-withheld",
+            format!("{partner} has ended and is not taken over, as configured"),
+            json!({ "why": format!("{why:?}") }),
         ),
         other => Described::new("step", other.to_string(), Value::Null),
     }
