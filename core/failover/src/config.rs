@@ -42,7 +42,6 @@ pub enum OnEnd {
 
 /// What this node does by itself, and when. It only ever keeps an automatic act back; what an operator asks for is not subject to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(from = "WrittenPolicy", into = "WrittenPolicy")]
 pub struct Policy {
     /// Whether a repaired partner gets its pools back without being asked for.
     pub giveback: AutomaticGiveback,
@@ -50,7 +49,7 @@ pub struct Policy {
     pub giveback_delay: Micros,
     /// What follows when the partner stopped in an orderly way: its page said HALTED.
     pub on_halt: OnEnd,
-    /// What follows when the partner died of its own assertion: its page said PANICKED.
+    /// What follows when the partner's process ended otherwise: its page said PANICKED.
     pub on_panic: OnEnd,
 }
 
@@ -58,39 +57,6 @@ impl From<AutomaticGiveback> for Policy {
     /// With everything else as it is without being said.
     fn from(giveback: AutomaticGiveback) -> Self {
         Self { giveback, giveback_delay: Micros(0), on_halt: OnEnd::TakeOver, on_panic: OnEnd::TakeOver }
-    }
-}
-
-/// A policy as it stands in event logs: one of which nothing but the giveback is said as when there was nothing else.
-#[derive(serde::Serialize, serde::Deserialize)]
-enum WrittenPolicy {
-    Within { limit: u32, window: Micros },
-    OnRequest,
-    All { giveback: AutomaticGiveback, giveback_delay: Micros, on_halt: OnEnd, on_panic: OnEnd },
-}
-
-impl From<WrittenPolicy> for Policy {
-    fn from(written: WrittenPolicy) -> Self {
-        match written {
-            WrittenPolicy::Within { limit, window } => AutomaticGiveback::Within { limit, window }.into(),
-            WrittenPolicy::OnRequest => AutomaticGiveback::OnRequest.into(),
-            WrittenPolicy::All { giveback, giveback_delay, on_halt, on_panic } => {
-                Self { giveback, giveback_delay, on_halt, on_panic }
-            }
-        }
-    }
-}
-
-impl From<Policy> for WrittenPolicy {
-    fn from(policy: Policy) -> Self {
-        match policy.giveback {
-            _ if policy != policy.giveback.into() => {
-                let Policy { giveback, giveback_delay, on_halt, on_panic } = policy;
-                Self::All { giveback, giveback_delay, on_halt, on_panic }
-            }
-            AutomaticGiveback::Within { limit, window } => Self::Within { limit, window },
-            AutomaticGiveback::OnRequest => Self::OnRequest,
-        }
     }
 }
 

@@ -137,7 +137,7 @@ impl Alarm {
 pub enum Withheld {
     /// It stopped in an orderly way.
     Halted,
-    /// It died of its own assertion.
+    /// Its process ended otherwise.
     Panicked,
 }
 

@@ -109,8 +109,13 @@ pub fn fence_move(now: &DiskStanding, own: ReservationKey, kind: FenceKind, regi
 /// What it does is what the moves would do with the look taken at once after the registration, and the end state is read back all the
 /// same. It only counts if it is [`DiskFence::Fenced`]: a look sent together with the moves may have been answered before them.
 #[must_use]
-pub fn victims_ahead(now: &DiskStanding, own: ReservationKey, kind: FenceKind) -> Vec<(ReservationKey, FenceType)> {
-    if fence_move(now, own, kind, Registered::NotYet) != FenceMove::Register {
+pub fn victims_ahead(
+    now: &DiskStanding,
+    own: ReservationKey,
+    kind: FenceKind,
+    registered: Registered,
+) -> Vec<(ReservationKey, FenceType)> {
+    if fence_move(now, own, kind, registered) != FenceMove::Register {
         return Vec::new();
     }
     let mut ahead = now.clone();
@@ -212,7 +217,7 @@ mod tests {
     fn what_a_registration_is_followed_by_is_known_beforehand() {
         let (a, b, stale) = (key(NodeId::A, 4), key(NodeId::B, 5), key(NodeId::B, 3));
         let now = standing(&[a, stale], Some((a, FenceType::WriteGuard)));
-        let victims = victims_ahead(&now, b, FenceKind::Exclusive);
+        let victims = victims_ahead(&now, b, FenceKind::Exclusive, Registered::NotYet);
         assert_eq!(victims, [(a, FenceType::Exclusive), (stale, FenceType::Exclusive)]);
         // Nothing to register, or nothing that may be done at all.
         for (keys, kind) in [
@@ -221,7 +226,7 @@ mod tests {
             (vec![a, ReservationKey(0xdead)], FenceKind::Exclusive),
             (vec![key(NodeId::A, 6)], FenceKind::Exclusive),
         ] {
-            assert_eq!(victims_ahead(&standing(&keys, None), b, kind), [], "{keys:?}");
+            assert_eq!(victims_ahead(&standing(&keys, None), b, kind, Registered::NotYet), [], "{keys:?}");
         }
     }
 

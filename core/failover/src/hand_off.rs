@@ -200,7 +200,8 @@ impl Machine {
         let overridden = match (&hand_off.why, hand_off.asked) {
             (_, Some(asked)) => asked.vetoes,
             (Why::Wanted { number, how: WantHow::DryRun }, None) => {
-                return self.judged(now, *hand_off.clone(), *number, vetoes, findings.predicted_pause, out);
+                let number = *number;
+                return self.judged(now, *hand_off, number, vetoes, findings.predicted_pause, out);
             }
             (Why::Wanted { how: WantHow::VetoesOverridden, .. }, None) => SoftVetoes::Overridden,
             (Why::Wanted { how: WantHow::VetoesCount, .. } | Why::Giveback, None) => SoftVetoes::Count,

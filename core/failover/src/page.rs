@@ -203,10 +203,10 @@ pub enum Stage {
     Receiving = 21,
     /// Stops in an orderly way.
     Halting = 22,
+    /// Lets the time pass that the giveback is to be delayed by.
+    Delaying = 23,
     /// A stage of a newer release.
     Unknown = 0xffff_ffff,
-    /// Lets the time pass that the giveback is to be delayed by. The last one because event logs count from the first.
-    Delaying = 23,
 }
 
 impl Stage {

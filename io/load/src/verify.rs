@@ -44,7 +44,8 @@ pub struct VerifierOptions {
     pub command_deadline: Duration,
     /// A login without an answer for this long is given up and tried again.
     pub login_deadline: Duration,
-    /// Wait of each worker before each command, in whole milliseconds; zero: as fast as the target answers.
+    /// Wait of each worker before each command: half of this to one and a half, drawn, and rounded up to a millisecond. Zero: as fast as
+    /// the target answers.
     pub pace: Duration,
     /// Where the random choices start; the same seed makes the same choices. Also told in the verdict.
     pub seed: u64,

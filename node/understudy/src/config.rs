@@ -177,7 +177,7 @@ pub enum OnEnd {
 /// `[takeover]`: when a partner that has ended is taken over from without being asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AutomaticTakeover {
-    /// When it died of its own assertion.
+    /// When its process ended otherwise.
     pub on_panic: OnEnd,
     /// When it stopped in an orderly way.
     pub on_halt: OnEnd,

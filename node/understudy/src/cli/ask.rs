@@ -159,8 +159,7 @@ fn report(answer: Response) -> Result<ExitCode, Failure> {
         Response::GivebackForecast { vetoes, predicted_pause_micros } => {
             put(&forecast(&vetoes, predicted_pause_micros))
         }
-        Response::TakeoverForecast { pools, vetoes, predicted_pause_micros, unknown, advice } if unknown.is_empty() => {
-            drop(advice);
+        Response::TakeoverForecast { pools, vetoes, predicted_pause_micros, unknown, .. } if unknown.is_empty() => {
             put(&takeover_forecast(&pools, &vetoes, predicted_pause_micros));
         }
         Response::TakeoverForecast { unknown, advice, .. } => {

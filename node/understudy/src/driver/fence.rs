@@ -114,7 +114,7 @@ async fn move_until_end(disk: &dyn Disk, own: ReservationKey, kind: FenceKind) -
     for _ in 0..MOVES {
         let Some(now) = standing_of(disk).await else { return DiskFence::Unreached };
         let own_key = Key(own.0);
-        let ahead = if registered == Registered::NotYet { victims_ahead(&now, own, kind) } else { Vec::new() };
+        let ahead = victims_ahead(&now, own, kind, registered);
         if let Some((_, wanted)) = ahead.first().filter(|_| may_run_ahead()) {
             registered = Registered::Already;
             let victims: Vec<_> = ahead.iter().map(|(victim, _)| Key(victim.0)).collect();

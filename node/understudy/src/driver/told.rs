@@ -259,7 +259,7 @@ pub fn of_alarm(alarm: Alarm, own: NodeName, name: impl Fn(PoolId) -> String) ->
 fn of_withheld(why: Withheld, partner: NodeName) -> Said {
     let (end, key) = match why {
         Withheld::Halted => ("stopped in an orderly way", "on_halt"),
-        Withheld::Panicked => ("died of its own assertion", "on_panic"),
+        Withheld::Panicked => ("died", "on_panic"),
     };
     said(
         format!("{partner} {end}, and its pools are served by nobody because `{key}` in [takeover] is \"no\""),
