@@ -142,6 +142,12 @@ pub trait Disk {
     /// Reads an extent; the answer has exactly the extent's length.
     fn read(&self, extent: Extent) -> LocalBoxFuture<'_, Result<Bytes, DiskError>>;
 
+    /// The same, after everything that was sent before on this path (SAM-5 r21 §8.6.3, ORDERED), also what has not been answered yet. Of a disk that
+    /// does not keep to the order it is a read like any other: what it answers may be older.
+    fn read_behind(&self, extent: Extent) -> LocalBoxFuture<'_, Result<Bytes, DiskError>> {
+        self.read(extent)
+    }
+
     /// Asks whether the disk carries out this node's reads now: a READ of no blocks, which meets the same reservation as any other.
     fn admits_reads(&self) -> LocalBoxFuture<'_, Result<(), DiskError>>;
 

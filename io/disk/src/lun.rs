@@ -357,18 +357,18 @@ impl Unit {
         }
     }
 
-    async fn read(&self, extent: Extent) -> Result<Bytes, DiskError> {
+    async fn read(&self, attribute: TaskAttribute, extent: Extent) -> Result<Bytes, DiskError> {
         let block_bytes = self.geometry()?.block_bytes;
         let mut pieces = pieces(extent, block_bytes);
         let Some(first) = pieces.next() else { return Ok(Bytes::new()) };
-        let bytes = self.read_piece(first, block_bytes).await?;
+        let bytes = self.read_piece(attribute, first, block_bytes).await?;
         if first.blocks() == extent.blocks() {
             return Ok(bytes);
         }
         let mut whole = BytesMut::with_capacity(extent.blocks() as usize * block_bytes as usize);
         whole.extend_from_slice(&bytes);
         for piece in pieces {
-            whole.extend_from_slice(&self.read_piece(piece, block_bytes).await?);
+            whole.extend_from_slice(&self.read_piece(attribute, piece, block_bytes).await?);
         }
         Ok(whole.freeze())
     }
@@ -379,9 +379,10 @@ impl Unit {
         self.read_in(nothing, 0).await.map(|_| ())
     }
 
-    async fn read_piece(&self, piece: Extent, block_bytes: u32) -> Result<Bytes, DiskError> {
+    async fn read_piece(&self, attribute: TaskAttribute, piece: Extent, block_bytes: u32) -> Result<Bytes, DiskError> {
         let wanted = piece.blocks() * block_bytes;
-        let bytes = self.read_in(encode::read_16(span(piece), Force::CacheAllowed), wanted).await?;
+        let cdb = encode::read_16(span(piece), Force::CacheAllowed);
+        let bytes = self.ask_as(attribute, cdb, Transfer::Read(wanted)).await?;
         if bytes.len() != wanted as usize {
             return Err(DiskError::Protocol(format!("READ of {wanted} bytes returned {}", bytes.len())));
         }
@@ -503,7 +504,11 @@ impl Disk for IscsiLun {
     }
 
     fn read(&self, extent: Extent) -> LocalBoxFuture<'_, Result<Bytes, DiskError>> {
-        Box::pin(self.unit.read(extent))
+        Box::pin(self.unit.read(TaskAttribute::SIMPLE, extent))
+    }
+
+    fn read_behind(&self, extent: Extent) -> LocalBoxFuture<'_, Result<Bytes, DiskError>> {
+        Box::pin(self.unit.read(TaskAttribute::ORDERED, extent))
     }
 
     fn write(&self, extent: Extent, bytes: Bytes, durability: Durability) -> LocalBoxFuture<'_, Result<(), DiskError>> {

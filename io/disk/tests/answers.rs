@@ -7,12 +7,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::poll_immediate;
 use support::mini::{BLOCKS, Mini, Reply};
 use support::{nexus, options, run};
 use understudy_disk::disk::{Disk, DiskError, Durability, Extent, Geometry, Link};
 use understudy_disk::lun::IscsiLun;
 use understudy_disk::reservation::{Key, ReservationType};
 use understudy_disk::session::{Options, Session};
+use understudy_iscsi::codes::TaskAttribute;
 use understudy_iscsi::login::{LoginStatus, Stage};
 use understudy_scsi::operations::opcode;
 use understudy_scsi::reservation::KeyList;
@@ -73,6 +75,23 @@ fn a_flush_answered_by_a_reset_is_handed_back() {
         mini.answer(|command| (command.cdb[0] == 0x91).then(|| Reply::attention(POWER_ON)));
         assert_eq!(lun.flush().await, Err(DiskError::CheckCondition { key: 6, asc: POWER_ON }));
         assert_eq!(mini.count(0x91), 1);
+    });
+}
+
+#[test]
+fn a_read_behind_a_write_is_sent_before_the_write_is_answered_and_in_order() {
+    run(async {
+        let mini = Mini::start().await;
+        let lun = open(&mini).await;
+        mini.answer_once_each(opcode::WRITE_16, vec![Reply::Silence]);
+        let mut writing = Box::pin(write(&lun));
+        assert_eq!(poll_immediate(&mut writing).await, None);
+        assert_eq!(lun.read_behind(extent()).await, Ok(Bytes::from(vec![0; 4096])));
+        assert_eq!(poll_immediate(&mut writing).await, None, "this target never answers it");
+        let commands = mini.commands.borrow();
+        let sent: Vec<_> = commands.iter().rev().take(2).rev().map(|sent| (sent.cdb[0], sent.attribute)).collect();
+        let expected = [(opcode::WRITE_16, TaskAttribute::SIMPLE), (opcode::READ_16, TaskAttribute::ORDERED)];
+        assert_eq!(sent, expected);
     });
 }
 

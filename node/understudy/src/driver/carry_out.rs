@@ -9,9 +9,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use understudy_failover::effect::{Alarm, Effect, Effects, FenceKind, Veto};
+use understudy_failover::effect::{Alarm, Effect, Effects, FenceKind, PollPace, Veto};
 use understudy_failover::fence::{FenceType, judge_pool};
 use understudy_failover::input::{FenceOutcome, HandOffFindings, Input, OpenOutcome};
+use understudy_failover::page::Stage;
 use understudy_failover::words::{LegIndex, LegSet, Micros, MirrorIndex, NodeId, Op, PairId, PoolId};
 use understudy_pool::LegPlace;
 
@@ -19,6 +20,7 @@ use super::Ending;
 use super::fence::{change_type, check_release, fence_all, standing_of};
 use super::node::{Fence, Node};
 use super::service::{Recorded, node_id, node_name};
+use super::shelves::pool_id;
 use crate::timeline::step::PAUSE;
 
 /// How many looks at the lock disks, each taken with nothing else to do, a hand-off takes as long as between the flush and a client's first
@@ -91,7 +93,7 @@ impl Node {
                 self.answer(async move { Input::HandOffPrepared { op, findings: me.prepare_hand_off(&pools).await } })
             }
             Effect::StartHeartbeat => self.beating.set(true),
-            Effect::SetPollPace(pace) => self.pace.set(pace),
+            Effect::SetPollPace(pace) => self.set_pace(pace),
             Effect::RaiseAlarm(alarm) => self.raise(alarm),
             Effect::ClearAlarm(alarm) => self.clear(alarm),
             Effect::Timeline(step) => self.note(&step),
@@ -129,9 +131,25 @@ impl Node {
         });
     }
 
+    /// Where the partner is read eagerly because it prepares to hand over, the disks that are to be fenced then are looked at.
+    fn set_pace(self: &Rc<Self>, pace: PollPace) {
+        self.pace.set(pace);
+        let stage = self.partner.page.borrow().as_ref().map(|page| page.content.stage);
+        let prepares = matches!(stage, Some(Stage::Preparing | Stage::Holding | Stage::Committing));
+        if pace != PollPace::Eager || !prepares {
+            return;
+        }
+        for pool in self.config.pools.iter().map(|pool| pool_id(pool.id)) {
+            if !self.service.opened(pool).is_some_and(|opened| opened.is_answering()) {
+                let me = Rc::clone(self);
+                tokio::task::spawn_local(async move { me.foreseen.look(pool, &me.disks.placed_of(pool)).await });
+            }
+        }
+    }
+
     async fn fence(&self, op: Op, pool: PoolId, kind: FenceKind, mut fence: Fence) -> Input {
         let disks = self.disks.good_of(pool, &fence.legs);
-        let fenced = fence_all(&disks, fence.key, kind).await;
+        let fenced = fence_all((pool, &disks), fence.key, kind, &self.foreseen).await;
         self.publisher.progress();
         let outcome = judge_pool(&fenced.outcomes);
         fence.fenced = fenced.legs;
@@ -283,7 +301,7 @@ impl Node {
 
     pub(super) fn pool_name(&self, pool: PoolId) -> String {
         let pools = &self.config.pools;
-        let found = pools.iter().find(|layout| super::shelves::pool_id(layout.id) == pool);
+        let found = pools.iter().find(|layout| pool_id(layout.id) == pool);
         found.map_or_else(|| pool.to_string(), |layout| layout.name.clone())
     }
 

@@ -3,9 +3,13 @@
 //! Every function reports what was read back, disk by disk. A disk whose session changed in the meantime counts as not
 //! done: what was proved in the old session proves nothing in the new one.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio::time::Instant;
 use understudy_disk::disk::{Disk, Link};
 use understudy_disk::reservation::{Key, Keys, Reservation, ReservationType};
 use understudy_failover::effect::FenceKind;
@@ -13,8 +17,8 @@ use understudy_failover::fence::{
     DiskFence, DiskStanding, FenceMove, FenceType, PlacedFence, Registered, fence_move, victims_ahead,
 };
 use understudy_failover::key::ReservationKey;
-use understudy_failover::words::{LegIndex, MirrorIndex, NodeId, PairId};
-use understudy_pool::FencedLeg;
+use understudy_failover::words::{LegIndex, MirrorIndex, NodeId, PairId, PoolId};
+use understudy_pool::{FencedLeg, LegPlace};
 
 #[cfg(feature = "mistakes")]
 use super::mistakes::{Mistake, is_made};
@@ -57,6 +61,37 @@ fn standing(keys: Keys, reservation: Option<Reservation>) -> DiskStanding {
     DiskStanding { keys, reservation }
 }
 
+/// How long what was seen beforehand is used. Later it would not be wrong, but most likely for nothing.
+const FORESEEN_FOR: Duration = Duration::from_secs(1);
+
+/// What stood on the disks of a pool shortly before it is to be fenced, each with the epoch of the link it was read in.
+///
+/// The first moves of a fence follow from it, so that no look has to come before them. It proves nothing: what counts is what is read back behind
+/// the moves, and where that is not the end the disk is looked at anew.
+#[derive(Default)]
+pub struct Foreseen(RefCell<BTreeMap<PoolId, (Instant, Standings)>>);
+
+type Standings = BTreeMap<LegPlace, (u64, DiskStanding)>;
+
+impl Foreseen {
+    /// Looks at the disks of a pool that this node will probably fence soon.
+    pub async fn look(&self, pool: PoolId, disks: &[PlacedDisk]) {
+        let began = Instant::now();
+        let looks = disks.iter().map(|placed| async move {
+            let Link::Connected { epoch } = placed.disk.link() else { return None };
+            Some((placed.place, (epoch, standing_of(placed.disk.as_ref()).await?)))
+        });
+        let standings = join_all(looks).await.into_iter().flatten().collect();
+        self.0.borrow_mut().insert(pool, (began, standings));
+    }
+
+    /// What was seen; a fence uses it once.
+    fn take(&self, pool: PoolId) -> Standings {
+        let seen = self.0.borrow_mut().remove(&pool).filter(|(began, _)| began.elapsed() < FORESEEN_FOR);
+        seen.map(|(_, standings)| standings).unwrap_or_default()
+    }
+}
+
 /// What became of the disks of a pool.
 pub struct FencedDisks {
     /// One outcome a disk.
@@ -65,26 +100,44 @@ pub struct FencedDisks {
     pub legs: Vec<FencedLeg>,
 }
 
-/// Fences every disk, or only looks.
-pub async fn fence_all(disks: &[PlacedDisk], own: ReservationKey, kind: FenceKind) -> FencedDisks {
-    let fence = |placed: PlacedDisk| async move {
-        let before = placed.disk.link();
-        let outcome = fence_one(placed.disk.as_ref(), own, kind).await;
-        let leg = match (outcome, before) {
-            (DiskFence::Fenced, Link::Connected { epoch }) => Some(FencedLeg { place: placed.place, epoch }),
-            _ => None,
-        };
-        ((MirrorIndex(placed.place.mirror), LegIndex(placed.place.leg), outcome), leg)
-    };
-    let (outcomes, legs): (_, Vec<_>) = join_all(disks.iter().cloned().map(fence)).await.into_iter().unzip();
+/// Fences every disk of a pool, or only looks.
+pub async fn fence_all(
+    (pool, disks): (PoolId, &[PlacedDisk]),
+    own: ReservationKey,
+    kind: FenceKind,
+    foreseen: &Foreseen,
+) -> FencedDisks {
+    let mut foreseen = foreseen.take(pool);
+    let fences = disks.iter().map(|placed| {
+        let (place, before) = (placed.place, placed.disk.link());
+        let seen = foreseen.remove(&place).filter(|(epoch, _)| before == Link::Connected { epoch: *epoch });
+        async move {
+            let outcome = fence_from(placed.disk.as_ref(), own, kind, seen.map(|(_, standing)| standing)).await;
+            let leg = match (outcome, before) {
+                (DiskFence::Fenced, Link::Connected { epoch }) => Some(FencedLeg { place, epoch }),
+                _ => None,
+            };
+            ((MirrorIndex(place.mirror), LegIndex(place.leg), outcome), leg)
+        }
+    });
+    let (outcomes, legs): (_, Vec<_>) = join_all(fences).await.into_iter().unzip();
     FencedDisks { outcomes, legs: legs.into_iter().flatten().collect() }
 }
 
 /// Fences one disk, or only looks at it. Looking changes no fence, but renews a registration that the target forgot with the
 /// session it was made in.
 pub async fn fence_one(disk: &dyn Disk, own: ReservationKey, kind: FenceKind) -> DiskFence {
+    fence_from(disk, own, kind, None).await
+}
+
+async fn fence_from(
+    disk: &dyn Disk,
+    own: ReservationKey,
+    kind: FenceKind,
+    foreseen: Option<DiskStanding>,
+) -> DiskFence {
     let Link::Connected { epoch } = disk.link() else { return DiskFence::Unreached };
-    let end = move_until_end(disk, own, kind).await;
+    let end = move_until_end(disk, own, kind, foreseen).await;
     if disk.link() != (Link::Connected { epoch }) {
         return DiskFence::Incomplete;
     }
@@ -103,7 +156,12 @@ fn may_run_ahead() -> bool {
     true
 }
 
-async fn move_until_end(disk: &dyn Disk, own: ReservationKey, kind: FenceKind) -> DiskFence {
+async fn move_until_end(
+    disk: &dyn Disk,
+    own: ReservationKey,
+    kind: FenceKind,
+    mut foreseen: Option<DiskStanding>,
+) -> DiskFence {
     let Some(reservations) = disk.reservations() else { return DiskFence::Incomplete };
     #[cfg(feature = "mistakes")]
     if is_made(Mistake::FenceNotReadBack) && kind != FenceKind::Look {
@@ -111,8 +169,16 @@ async fn move_until_end(disk: &dyn Disk, own: ReservationKey, kind: FenceKind) -
         return DiskFence::Fenced;
     }
     let mut registered = Registered::NotYet;
+    // What was seen beforehand says what to begin with, and never how it ended.
+    foreseen.take_if(|seen| victims_ahead(seen, own, kind, registered).is_empty());
     for _ in 0..MOVES {
-        let Some(now) = standing_of(disk).await else { return DiskFence::Unreached };
+        let now = match foreseen.take() {
+            Some(seen) => seen,
+            None => match standing_of(disk).await {
+                Some(seen) => seen,
+                None => return DiskFence::Unreached,
+            },
+        };
         let own_key = Key(own.0);
         let ahead = victims_ahead(&now, own, kind, registered);
         if let Some((_, wanted)) = ahead.first().filter(|_| may_run_ahead()) {
@@ -159,7 +225,7 @@ pub async fn change_type(disks: &[PlacedDisk], own: ReservationKey, to: FenceTyp
         let _ = reservations.preempt(Key(own.0), Key(own.0), wire_type(to)).await;
         let Some(now) = standing_of(disk.as_ref()).await else { return false };
         let stands = now.reservation == Some((own, Some(to)));
-        stands && (now.keys == [own] || move_until_end(disk.as_ref(), own, to.into()).await == DiskFence::Fenced)
+        stands && (now.keys == [own] || move_until_end(disk.as_ref(), own, to.into(), None).await == DiskFence::Fenced)
     };
     join_all(disks.iter().cloned().map(change)).await.into_iter().filter(|done| *done).count()
 }
@@ -186,3 +252,7 @@ pub async fn check_release(disks: &[Rc<dyn Disk>], pair: PairId, own: NodeId) ->
     let open = answered.iter().filter(may_read).count();
     ReleaseFound { open: open as u32, of: answered.len() as u32 }
 }
+
+#[cfg(test)]
+#[path = "fence_tests.rs"]
+mod tests;

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use understudy_disk::disk::{Disk, DiskError, Durability, Extent, Geometry, Link};
 use understudy_disk::reservation::{Key, ReservationType, Reservations};
 use understudy_failover::effect::Entry;
@@ -303,9 +303,13 @@ fn leading_extent(geometry: Geometry, span: Span, bytes: usize) -> Option<Extent
     (blocks <= span.blocks).then(|| Extent::within(geometry, span.lba, blocks)).flatten()
 }
 
-/// A disk may acknowledge a write that it put elsewhere: what cannot be read again from its place may be anywhere.
+/// A disk may acknowledge a write that it put elsewhere: what cannot be read again from its place may be anywhere. The reading is sent right behind
+/// the write, and once more after its answer where that came too early to show it.
 async fn write_and_read_back(disk: &dyn Disk, extent: Extent, bytes: Bytes) -> WriteOutcome {
-    let outcome = outcome_of(disk.write(extent, bytes.clone(), Durability::ForceUnitAccess).await);
+    // In this order: what is polled first is sent first.
+    let (written, behind) =
+        join(disk.write(extent, bytes.clone(), Durability::ForceUnitAccess), disk.read_behind(extent)).await;
+    let outcome = outcome_of(written);
     #[cfg(feature = "mistakes")]
     if outcome == WriteOutcome::Unknown && is_made(Mistake::UnknownIsWritten) {
         return WriteOutcome::Written;
@@ -314,11 +318,11 @@ async fn write_and_read_back(disk: &dyn Disk, extent: Extent, bytes: Bytes) -> W
     if is_made(Mistake::RecordNotReadBack) {
         return outcome;
     }
-    match outcome {
-        WriteOutcome::Written if disk.read(extent).await.is_ok_and(|found| found == bytes) => WriteOutcome::Written,
-        WriteOutcome::Written | WriteOutcome::Unknown => WriteOutcome::Unknown,
-        WriteOutcome::Failed => WriteOutcome::Failed,
+    if outcome != WriteOutcome::Written {
+        return outcome;
     }
+    let is_there = |read: Result<Bytes, DiskError>| read.is_ok_and(|found| found == bytes);
+    if is_there(behind) || is_there(disk.read(extent).await) { WriteOutcome::Written } else { WriteOutcome::Unknown }
 }
 
 /// What a write's answer says about the medium. Refusals that a disk gives before it touches the medium (SPC-4 r37 §4.5.6: NOT

@@ -21,6 +21,7 @@ use understudy_iscsi::serial::Isid;
 use understudy_pool::{FencedLeg, LegPlace};
 
 use super::addresses::{PortalAddresses, tell_partner};
+use super::fence::Foreseen;
 use super::lane::Lane;
 use super::locks::LockDisks;
 use super::overseer::{OverseerParts, PoolOverseer};
@@ -73,6 +74,7 @@ pub struct Node {
     pub(super) record_lane: Lane,
     pub(super) pool_lanes: BTreeMap<PoolId, Lane>,
     pub(super) fences: RefCell<BTreeMap<PoolId, Fence>>,
+    pub(super) foreseen: Foreseen,
     pub(super) alarms: RefCell<BTreeSet<Alarm>>,
     pub(super) state: Cell<(Option<StateWord>, Instant)>,
     /// When the giveback that is being delayed is due.
@@ -110,10 +112,9 @@ impl Node {
                 .map(|(place, source)| open_disk(world.as_ref(), &config, own, source, from + place))
                 .collect()
         };
-        let patience = config.timing.silent;
         let lock_disks = disks(&config.lock_disks, 0);
         let pool_disks = disks(&config.disks, config.lock_disks.len());
-        let locks = Rc::new(LockDisks::new(lock_disks, pair, node, incarnation, patience));
+        let locks = Rc::new(LockDisks::new(lock_disks, pair, node, incarnation, config.timing.silent));
         let disks = Rc::new(PoolDisks::new(&config, pool_disks));
         let pool_lanes: BTreeMap<_, _> = config.pools.iter().map(|pool| (pool_id(pool.id), Lane::start())).collect();
         let made = (Rc::clone(&recorder), Rc::clone(&locks));
@@ -149,6 +150,7 @@ impl Node {
             record_lane: Lane::start(),
             pool_lanes,
             fences: RefCell::default(),
+            foreseen: Foreseen::default(),
             alarms: RefCell::default(),
             state: Cell::new((None, Instant::now())),
             giveback_due: Cell::new(None),

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::{Rc, Weak};
 
 use understudy_device::{
-    Access, Audience, CommonGate, Keep, OpenError, Provisioning, Target, UnitIdentity, UnitOnMedium, UnitOptions,
+    Access, Audience, CommonGate, Gate, Keep, OpenError, Provisioning, Target, UnitIdentity, UnitOnMedium, UnitOptions,
 };
 use understudy_failover::words::{Generation, PoolId};
 use understudy_layout::Uuid;
@@ -65,6 +65,12 @@ impl VolumeUnit {
 }
 
 impl OpenPool {
+    /// Whether commands pass: the pool is served here.
+    #[must_use]
+    pub fn is_answering(&self) -> bool {
+        self.gate.gate() == Gate::Open
+    }
+
     pub(super) fn new(pool: Rc<Pool>, generation: Generation) -> Rc<Self> {
         Rc::new(Self {
             pool,
