@@ -8,6 +8,7 @@
 use std::collections::HashSet;
 use std::sync::Mutex;
 
+use understudy_failover::hand_off::HandOffPhase;
 use understudy_failover::input::{Earnest, Input, Request, SoftVetoes, TakeoverKind};
 use understudy_failover::machine::{Machine, State};
 use understudy_failover::mutants;
@@ -223,6 +224,11 @@ impl World<'_> {
                 if impatient && rests {
                     break;
                 }
+                if let Some(node) = self.waits_for_receiver().filter(|_| company == Company::Both) {
+                    let how =
+                        format!("{node} announced a COMMIT that its partner does not take: {}", describe(&self.pair));
+                    return Err(Stuck { law: Law::SeenThrough, how });
+                }
                 impatient = true;
             }
             passed.push(mark);
@@ -239,6 +245,15 @@ impl World<'_> {
             Company::Both | Company::Alone(_) | Company::AloneUnmended(_) => Law::ServedAgain,
         };
         Err(Stuck { law, how: format!("faults stopped ({company:?}), and it ends with {}", describe(&self.pair)) })
+    }
+
+    /// The node whose announced COMMIT nobody has taken.
+    fn waits_for_receiver(&self) -> Option<NodeId> {
+        let announced = |machine: &Machine| match machine.state() {
+            State::HandingOff(hand_off) => matches!(hand_off.phase, HandOffPhase::Announced { .. }),
+            _ => false,
+        };
+        NodeId::BOTH.into_iter().find(|node| self.pair.node(*node).running().is_some_and(announced))
     }
 
     fn judge_and_seal(&mut self) {

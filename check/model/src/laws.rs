@@ -57,11 +57,13 @@ pub enum Law {
     HomeAgain,
     /// While a leg stays lost to one node, the pair comes to rest with every volume served.
     AtRest,
+    /// When faults stop, what is announced to a node that runs is taken by it: nobody waits for a time limit.
+    SeenThrough,
 }
 
 impl Law {
     /// Every law.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::OneWriter,
         Self::NothingLost,
         Self::OneAnswers,
@@ -80,6 +82,7 @@ impl Law {
         Self::ServedAgain,
         Self::HomeAgain,
         Self::AtRest,
+        Self::SeenThrough,
     ];
 
     /// As a sentence.
@@ -104,6 +107,7 @@ impl Law {
             Self::ServedAgain => "when faults stop every volume is served again",
             Self::HomeAgain => "a sound pair ends with every pool at home",
             Self::AtRest => "while a leg stays lost to one node, the pair comes to rest with every volume served",
+            Self::SeenThrough => "when faults stop an announced COMMIT is taken without waiting for a limit",
         }
     }
 }

@@ -189,6 +189,7 @@ pub fn short() -> Vec<Scene> {
         small("giveback-silence", Ready, Faults { silences: 1, ..NONE }),
         small("giveback-unknown", Ready, Faults { unknown_records: 1, ..NONE }),
         small("giveback-late-page", Ready, Faults { late_pages: 1, ..NONE }),
+        small("bring-up-late-page", TakenOver, Faults { late_pages: 1, ..NONE }),
         small("writes", Home, Faults { writes: 2, unknown_writes: 1, ..NONE }),
         small("leg", Home, Faults { legs: 1, mends: 1, writes: 1, ..NONE }),
         small("no-leg", Legless(NodeId::A), NONE),
@@ -316,6 +317,13 @@ pub fn mistakes() -> Vec<(Scene, &'static [Law])> {
             &[Law::NothingLost],
         ),
         (with(Mutant::RetryWithGuard, small("leg-left-out", Refused(NodeId::A), NONE)), &[Law::OneAnswers]),
+        (
+            stuck(
+                Mutant::OverlookAnnouncement,
+                small("bring-up-late-page", TakenOver, Faults { late_pages: 1, ..NONE }),
+            ),
+            &[Law::SeenThrough],
+        ),
         (stuck(Mutant::KeepLostLegs, small("leg", Home, Faults { legs: 1, ..NONE })), &[Law::ServedAgain, Law::AtRest]),
     ]
 }

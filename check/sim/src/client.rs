@@ -1,7 +1,7 @@
 //! Clients: the product's own initiator, over the simulated network, against the portals of a volume's home.
 //!
-//! Each client has one volume, some commands under way at a time, and few blocks, so that they meet. A write is never issued again:
-//! each carries a value nobody wrote before.
+//! Each client has one volume, some commands under way at a time, and few blocks, so that they meet; a volume reached by both ways has two
+//! clients. A write is never issued again: each carries a value nobody wrote before.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -37,7 +37,33 @@ const DEADLINE: Duration = Duration::from_secs(3);
 /// A client that is refused or not connected waits at most so long before its next command.
 const AFTER_TROUBLE_MS: u64 = 60;
 
-/// The client of one volume.
+/// Who comes, for which volume, by whose portals.
+#[derive(Debug, Clone, Copy)]
+pub struct Visitor {
+    /// The client's own number.
+    pub number: usize,
+    /// Place in [`VOLUMES`].
+    pub volume: usize,
+    /// The node whose portals it uses.
+    pub comes_by: usize,
+}
+
+impl Visitor {
+    /// All of a run: one for each volume by its own portals. Where the other way is used, every second of them comes by it, and one more for the same
+    /// volume by its own portals, who sees if something that came by the other is carried out twice.
+    #[must_use]
+    pub fn all(other_way: bool) -> Vec<Self> {
+        let home = |volume: usize| VOLUMES[volume].1;
+        let by_other = |volume: usize| other_way && volume % 2 == 1;
+        let comes_by = |volume| if by_other(volume) { 1 - home(volume) } else { home(volume) };
+        let first = (0..VOLUMES.len()).map(|volume| (volume, comes_by(volume)));
+        let more = (0..VOLUMES.len()).filter(|volume| by_other(*volume)).map(|volume| (volume, home(volume)));
+        let numbered = first.chain(more).enumerate();
+        numbered.map(|(number, (volume, comes_by))| Self { number, volume, comes_by }).collect()
+    }
+}
+
+/// A client of one volume.
 pub struct Client {
     volume: usize,
     stage: Rc<Stage>,
@@ -54,19 +80,19 @@ pub struct Client {
 
 impl Client {
     /// Begins to log in and to work.
-    pub fn start(stage: &Rc<Stage>, volume: usize, next_value: &Rc<Cell<u64>>) -> Rc<Self> {
+    pub fn start(stage: &Rc<Stage>, visitor: Visitor, next_value: &Rc<Cell<u64>>) -> Rc<Self> {
+        let Visitor { number, volume, comes_by } = visitor;
         let node = VOLUMES[volume].1;
         let lun = VOLUMES[..volume].iter().filter(|(_, home)| *home == node).count() as u16;
-        let comes_by = if stage.plan.other_way && volume % 2 == 1 { 1 - node } else { node };
         let place = Place { portal: portal_of(comes_by), target: target_of(node) };
-        let nexus = Nexus { initiator_name: format!("iqn.2026-01.sim:client{volume}"), isid: Isid::random(7, 1) };
-        let uplink = Uplink { net: Rc::clone(&stage.net), host: Host::Client(volume), process: Process::new() };
+        let nexus = Nexus { initiator_name: format!("iqn.2026-01.sim:client{number}"), isid: Isid::random(7, 1) };
+        let uplink = Uplink { net: Rc::clone(&stage.net), host: Host::Client(number), process: Process::new() };
         let options = Options { command_deadline: DEADLINE, login_deadline: DEADLINE, ..Options::default() };
         let disk = IscsiLun::open_over(uplink, &LunUrl { place, lun }, nexus, options);
         let client = Rc::new(Self {
             volume,
             stage: Rc::clone(stage),
-            chance: Chance::new(stage.plan.seed).apart(1000 + volume as u64),
+            chance: Chance::new(stage.plan.seed).apart(1000 + number as u64),
             disk,
             next_value: Rc::clone(next_value),
             under_way: Cell::new(0),
@@ -179,7 +205,7 @@ impl Client {
         if let Some(error) = error
             && self.stage.is_verbose()
         {
-            self.stage.log(format_args!("client {}: {what} at {lba}: {error}", self.volume));
+            self.stage.log(format_args!("client of volume {}: {what} at {lba}: {error}", self.volume));
         }
     }
 

@@ -37,9 +37,9 @@ pub fn begin(stage: &Rc<Stage>, planned: Planned) {
 /// Faults after which nothing can be demanded prove nothing.
 fn is_fair(stage: &Stage, fault: Fault) -> bool {
     match fault {
-        // One lock disk at a time may lose its mind: the records are kept on a majority.
+        // One lock disk at a time may lose its mind, while the others show the records: they are kept on a majority.
         Fault::CorruptRecord { shelf, .. } | Fault::MisdirectRecord { shelf, .. } => {
-            shelf as u64 == stage.plan.seed % 3
+            shelf as u64 == stage.plan.seed % 3 && stage.records_stand_without(shelf)
         }
         // One leg's metadata at a time, for the same reason, and only while the other one is good.
         Fault::UnreadableMetadata { shelf, .. }
@@ -98,22 +98,12 @@ async fn carry_out(stage: &Rc<Stage>, fault: Fault) {
         Fault::CutReads { node } => change_reads(stage, node, |trouble| trouble.cut = true),
         Fault::SlowReads { node, millis } => change_reads(stage, node, |trouble| trouble.slow_ms = millis),
         Fault::TearReads { node } => change_reads(stage, node, |trouble| trouble.torn = true),
-        Fault::CutPath { node, shelf, out, back } => {
-            if out {
-                stage.net.cut(Host::Node(node), Host::Shelf(shelf));
-            }
-            if back {
-                stage.net.cut(Host::Shelf(shelf), Host::Node(node));
-            }
-        }
-        Fault::CutAllPaths { node } => (0..stage.shelves.len()).for_each(|shelf| {
-            stage.net.cut(Host::Node(node), Host::Shelf(shelf));
-            stage.net.cut(Host::Shelf(shelf), Host::Node(node));
-        }),
-        Fault::SlowPath { node, shelf, millis } => {
-            stage.net.slow(Host::Node(node), Host::Shelf(shelf), millis);
-            stage.net.slow(Host::Shelf(shelf), Host::Node(node), millis / 3);
-        }
+        Fault::CutPath { .. }
+        | Fault::CutAllPaths { .. }
+        | Fault::SlowPath { .. }
+        | Fault::CutForward { .. }
+        | Fault::DropForward
+        | Fault::SlowForward { .. } => disturb(stage, fault),
         Fault::SlowDisk { shelf, millis } => {
             stage.shelves[shelf].medium.set_temper(Temper { slow_ms: millis, ..Temper::GOOD });
         }
@@ -151,6 +141,43 @@ async fn carry_out(stage: &Rc<Stage>, fault: Fault) {
         | Fault::AskGiveback { .. }
         | Fault::MakeVolume { .. }
         | Fault::DeleteVolume { .. } => ask(stage, fault).await,
+    }
+}
+
+/// What happens to the paths between hosts.
+fn disturb(stage: &Stage, fault: Fault) {
+    match fault {
+        Fault::CutPath { node, shelf, out, back } => {
+            if out {
+                stage.net.cut(Host::Node(node), Host::Shelf(shelf));
+            }
+            if back {
+                stage.net.cut(Host::Shelf(shelf), Host::Node(node));
+            }
+        }
+        Fault::CutForward { node, out, back } => {
+            let (here, partner) = (NODES[node], NODES[1 - node]);
+            if out {
+                stage.net.cut(here, partner);
+            }
+            if back {
+                stage.net.cut(partner, here);
+            }
+        }
+        Fault::DropForward => stage.net.break_off(NODES[0], NODES[1]),
+        Fault::SlowForward { node, millis } => {
+            stage.net.slow(NODES[node], NODES[1 - node], millis);
+            stage.net.slow(NODES[1 - node], NODES[node], millis / 3);
+        }
+        Fault::CutAllPaths { node } => (0..stage.shelves.len()).for_each(|shelf| {
+            stage.net.cut(Host::Node(node), Host::Shelf(shelf));
+            stage.net.cut(Host::Shelf(shelf), Host::Node(node));
+        }),
+        Fault::SlowPath { node, shelf, millis } => {
+            stage.net.slow(Host::Node(node), Host::Shelf(shelf), millis);
+            stage.net.slow(Host::Shelf(shelf), Host::Node(node), millis / 3);
+        }
+        _others => {}
     }
 }
 
@@ -263,6 +290,14 @@ fn take_back(stage: &Rc<Stage>, fault: Fault) {
             stage.net.mend(Host::Node(node), Host::Shelf(shelf));
             stage.net.mend(Host::Shelf(shelf), Host::Node(node));
         }
+        Fault::CutForward { .. } => {
+            stage.net.mend(NODES[0], NODES[1]);
+            stage.net.mend(NODES[1], NODES[0]);
+        }
+        Fault::SlowForward { .. } => {
+            stage.net.slow(NODES[0], NODES[1], 0);
+            stage.net.slow(NODES[1], NODES[0], 0);
+        }
         Fault::CutAllPaths { node } => (0..stage.shelves.len()).for_each(|shelf| {
             stage.net.mend(Host::Node(node), Host::Shelf(shelf));
             stage.net.mend(Host::Shelf(shelf), Host::Node(node));
@@ -284,7 +319,8 @@ fn take_back(stage: &Rc<Stage>, fault: Fault) {
             stage.net.mend(Host::Client(client), *node);
             stage.net.mend(*node, Host::Client(client));
         }),
-        Fault::DropSessions { .. }
+        Fault::DropForward
+        | Fault::DropSessions { .. }
         | Fault::CorruptRecord { .. }
         | Fault::MisdirectRecord { .. }
         | Fault::UnreadableMetadata { .. }

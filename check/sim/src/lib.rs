@@ -9,7 +9,7 @@
 //! **Fault model** (modules `plan`, `weather`, `faults`). Processes of either node and of both: killed, power lost (nobody hears of it),
 //! stopped and woken, halted in order. Interconnect: lost by either reader or both, late, torn; the end of a connection reported twice, or
 //! without one. Paths: cut in one direction or both, slow; what was under way on a cut path arrives when it is mended, also after its sender
-//! has closed. Connections broken off with what was under way. New connections that reach an older owner of an address. Shelves: killed,
+//! has closed. The way of forwarded commands between the nodes: cut in one direction or both, slow, its connections broken off. Connections broken off with what was under way. New connections that reach an older owner of an address. Shelves: killed,
 //! stopped, power lost with the volatile cache in part, in the middle of updates of several blocks and, in records and metadata, in the
 //! middle of a block; slow, failing reads and writes after half of them was done, sessions dropped, small command windows, full task sets
 //! (TASK SET FULL), no commands taken at all (BUSY), answers given twice, at once or later. A leg that is lost for good. Lock disks: flipped

@@ -86,7 +86,7 @@ impl Case {
 }
 
 /// Those that have to be found.
-pub const KNOWN: [Case; 8] = [
+pub const KNOWN: [Case; 9] = [
     Case::new(Deliberate::Driver(Mistake::FenceNotReadBack), &[Kind::Stop, Kind::Kill, Kind::CutAll]),
     Case::new(
         Deliberate::Driver(Mistake::RecordNotReadBack),
@@ -96,11 +96,9 @@ pub const KNOWN: [Case; 8] = [
     Case::new(Deliberate::Driver(Mistake::AnsweredTooEarly), &[Kind::Kill, Kind::SlowDisk]),
     Case::new(Deliberate::Driver(Mistake::FlushForgotten), &[Kind::ShelfPower, Kind::Kill]),
     Case::new(Deliberate::Driver(Mistake::ForceForgotten), &[Kind::ShelfPower, Kind::Kill]),
-    // A fence is two round trips, and what else a claim waits for is no shorter: few runs have a disk slow enough to show it.
-    Case {
-        first: 20,
-        ..Case::new(Deliberate::Machine(Mutant::ServeBeforeFence), &[Kind::Stop, Kind::Kill, Kind::SlowDisk])
-    },
+    // A fence is one round trip, and what else a claim waits for is no shorter: a fence that takes several tries shows it.
+    Case::new(Deliberate::Machine(Mutant::ServeBeforeFence), &[Kind::Kill, Kind::BadDisk, Kind::Crowd]),
+    Case::new(Deliberate::Driver(Mistake::UnansweredIsUnsent), &[Kind::DropForward, Kind::CutForward]),
     Case::new(Deliberate::Machine(Mutant::KeepLostLegs), &[Kind::LoseLeg, Kind::KillBoth]),
 ];
 

@@ -125,6 +125,14 @@ impl Net {
         }
     }
 
+    /// Every connection between the two hosts breaks off, with what was under way.
+    pub fn break_off(&self, one: Host, other: Host) {
+        let between = [self.path(one, other), self.path(other, one)];
+        let pipes: Vec<_> = self.ends.borrow().get(&one).into_iter().flatten().filter_map(Weak::upgrade).collect();
+        let is_between = |pipe: &&Rc<Pipe>| between.iter().any(|path| Rc::ptr_eq(path, &pipe.path));
+        pipes.iter().filter(is_between).for_each(|pipe| pipe.reset());
+    }
+
     /// A host is up again after a loss of power: it resets connections it knows nothing of.
     pub fn host_is_up(&self, host: Host) {
         for pipe in self.ends.borrow_mut().remove(&host).unwrap_or_default() {

@@ -84,6 +84,24 @@ pub enum Fault {
         /// Which.
         node: usize,
     },
+    /// On the way of forwarded commands nothing goes from a node to its partner, or the other way.
+    CutForward {
+        /// From here.
+        node: usize,
+        /// What goes to the partner gets lost.
+        out: bool,
+        /// What comes from the partner gets lost.
+        back: bool,
+    },
+    /// Every connection for forwarded commands breaks off.
+    DropForward,
+    /// The way of forwarded commands is slow.
+    SlowForward {
+        /// From here.
+        node: usize,
+        /// By so much.
+        millis: u64,
+    },
     /// A path is slow.
     SlowPath {
         /// From here.
@@ -274,7 +292,7 @@ pub struct Plan {
     pub depth: u64,
     /// Longest pause of a client between two commands, milliseconds.
     pub pace_ms: u64,
-    /// Every second client comes through the node that is not its volume's home.
+    /// Every second client comes through the node that is not its volume's home, and its volume has another client that does not.
     #[serde(default)]
     pub other_way: bool,
     /// How fast each node's clock runs, thousandths: one that runs slow waits longer for everything.

@@ -13,7 +13,7 @@ use understudy::config::NodeName;
 use understudy_failover::page::StateWord;
 use understudy_failover::words::{NodeId, PoolId};
 
-use crate::client::Client;
+use crate::client::{Client, Visitor};
 use crate::clock;
 use crate::faults::{begin, heal};
 use crate::panics;
@@ -114,7 +114,8 @@ async fn whole_run(stage: &Rc<Stage>) -> Option<Duration> {
         return None;
     }
     let values = Rc::new(Cell::new(0));
-    let clients: Vec<_> = (0..stage.volumes()).map(|volume| Client::start(stage, volume, &values)).collect();
+    let visitors = Visitor::all(stage.plan.other_way).into_iter();
+    let clients: Vec<_> = visitors.map(|visitor| Client::start(stage, visitor, &values)).collect();
     let watching = spawn_local(judge_again_and_again(Rc::clone(stage)));
     first_phase(stage).await;
     heal(stage);
@@ -158,14 +159,14 @@ async fn second_phase(stage: &Rc<Stage>, clients: &[Rc<Client>]) -> Option<Durat
         stage.fail("a client's command is not answered although everything is mended".to_owned());
         return None;
     }
-    for (volume, client) in clients.iter().enumerate() {
+    for (number, client) in clients.iter().enumerate() {
         let reading = async {
             while !client.read_everything().await {
                 sleep(LOOK).await
             }
         };
         if timeout(HOME_WITHIN, reading).await.is_err() {
-            stage.fail(format!("volume {volume} cannot be read although everything is mended"));
+            stage.fail(format!("client {number} cannot read its volume although everything is mended"));
         }
     }
     Some(home_after)

@@ -28,7 +28,7 @@ use crate::medium::SimMedium;
 use crate::memory::Memory;
 use crate::network::{Host, Net, Uplink};
 use crate::node::{Node, supervise};
-use crate::plan::{LEGS, LOCK_DISKS, Plan, VOLUMES, configuration, volume_wishes};
+use crate::plan::{LEGS, LOCK_DISKS, Plan, configuration, volume_wishes};
 use crate::process::Process;
 use crate::shelf::Shelf;
 
@@ -125,12 +125,6 @@ impl Stage {
             node.start();
         }
         Ok(())
-    }
-
-    /// Number of volumes.
-    #[must_use]
-    pub fn volumes(&self) -> usize {
-        VOLUMES.len()
     }
 
     /// Whether every step is to be told.
@@ -251,6 +245,14 @@ impl Stage {
         let (id, _, _) = self.pools().nth(pool)?;
         let survey = Survey { disks: self.shelves[..LOCK_DISKS].iter().map(|shelf| self.lock_disk(shelf)).collect() };
         survey.standing(id).known().and_then(|entry| entry.legs.first().copied())
+    }
+
+    /// Whether the record of every pool stands on a majority also without this lock disk.
+    #[must_use]
+    pub fn records_stand_without(&self, lock: usize) -> bool {
+        let view = |(number, shelf): (usize, &Rc<Shelf>)| if number == lock { None } else { self.lock_disk(shelf) };
+        let survey = Survey { disks: self.shelves[..LOCK_DISKS].iter().enumerate().map(view).collect() };
+        self.pools().all(|(pool, _, _)| survey.standing(pool).known().is_some())
     }
 
     fn lock_disks(&self) -> Option<Vec<LockDiskView>> {

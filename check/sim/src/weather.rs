@@ -62,11 +62,17 @@ pub enum Kind {
     Volumes,
     /// A leg is gone for long while a claim is going on, and comes back.
     LegAwayInClaim,
+    /// The way of forwarded commands is cut, in both directions or in one.
+    CutForward,
+    /// Connections for forwarded commands break off.
+    DropForward,
+    /// The way of forwarded commands is slow.
+    SlowForward,
 }
 
 impl Kind {
     /// Every one.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 31] = [
         Self::Kill,
         Self::NodePower,
         Self::KillBoth,
@@ -95,6 +101,9 @@ impl Kind {
         Self::Operators,
         Self::Volumes,
         Self::LegAwayInClaim,
+        Self::CutForward,
+        Self::DropForward,
+        Self::SlowForward,
     ];
 
     /// A fault of this kind.
@@ -139,6 +148,12 @@ impl Kind {
                 after_ms: chance.below(1_500),
                 back_ms: chance.between(10, 12_000),
             },
+            Self::CutForward => {
+                let one_way = chance.one_in(2);
+                Fault::CutForward { node, out: true, back: !one_way }
+            }
+            Self::DropForward => Fault::DropForward,
+            Self::SlowForward => Fault::SlowForward { node, millis: chance.between(5, 1_500) },
         }
     }
 }

@@ -55,6 +55,9 @@ impl Machine {
 
     pub(crate) fn page_read_give_wait(&mut self, now: Micros, wait: &GiveWait, page: &Page, out: &mut Effects) {
         self.clear_alarm(Alarm::InterconnectDown, out);
+        if self.take_early_announcement(page, out) {
+            return;
+        }
         if self.is_back_in_records(page) {
             self.enter(State::Booting);
             self.decide_boot(now, out);
@@ -112,10 +115,37 @@ impl Machine {
         self.retry_after(now, self.config.timing.bring_up_retry);
     }
 
-    pub(crate) fn page_read_disk_init(&mut self, now: Micros, page: &Page, _out: &mut Effects) {
-        if !self.is_offered(page) {
+    pub(crate) fn page_read_disk_init(&mut self, now: Micros, page: &Page, out: &mut Effects) {
+        if !self.take_early_announcement(page, out) && !self.is_offered(page) {
             self.back_to_give_wait(now);
         }
+    }
+
+    /// A COMMIT that is announced to this incarnation before it is in MBWAIT again: it was there when the partner judged, and went back since, because
+    /// a page came late or it looked at the disks anew. The partner holds the commands until somebody serves, so what is not
+    /// initialised is opened in the claim.
+    fn take_early_announcement(&mut self, page: &Page, out: &mut Effects) -> bool {
+        #[cfg(feature = "mutants")]
+        if crate::mutants::is_on(crate::mutants::Mutant::OverlookAnnouncement) {
+            return false;
+        }
+        self.membership == Membership::Registered && self.take_announcement(page, out)
+    }
+
+    /// Claims what the partner's page announces to this incarnation, if it is no older than what is known of these pools.
+    fn take_announcement(&mut self, page: &Page, out: &mut Effects) -> bool {
+        // The record may have been seen before the announcement: the pools then count as own ones already, and are not here yet.
+        let homes: BTreeSet<PoolId> =
+            self.config.homes_of(self.config.node).filter(|pool| !self.is_holding(*pool)).collect();
+        let announced = page.content.announcement.filter(|announced| {
+            let current = homes.iter().all(|pool| announced.generation >= self.generation(*pool));
+            announced.to == self.incarnation && current
+        });
+        let Some(announced) = announced else { return false };
+        out.push(Effect::Timeline(Step::AnnouncementRead { generation: announced.generation }));
+        let route = Route::Committed { generation: announced.generation };
+        self.begin_claim(Origin::HandedOver, route, homes, out);
+        true
     }
 
     pub(crate) fn joined_disk_init(&mut self, now: Micros, op: Op, init: &DiskInit, joined: usize, out: &mut Effects) {
@@ -228,18 +258,10 @@ impl Machine {
     }
 
     pub(crate) fn page_read_mailbox_wait(&mut self, now: Micros, page: &Page, out: &mut Effects) {
-        // The record may have been seen before the announcement: the pools then count as own ones already, and are not here yet.
-        let homes: BTreeSet<PoolId> =
-            self.config.homes_of(self.config.node).filter(|pool| !self.is_holding(*pool)).collect();
-        let announced = page.content.announcement.filter(|announced| {
-            let current = homes.iter().all(|pool| announced.generation >= self.generation(*pool));
-            announced.to == self.incarnation && current
-        });
-        if let Some(announced) = announced {
-            out.push(Effect::Timeline(Step::AnnouncementRead { generation: announced.generation }));
-            let route = Route::Committed { generation: announced.generation };
-            self.begin_claim(Origin::HandedOver, route, homes, out);
-        } else if self.is_back_in_records(page) {
+        if self.take_announcement(page, out) {
+            return;
+        }
+        if self.is_back_in_records(page) {
             self.enter(State::Booting);
             self.decide_boot(now, out);
         } else if !self.is_offered(page) {

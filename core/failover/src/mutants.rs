@@ -65,11 +65,13 @@ pub enum Mutant {
     RetryWithGuard,
     /// Never leaves a leg out that it cannot reach.
     KeepLostLegs,
+    /// Takes an announced COMMIT in MBWAIT only.
+    OverlookAnnouncement,
 }
 
 impl Mutant {
     /// Every one.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::SkipVerify,
         Self::AnnounceBeforeCommit,
         Self::ServeBeforeFence,
@@ -98,6 +100,7 @@ impl Mutant {
         Self::ReadUnwitnessed,
         Self::RetryWithGuard,
         Self::KeepLostLegs,
+        Self::OverlookAnnouncement,
     ];
 }
 

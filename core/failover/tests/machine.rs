@@ -9,7 +9,9 @@ use understudy_failover::input::{
     TakeoverKind, Unreadable, WriteOutcome,
 };
 use understudy_failover::machine::{Machine, State};
-use understudy_failover::page::{DRY_RUN_LAYOUT, PageContent, PoolState, StateWord, Want, WantAnswer, WantHow};
+use understudy_failover::page::{
+    Announcement, DRY_RUN_LAYOUT, Page, PageContent, PoolState, StateWord, Want, WantAnswer, WantHow,
+};
 use understudy_failover::sim::{Chaos, Dice, World, usual_config};
 use understudy_failover::survey::Survey;
 use understudy_failover::words::{
@@ -232,6 +234,25 @@ fn alone_with(configs: [Config; 2]) -> World {
 /// A leg that was dropped, or could be read again, after the repaired node took its inventory: nobody but that node can look again.
 #[test]
 fn node_in_mbwait_looks_at_its_disks_again_when_its_partner_goes_on_finding_others() {
+    let (mut machine, mut page, mut at) = in_mailbox_wait();
+    page.content.vetoes = Veto::InventoryMismatch.bit();
+    let mut looks = 0;
+    // Long enough for the partner to judge again several times; each look begins with one at the release.
+    for _ in 0..400 {
+        at = at.after(Micros::from_millis(10));
+        page.sequence += 2;
+        page.live.heartbeat += 1;
+        for input in [Input::PartnerPageRead(Box::new(page.clone())), Input::TimerExpired] {
+            let mut out = Effects::new();
+            machine.step(at, input, &mut out);
+            looks += out.iter().filter(|effect| matches!(effect, Effect::CheckRelease { .. })).count();
+        }
+    }
+    assert_eq!(looks, 1, "{:?}", machine.state());
+}
+
+/// In MBWAIT beside a partner that gives back when it is asked: the machine, the page it read last, and the moment.
+fn in_mailbox_wait() -> (Machine, Page, Micros) {
     let configs = NodeId::BOTH.map(|node| {
         let mut config = usual_config(node);
         config.policy.giveback = AutomaticGiveback::OnRequest;
@@ -242,30 +263,39 @@ fn node_in_mbwait_looks_at_its_disks_again_when_its_partner_goes_on_finding_othe
     world.start(NodeId::A);
     let waits = |world: &World| world.word(NodeId::A) == Some(StateWord::MailboxWait);
     world.run_until_true(limit(&world), "MBWAIT", waits).expect("MBWAIT");
-    let mut machine = world.nodes[0].machine.clone().expect("running");
-    let pages = world.told.take().expect("asked for").into_iter().rev().filter(|told| told.node == NodeId::A);
-    let mut page = pages
-        .filter_map(|told| match told.input {
-            Input::PartnerPageRead(page) => Some(page),
-            _ => None,
-        })
-        .next()
-        .expect("a page was read");
-    page.content.vetoes = Veto::InventoryMismatch.bit();
-    let mut at = world.now;
-    let mut looks = 0;
-    // Long enough for the partner to judge again several times; each look begins with one at the release.
-    for _ in 0..400 {
-        at = at.after(Micros::from_millis(10));
+    let machine = world.nodes[0].machine.clone().expect("running");
+    let read = world.told.take().expect("asked for").into_iter().rev().find_map(|told| match told.input {
+        Input::PartnerPageRead(page) if told.node == NodeId::A => Some(*page),
+        _ => None,
+    });
+    (machine, read.expect("a page was read"), world.now)
+}
+
+/// The receiver went back to GIVEWAIT for a page that came late, while its partner had seen it in MBWAIT and committed.
+#[test]
+fn announcement_is_taken_by_a_receiver_that_went_back_to_givewait() {
+    let (mut machine, mut page, now) = in_mailbox_wait();
+    let mut reads = |state: StateWord, announcement: Option<Announcement>| {
         page.sequence += 2;
-        page.live.heartbeat += 1;
-        for input in [Input::PartnerPageRead(page.clone()), Input::TimerExpired] {
-            let mut out = Effects::new();
-            machine.step(at, input, &mut out);
-            looks += out.iter().filter(|effect| matches!(effect, Effect::CheckRelease { .. })).count();
-        }
-    }
-    assert_eq!(looks, 1, "{:?}", machine.state());
+        page.content.state = state;
+        page.content.announcement = announcement;
+        let mut out = Effects::new();
+        machine.step(now, Input::PartnerPageRead(Box::new(page.clone())), &mut out);
+        (machine.clone(), out)
+    };
+    let (waiting, _) = reads(StateWord::Takeover, None);
+    assert_eq!(waiting.state_word(), StateWord::GiveWait);
+    let to = waiting.incarnation();
+    let for_another = Announcement { generation: Generation(100), to: Incarnation(to.0 ^ 1) };
+    let (waiting, _) = reads(StateWord::Giveback, Some(for_another));
+    assert_eq!(waiting.state_word(), StateWord::GiveWait);
+    let (_, out) = reads(StateWord::Giveback, Some(Announcement { generation: Generation(0), to }));
+    assert!(out.iter().all(|effect| !matches!(effect, Effect::Survey { .. })), "an older one than is known");
+    let (claiming, out) = reads(StateWord::Giveback, Some(Announcement { generation: Generation(100), to }));
+    assert!(matches!(claiming.state(), State::Claiming(_)), "{:?}", claiming.state());
+    // COMMIT itself is looked for on the lock disks before anything is done about a pool.
+    let orders: Vec<_> = out.iter().filter(|it| !matches!(it, Effect::Timeline(_) | Effect::PublishPage(_))).collect();
+    assert!(matches!(orders[..], [Effect::Survey { .. }, ..]), "{orders:?}");
 }
 
 /// The partner dies before the coordinated way is gone to its end: whoever serves its own has nothing left to tell of its disks.

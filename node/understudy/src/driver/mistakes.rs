@@ -6,9 +6,10 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use futures_util::future::LocalBoxFuture;
+use futures_util::future::{FutureExt as _, LocalBoxFuture};
 use tokio::task::spawn_local;
 use understudy_device::medium::{Durability, Geometry, Medium, MediumError, Stretch};
+use understudy_device::{Answer, Carried, Elsewhere, Sent, TaskManagement, TaskManagementResponse};
 
 /// Something the driver does wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,11 +42,13 @@ pub enum Mistake {
     FlushForgotten,
     /// A write that has to be on the medium is answered from the cache.
     ForceForgotten,
+    /// A forwarded command whose session ended before it was answered counts as one that was never sent.
+    UnansweredIsUnsent,
 }
 
 impl Mistake {
     /// Every one.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::FenceNotReadBack,
         Self::PreemptWithoutAbort,
         Self::UnknownIsWritten,
@@ -60,6 +63,7 @@ impl Mistake {
         Self::AnsweredTooEarly,
         Self::FlushForgotten,
         Self::ForceForgotten,
+        Self::UnansweredIsUnsent,
     ];
 }
 
@@ -74,6 +78,46 @@ pub fn make(mistake: Option<Mistake>) {
 
 pub(super) fn is_made(mistake: Mistake) -> bool {
     MADE.get() == Some(mistake)
+}
+
+/// The way to the partner, where the mistake about forwarded commands is made.
+struct Forgetful(Rc<dyn Elsewhere>);
+
+/// The way, and who forgets in front of it that a command was sent.
+pub(super) fn beyond(way: Rc<dyn Elsewhere>) -> Rc<dyn Elsewhere> {
+    Rc::new(Forgetful(way))
+}
+
+impl Elsewhere for Forgetful {
+    fn session(&self) -> Option<u64> {
+        self.0.session()
+    }
+
+    fn changed(&self, seen: Option<u64>) -> LocalBoxFuture<'_, ()> {
+        self.0.changed(seen)
+    }
+
+    fn send(&self, command: &Carried) -> Option<Sent> {
+        let Sent { reference, answer } = self.0.send(command)?;
+        let forgotten = |answer| match answer {
+            Answer::Unknown if is_made(Mistake::UnansweredIsUnsent) => Answer::NotSent,
+            other => other,
+        };
+        Some(Sent { reference, answer: answer.map(forgotten).boxed_local() })
+    }
+
+    fn manage(
+        &self,
+        function: TaskManagement,
+        lun: u64,
+        referenced: Option<u32>,
+    ) -> LocalBoxFuture<'_, Option<TaskManagementResponse>> {
+        self.0.manage(function, lun, referenced)
+    }
+
+    fn close(&self) -> LocalBoxFuture<'_, ()> {
+        self.0.close()
+    }
 }
 
 /// A volume between its logical unit and its pool, where the mistakes about answers are made.

@@ -15,6 +15,8 @@ use understudy_forward::Nowhere;
 use understudy_portal::{LoginGate, Opener, Portal, PortalOptions, Way};
 use understudy_scsi::alua::{AccessCause, AccessState, PortGroup};
 
+#[cfg(feature = "mistakes")]
+use super::super::mistakes;
 use super::{AT_ONCE, Identity, NodeName, OpenPool, PoolId, Service, node_id};
 
 /// Where the partner forwards commands to: only for the own identity, open from the start to the end.
@@ -65,7 +67,12 @@ impl Service {
         } else {
             let place = Place { portal: forwarding[other.index()].to_string(), target: other_name.clone() };
             let world = Rc::clone(&self.world);
-            Rc::new(move |client: &NexusName| world.open_forward(place.clone(), client))
+            Rc::new(move |client: &NexusName| {
+                let way = world.open_forward(place.clone(), client);
+                #[cfg(feature = "mistakes")]
+                let way = mistakes::beyond(way);
+                way
+            })
         };
         let target = Rc::clone(&self.identities[other.index()].target);
         portal.add_target_by(target, gate, OTHER_GROUP, Way::Routed(open));
