@@ -262,6 +262,8 @@ pub fn mistakes() -> Vec<(Scene, &'static [Law])> {
     let giveback = small("giveback", TakenOver, NONE);
     let handed = small("ready", Ready, NONE);
     let unknown = Faults { unknown_records: 2, ..NONE };
+    let forced = small("forced", Home, Faults { requests: 1, kills: 1, ..NONE });
+    let late = small("bring-up-late-page", TakenOver, Faults { late_pages: 1, ..NONE });
     vec![
         (with(Mutant::SkipReadBack, zombie.clone()), &[Law::OneWriter, Law::StaysReserved, Law::RecordStands]),
         (with(Mutant::PortalsBeforeFence, death.clone()), &[Law::PortalsAfterFence]),
@@ -286,14 +288,8 @@ pub fn mistakes() -> Vec<(Scene, &'static [Law])> {
         ),
         (with(Mutant::OldMetadata, small("stale", Ready, Faults { stale_opens: 1, ..NONE })), &[Law::MetadataCurrent]),
         (with(Mutant::SameGeneration, handed.clone()), &[Law::GenerationOnce]),
-        (
-            with(Mutant::ShareGenerations, small("forced", Home, Faults { requests: 1, kills: 1, ..NONE })),
-            &[Law::GenerationOnce],
-        ),
-        (
-            with(Mutant::OverlookReturn, small("forced", Home, Faults { requests: 1, kills: 1, ..NONE })),
-            &[Law::OneAnswers, Law::OneWriter],
-        ),
+        (with(Mutant::ShareGenerations, forced.clone()), &[Law::GenerationOnce]),
+        (with(Mutant::OverlookReturn, forced), &[Law::OneAnswers, Law::OneWriter]),
         (stuck(Mutant::KeepUnopened, small("no-leg", Legless(NodeId::A), NONE)), &[Law::AtRest]),
         (stuck(Mutant::IgnoreInventory, small("leg-ready", Ready, Faults { legs: 1, ..NONE })), &[Law::AtRest]),
         (with(Mutant::AttentionIsDefeat, small("doubt", Home, Faults { doubts: 1, ..NONE })), &[Law::DefeatReal]),
@@ -317,13 +313,7 @@ pub fn mistakes() -> Vec<(Scene, &'static [Law])> {
             &[Law::NothingLost],
         ),
         (with(Mutant::RetryWithGuard, small("leg-left-out", Refused(NodeId::A), NONE)), &[Law::OneAnswers]),
-        (
-            stuck(
-                Mutant::OverlookAnnouncement,
-                small("bring-up-late-page", TakenOver, Faults { late_pages: 1, ..NONE }),
-            ),
-            &[Law::SeenThrough],
-        ),
+        (stuck(Mutant::OverlookAnnouncement, late), &[Law::SeenThrough]),
         (stuck(Mutant::KeepLostLegs, small("leg", Home, Faults { legs: 1, ..NONE })), &[Law::ServedAgain, Law::AtRest]),
     ]
 }
