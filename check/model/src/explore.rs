@@ -73,10 +73,13 @@ pub struct Effort {
     pub told: Told,
 }
 
+/// Both off; the records as the pair was made, or every pool at the other node.
 fn powered_off(scene: &Scene) -> Pair {
     let legs = vec![LegSet::first(2)];
+    let owner = |home: &NodeId| if scene.start == Start::Crossed { home.partner() } else { *home };
     let pools = scene.homes.iter().zip(scene.pools());
-    let initial = Record::initial(PAIR, pools.map(|(home, pool)| (pool, *home, MetadataVersion(1), legs.clone())));
+    let initial =
+        Record::initial(PAIR, pools.map(|(home, pool)| (pool, owner(home), MetadataVersion(1), legs.clone())));
     let mut disk = LockDisk::default();
     disk.store(NodeId::A, &initial);
     let leg = Leg { disk: PoolDisk::new(), version: 1 };
@@ -106,7 +109,7 @@ pub fn beginning(scene: &Scene) -> Pair {
         |pair: &Pair, company| fair::run(&sound, pair, company, None, &mut None).expect("a sound pair comes home");
     let off = powered_off(&sound);
     let mut pair = match scene.start {
-        Start::Off => off,
+        Start::Off | Start::Crossed => off,
         Start::Legless(node) => {
             let mut legless = off;
             let legs = legless.shelf_mut().legs.values_mut().flatten();

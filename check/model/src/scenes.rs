@@ -26,6 +26,8 @@ pub enum Start {
     Off,
     /// The same, and this node reaches no leg of any pool.
     Legless(NodeId),
+    /// The same, and the records give every pool to the node that is not its home.
+    Crossed,
     /// Both nodes up, every pool at home.
     Home,
     /// B serves everything, A is off.
@@ -178,9 +180,10 @@ const fn small(name: &'static str, start: Start, faults: Faults) -> Scene {
 /// What CI explores.
 #[must_use]
 pub fn short() -> Vec<Scene> {
-    use Start::{Home, Legless, Off, Ready, Refused, TakenOver};
+    use Start::{Crossed, Home, Legless, Off, Ready, Refused, TakenOver};
     vec![
         small("power-on", Off, NONE),
+        Scene { homes: TWO, ..small("crosswise", Crossed, NONE) },
         small("death", Home, Faults { kills: 1, ..NONE }),
         small("announced-death", Home, Faults { announced: 1, ..NONE }),
         small("giveback-announced-death", Ready, Faults { announced: 1, ..NONE }),
@@ -237,10 +240,11 @@ pub fn long() -> Vec<Scene> {
 /// What is searched for as long as there is time: no machine has come to the end of these.
 #[must_use]
 pub fn deep() -> Vec<Scene> {
-    use Start::{Home, Ready};
+    use Start::{Crossed, Home, Ready};
     vec![
         small("giveback-death-unknown", Ready, Faults { kills: 1, unknown_records: 1, ..NONE }),
         small("giveback-silence-unknown", Ready, Faults { silences: 1, unknown_records: 1, ..NONE }),
+        Scene { homes: TWO, ..small("crosswise-death", Crossed, Faults { kills: 1, ..NONE }) },
         small("leg-death", Home, Faults { kills: 1, legs: 1, ..NONE }),
         small("leg-giveback", Ready, Faults { legs: 1, mends: 1, ..NONE }),
         small("leg-zombie", Home, Faults { silences: 1, legs: 1, ..NONE }),
@@ -252,7 +256,7 @@ pub fn deep() -> Vec<Scene> {
 /// Every mistake with the scene that finds it and the laws that may name it.
 #[must_use]
 pub fn mistakes() -> Vec<(Scene, &'static [Law])> {
-    use Start::{Home, Legless, Ready, Refused, TakenOver};
+    use Start::{Crossed, Home, Legless, Ready, Refused, TakenOver};
     // What breaks a law of a moment is to be found by that law, not by what comes of it when faults stop.
     let with = |mutant, scene: Scene| Scene { mutant: Some(mutant), liveness: false, ..scene };
     let stuck = |mutant, scene: Scene| Scene { mutant: Some(mutant), ..scene };
@@ -262,6 +266,7 @@ pub fn mistakes() -> Vec<(Scene, &'static [Law])> {
     let giveback = small("giveback", TakenOver, NONE);
     let handed = small("ready", Ready, NONE);
     let unknown = Faults { unknown_records: 2, ..NONE };
+    let crosswise = Scene { homes: TWO, ..small("crosswise", Crossed, NONE) };
     let forced = small("forced", Home, Faults { requests: 1, kills: 1, ..NONE });
     let late = small("bring-up-late-page", TakenOver, Faults { late_pages: 1, ..NONE });
     vec![
@@ -314,6 +319,7 @@ pub fn mistakes() -> Vec<(Scene, &'static [Law])> {
         ),
         (with(Mutant::RetryWithGuard, small("leg-left-out", Refused(NodeId::A), NONE)), &[Law::OneAnswers]),
         (stuck(Mutant::OverlookAnnouncement, late), &[Law::SeenThrough]),
+        (stuck(Mutant::ServeCrosswise, crosswise), &[Law::HomeAgain]),
         (stuck(Mutant::KeepLostLegs, small("leg", Home, Faults { legs: 1, ..NONE })), &[Law::ServedAgain, Law::AtRest]),
     ]
 }

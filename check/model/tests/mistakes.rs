@@ -159,6 +159,16 @@ fn overlooking_the_release_is_found() {
     must_find(Mutant::OverlookRelease);
 }
 
+#[test]
+fn overlooking_an_announced_commit_is_found() {
+    must_find(Mutant::OverlookAnnouncement);
+}
+
+#[test]
+fn serving_crosswise_is_found() {
+    must_find(Mutant::ServeCrosswise);
+}
+
 /// Two races of half a million moves each are left to `cargo xtask model --mutants`.
 #[test]
 fn every_mistake_has_a_scene() {

@@ -1,6 +1,7 @@
-//! A pool this node owns and cannot serve, beside a partner that could.
+//! A pool this node owns and cannot serve, or that is the partner's while the partner has this node's, beside a partner that could.
 //!
-//! Not here: how a pool is tried ([`crate::prepare`]). The one idea: a node never keeps what only the other one can serve. The owner records
+//! Not here: how a pool is tried ([`crate::prepare`]). The one idea: a node never keeps what only the other one can serve, and no two nodes serve
+//! crosswise. The owner records
 //! that the pool is the partner's, which is a COMMIT like any other and needs no message; the partner finds it in the records and claims
 //! it, and this node goes the repaired node's way. All pools of a home go together, because their portals do; a home of which this node
 //! serves a pool stays, and so does what the partner's page calls refused: then neither can, and it is tried again here.
@@ -29,13 +30,22 @@ impl Machine {
             let serves = self.held_pools().any(|pool| self.home(pool) == Some(*home) && !claim.pools.contains(&pool));
             let mut failed =
                 claim.pools.iter().filter(|pool| self.home(**pool) == Some(*home) && !ready.contains(pool));
-            !serves
-                && self.partner_could(now, *home)
-                && failed.any(|pool| self.has_legs(*pool) && !self.is_refused_there(*pool))
+            let unopened = failed.any(|pool| self.has_legs(*pool) && !self.is_refused_there(*pool));
+            !serves && self.partner_could(now, *home) && (unopened || self.is_crosswise(*home))
         };
         let homes: BTreeSet<NodeId> = NodeId::BOTH.into_iter().filter(goes).collect();
         let pools = claim.pools.iter().copied();
         pools.filter(|pool| self.home(*pool).is_some_and(|home| homes.contains(&home))).collect()
+    }
+
+    /// Whether this home is the partner's while the partner has pools of this node's home. Each would serve the other's, nobody would be in GIVEWAIT, and
+    /// so nothing would ever come home.
+    fn is_crosswise(&self, home: NodeId) -> bool {
+        #[cfg(feature = "mutants")]
+        if crate::mutants::is_on(crate::mutants::Mutant::ServeCrosswise) {
+            return false;
+        }
+        home == self.config.partner() && !self.homes_away().is_empty()
     }
 
     /// Whether the partner is in a state from which it would claim pools of this home.

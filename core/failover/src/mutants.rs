@@ -67,11 +67,13 @@ pub enum Mutant {
     KeepLostLegs,
     /// Takes an announced COMMIT in MBWAIT only.
     OverlookAnnouncement,
+    /// Serves the partner's pools while the partner has its own.
+    ServeCrosswise,
 }
 
 impl Mutant {
     /// Every one.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::SkipVerify,
         Self::AnnounceBeforeCommit,
         Self::ServeBeforeFence,
@@ -101,6 +103,7 @@ impl Mutant {
         Self::RetryWithGuard,
         Self::KeepLostLegs,
         Self::OverlookAnnouncement,
+        Self::ServeCrosswise,
     ];
 }
 
