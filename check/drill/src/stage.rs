@@ -155,6 +155,8 @@ pub struct Stage {
     pub pair: Pair,
     /// Which ways clients take that are started from now on.
     pub ways: Ways,
+    /// Bytes of each of their commands.
+    pub command_bytes: u32,
     /// How nodes die that are lost from now on.
     pub death: Death,
     watch: Watch,
@@ -186,7 +188,9 @@ impl Stage {
             pair.start(node)?;
         }
         let (ways, death) = (Ways::Own, Death::Whole);
-        let mut stage = Self { pair, ways, death, watch, steps: Vec::new(), clients: Vec::new(), telling };
+        let command_bytes = VerifierOptions::default().command_bytes;
+        let mut stage =
+            Self { pair, ways, command_bytes, death, watch, steps: Vec::new(), clients: Vec::new(), telling };
         stage.wait_until_home()?;
         Ok(stage)
     }
@@ -217,7 +221,8 @@ impl Stage {
         let ways = self.ways_to(&label, node)?;
         let seed = seed * 2 + node.index() as u64;
         self.tell(&format!("client of {label}: seed {seed}"));
-        let verifier = Verifier::start_by(&label, ways, client_options(seed)).context("cannot start a client")?;
+        let options = VerifierOptions { command_bytes: self.command_bytes, ..client_options(seed) };
+        let verifier = Verifier::start_by(&label, ways, options).context("cannot start a client")?;
         self.clients.push(Client { label, verifier });
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use understudy::admin::{Request, Response, SoftVetoes, TakeoverKind};
 use understudy::config::NodeName;
+use understudy::harness::Plan;
 use understudy_drill::stage::{Ways, plan};
 use understudy_drill::{Stage, play};
 
@@ -102,4 +103,34 @@ fn a_client_with_both_ways_outlives_the_death_of_either_node() {
         }
         stage.conclude()
     });
+}
+
+/// Commands long enough that their data is moved by RDMA: here by shared memory of this host.
+#[test]
+fn data_of_long_commands_through_the_partner_goes_by_rdma_and_is_right_after_moves_and_deaths() {
+    play(LIMIT, |folder| {
+        let program = env!("CARGO_BIN_EXE_understudy-drilled");
+        let mut stage = Stage::set_up(Plan { provider: "shm".to_owned(), ..plan(program, folder) })?;
+        (stage.ways, stage.command_bytes) = (Ways::Other, 128 << 10);
+        stage.start_client(NodeName::A, 1)?;
+        wait_until_data_goes_by_rdma(&mut stage)?;
+        stage.lose(NodeName::A)?;
+        stage.wait_until_clients_go_on("after the takeover")?;
+        stage.pair.start(NodeName::A)?;
+        stage.wait_until_home()?;
+        stage.wait_until_clients_go_on("after the giveback")?;
+        // Its new run counts from zero.
+        wait_until_data_goes_by_rdma(&mut stage)?;
+        stage.lose(NodeName::B)?;
+        stage.pair.start(NodeName::B)?;
+        stage.wait_until_home()?;
+        stage.wait_until_clients_go_on("after the forwarding node is back")?;
+        stage.conclude()
+    });
+}
+
+fn wait_until_data_goes_by_rdma(stage: &mut Stage) -> anyhow::Result<()> {
+    stage.wait_for("the owner moves data by RDMA", |stage| {
+        stage.pair.status(NodeName::A).is_ok_and(|status| status.partner.moved_by_rdma > 10)
+    })
 }

@@ -69,6 +69,7 @@ impl<'a> Talk<'a> {
             header_digest: *choices.pick(&digest),
             data_digest: *choices.pick(&digest),
             receive_segment_bytes: *choices.pick(&[512, 4096, 65_536, 513]),
+            data_region: None,
             ping_after: Micros::from_seconds(5),
             ping_within: Micros::from_seconds(5),
             login_within: Micros::from_seconds(10),

@@ -82,6 +82,7 @@ fn config(choices: &mut Choices<'_>) -> Config {
         header_digest: *choices.pick(&offers),
         data_digest: *choices.pick(&offers),
         receive_segment_bytes: 65_536,
+        data_region: None,
         ping_after: Micros::from_seconds(5),
         ping_within: Micros::from_seconds(5),
         login_within: Micros::from_seconds(10),

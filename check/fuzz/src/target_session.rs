@@ -223,6 +223,7 @@ impl Bench<'_> {
             sense: Bytes::from(vec![0x70; self.choices.below(32)]),
             data_in: Bytes::from(vec![7; usize::from(self.choices.u16())]),
             data_out_wanted: 512,
+            data_in_moved: 0,
         };
         self.machine.complete(tag, reply);
     }

@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 use understudy::admin::{AdminRequest, Request, Response};
 use understudy::config::{Config, NodeName};
 use understudy::driver::run_in;
-use understudy::driver::world::{Interconnect, Witness, World};
+use understudy::driver::world::{DataWay, Interconnect, Witness, World};
 use understudy::timeline::Recorder;
 use understudy_device::{Elsewhere, NexusName};
 use understudy_disk::disk::Disk;
@@ -192,7 +192,7 @@ impl World for SimWorld {
         IscsiLun::open_over(self.uplink(), url, nexus, options)
     }
 
-    fn open_forward(&self, partner: Place, client: &NexusName) -> Rc<dyn Elsewhere> {
+    fn open_forward(&self, partner: Place, client: &NexusName, _: Option<&DataWay>) -> Rc<dyn Elsewhere> {
         let (nexus, options) = (understudy_forward::nexus(client), understudy_forward::options());
         understudy_forward::Line::over(Session::start_over(self.uplink(), partner, nexus, options))
     }

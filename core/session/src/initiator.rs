@@ -29,7 +29,7 @@ use understudy_iscsi::login::{LoginStatus, Stage};
 use understudy_iscsi::request::{LogoutRequest, NopOut};
 use understudy_iscsi::response::{AsyncMessage, NopIn, Window};
 use understudy_iscsi::serial::{Cid, CmdSn, Isid, StatSn, TaskTag, TransferTag};
-use understudy_iscsi::{Digests, Frame, FrameDecoder, FrameError, Malformed, Outgoing, TargetPdu};
+use understudy_iscsi::{Advertised, Digests, Frame, FrameDecoder, FrameError, Malformed, Outgoing, TargetPdu};
 
 pub use discovery::DiscoveredTarget;
 pub use negotiation::Parameters;
@@ -90,6 +90,8 @@ pub struct Config {
     pub ping_within: Micros,
     /// The session is lost if login takes longer than this.
     pub login_within: Micros,
+    /// Where this end's memory is served, for a target that moves data by RDMA ([`understudy_iscsi::advertised`]).
+    pub data_region: Option<String>,
 }
 
 /// Data of a command.
@@ -101,6 +103,10 @@ pub enum Transfer {
     Read(u32),
     /// Data-out.
     Write(Bytes),
+    /// Data-in of up to this many bytes, for which there is room in the data region. It comes by RDMA or all the same by Data-In.
+    ReadInto(u32, Advertised),
+    /// Data-out, which lies in the data region as well: nothing of it is sent unless the target asks for it.
+    WriteFrom(Bytes, Advertised),
 }
 
 /// A SCSI command to carry out. `T` is the caller's ticket, returned with the outcome.
@@ -338,6 +344,12 @@ impl<T> Initiator<T> {
     #[must_use]
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
+    }
+
+    /// The data region that was agreed on.
+    #[must_use]
+    pub fn data_region(&self) -> Option<&str> {
+        self.config.data_region.as_deref().filter(|_| self.parameters.data_region)
     }
 
     /// Whether commands are being sent.

@@ -24,7 +24,7 @@ use understudy_iscsi::request::LoginRequest;
 use understudy_iscsi::response::{AsyncMessage, LoginResponse, NopIn};
 use understudy_iscsi::serial::{Cid, TaskTag, TransferTag, Tsih};
 use understudy_iscsi::text::KeyList;
-use understudy_iscsi::{Frame, FrameDecoder, FrameError, Outgoing};
+use understudy_iscsi::{Advertised, Frame, FrameDecoder, FrameError, Outgoing};
 
 use crate::Micros;
 pub use crate::credentials::Chance;
@@ -144,6 +144,8 @@ pub struct CommandArrived {
     pub data_out_offered: u32,
     /// Bytes of data-in the initiator has room for; 0 if the command is no read.
     pub data_in_room: u32,
+    /// Where in its data region it has them, or that room, if it says so and one was agreed on.
+    pub advertised: Option<Advertised>,
 }
 
 /// Something the shell has to do.
@@ -162,6 +164,13 @@ pub enum Event {
         tag: TaskTag,
         /// Its data-out.
         data: Bytes,
+    },
+    /// The data-out of a begun command is in the initiator's data region: fetch it and say so with [`TargetConnection::fetched`].
+    FetchData {
+        /// Which.
+        tag: TaskTag,
+        /// From where; as much as is wanted.
+        from: Advertised,
     },
     /// A begun command was ended here, because its data-out was unusable: forget it.
     CommandFailed {
@@ -338,7 +347,27 @@ impl TargetConnection {
         if let Some(event) = self.events.pop_front() {
             return Some(event);
         }
-        if let Phase::FullFeature(full) = &mut self.phase { full.admit_waiting(&mut self.wire) } else { None }
+        let Phase::FullFeature(full) = &mut self.phase else { return None };
+        full.next_fetch().or_else(|| full.admit_waiting(&mut self.wire)).or_else(|| full.next_fetch())
+    }
+
+    /// Where the initiator's data region is served, if one was agreed on.
+    #[must_use]
+    pub fn data_region(&self) -> Option<&str> {
+        if let Phase::FullFeature(full) = &self.phase { full.agreed.data_region.as_deref() } else { None }
+    }
+
+    /// The data region cannot be reached: from now on all data goes by PDUs.
+    pub fn forget_data_region(&mut self) {
+        if let Phase::FullFeature(full) = &mut self.phase {
+            full.agreed.data_region = None;
+        }
+    }
+
+    /// The data-out that [`Event::FetchData`] asked for. Without it the initiator is asked to send it. Returns whether the command still
+    /// wants it and can be executed with it.
+    pub fn fetched(&mut self, tag: TaskTag, data: Option<Bytes>) -> Option<Bytes> {
+        if let Phase::FullFeature(full) = &mut self.phase { full.fetched(tag, data, &mut self.wire) } else { None }
     }
 
     fn take(&mut self, frame: Frame) {

@@ -21,7 +21,7 @@ use understudy_session::initiator::{Config, Event, Fate, Initiator, SessionLost}
 use crate::chance;
 use crate::disk::{DiskError, Link};
 use crate::network::Network;
-use crate::session::{Reconnect, Shared, Ticket};
+use crate::session::{Reconnect, RegionOffer, Shared, Ticket};
 
 /// Room kept free in the receive buffer: one read then takes what a deep queue of small answers has brought.
 const RECEIVE_ROOM: usize = 128 * 1024;
@@ -139,7 +139,9 @@ async fn serve<N: Network>(network: &N, shared: &Rc<Shared>, attempt: &Attempt) 
         Ok(Err(error)) => return End::Socket(error),
         Err(_) => return End::Socket(io::ErrorKind::TimedOut.into()),
     };
-    let machine = Initiator::with_chance(attempt.config.clone(), chance::for_one(&attempt.config), shared.now());
+    let data_region = shared.options.data_region.as_ref().and_then(RegionOffer::name);
+    let config = Config { data_region, ..attempt.config.clone() };
+    let machine = Initiator::with_chance(config, chance::for_one(&attempt.config), shared.now());
     let mut connection = Connection {
         shared,
         stream,

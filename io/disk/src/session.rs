@@ -10,6 +10,7 @@
 //! [`Session::connected`] or [`Session::link_changed`].
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::future::Future;
 use std::rc::Rc;
 use std::task::Waker;
@@ -82,7 +83,39 @@ pub struct Options {
     pub data_digest: DigestOffer,
     /// Who proves what at a login.
     pub proof: Option<Proof>,
+    /// What data region is proposed at each login.
+    pub data_region: Option<RegionOffer>,
 }
+
+/// Names the data region to propose at a login, if there is one then ([`understudy_iscsi::advertised`]).
+#[derive(Clone)]
+pub struct RegionOffer(Rc<dyn Fn() -> Option<String>>);
+
+impl RegionOffer {
+    /// Asked before every login.
+    #[must_use]
+    pub fn new(name: impl Fn() -> Option<String> + 'static) -> Self {
+        Self(Rc::new(name))
+    }
+
+    pub(crate) fn name(&self) -> Option<String> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for RegionOffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RegionOffer")
+    }
+}
+
+impl PartialEq for RegionOffer {
+    fn eq(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for RegionOffer {}
 
 impl Default for Options {
     /// Two seconds for a command and for a login: below them a disk that answers late would be declared lost, above
@@ -99,6 +132,7 @@ impl Default for Options {
             header_digest: DigestOffer::None,
             data_digest: DigestOffer::None,
             proof: None,
+            data_region: None,
         }
     }
 }
@@ -212,6 +246,7 @@ pub(crate) fn config(nexus: Nexus, purpose: Purpose, options: &Options) -> Confi
         header_digest: options.header_digest,
         data_digest: options.data_digest,
         receive_segment_bytes: RECEIVE_SEGMENT_BYTES,
+        data_region: None,
         ping_after: micros(options.ping_after),
         ping_within: micros(options.ping_within),
         login_within: micros(options.login_deadline),
@@ -266,6 +301,12 @@ impl Session {
     #[must_use]
     pub fn takes_commands(&self) -> bool {
         self.shared.machine.borrow().as_ref().is_some_and(Initiator::is_logged_in)
+    }
+
+    /// The data region that the target uses in the session there is now.
+    #[must_use]
+    pub fn data_region(&self) -> Option<String> {
+        self.shared.machine.borrow().as_ref().and_then(Initiator::data_region).map(str::to_owned)
     }
 
     /// Waits until [`Session::link`] differs from `seen`.

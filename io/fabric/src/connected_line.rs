@@ -10,10 +10,10 @@ use rustix::fd::OwnedFd;
 
 use crate::fabric_calls::{Domain, Endpoint, Event, EventQueue, Fabric, Info, Purpose, Registration, error_text};
 use crate::greeting::{Greeting, RemoteRegion, Verdict};
-use crate::reader::{Deadline, Line, News, PageAnswer};
+use crate::reader::{Deadline, Line, MoveAnswer, News, PageAnswer};
 use crate::region::Region;
 use crate::threads::sleep_until_news;
-use crate::{FabricError, LANDING_BYTES, PAGE_BYTES, Provider, ReadFailure};
+use crate::{FabricError, MOVE_BYTES, PAGE_BYTES, Provider, ReadFailure};
 
 /// `fi_errno` values that mean "the other end is gone": ECONNRESET, ENOTCONN, EPIPE, ESHUTDOWN, ECONNABORTED.
 const GONE: [i32; 5] = [104, 107, 32, 108, 103];
@@ -27,7 +27,8 @@ pub(crate) struct ConnectedLine {
     // Fields drop in this order: the endpoint before the buffers it may still fill.
     endpoint: Option<Endpoint>,
     page: Registration,
-    outgoing: Registration,
+    /// For what is moved, in either direction.
+    moving: Registration,
     domain: Arc<Domain>,
     events: Arc<EventQueue>,
     info: Info,
@@ -35,14 +36,15 @@ pub(crate) struct ConnectedLine {
 }
 
 impl ConnectedLine {
-    pub(crate) fn open(provider: Provider, partner: SocketAddr) -> Result<Self, FabricError> {
+    pub(crate) fn open(provider: Provider, partner: SocketAddr, landing_bytes: usize) -> Result<Self, FabricError> {
         let info = Info::connecting(provider, partner)?;
         let fabric = Fabric::open(&info)?;
         let events = EventQueue::open(&fabric)?;
         let domain = Domain::open(&fabric, &info)?;
         let page = Registration::new(&domain, Arc::new(Region::zeroed(PAGE_BYTES)), Purpose::Local, 1)?;
-        let outgoing = Registration::new(&domain, Arc::new(Region::zeroed(LANDING_BYTES)), Purpose::Local, 2)?;
-        Ok(Self { endpoint: None, page, outgoing, domain, events, info, operations: 0 })
+        let moving =
+            Registration::new(&domain, Arc::new(Region::zeroed(landing_bytes.min(MOVE_BYTES))), Purpose::Local, 2)?;
+        Ok(Self { endpoint: None, page, moving, domain, events, info, operations: 0 })
     }
 
     /// BOUND: the deadline.
@@ -108,11 +110,19 @@ impl Line for ConnectedLine {
         bytes: &[u8],
         deadline: Deadline,
     ) -> Result<(), ReadFailure> {
-        self.outgoing.region().copy_in(bytes);
+        self.moving.region().copy_in(bytes);
         let address = landing.address.wrapping_add(offset);
         self.operate(deadline, |line, endpoint, context| {
-            endpoint.post_write(&line.outgoing, bytes.len(), address, landing.key, context)
+            endpoint.post_write(&line.moving, bytes.len(), address, landing.key, context)
         })
+    }
+
+    fn fetch(&mut self, landing: RemoteRegion, offset: u64, length: usize, deadline: Deadline) -> MoveAnswer {
+        let address = landing.address.wrapping_add(offset);
+        self.operate(deadline, |line, endpoint, context| {
+            endpoint.post_read(&line.moving, length, address, landing.key, context)
+        })?;
+        Ok(self.moving.region().take(0, length))
     }
 
     fn look_at_news(&mut self) -> Result<News, FabricError> {

@@ -21,6 +21,7 @@
 //! **Absent on purpose:** retries, and judgement about the partner.
 
 mod connected_line;
+mod data;
 mod fabric_calls;
 mod greeting;
 mod measure;
@@ -39,6 +40,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+pub use crate::data::{DataMover, DataRegion};
 pub use crate::measure::{
     MeasureFailure, MeasureOptions, PollingCost, ReadLatency, measure_polling_cost, measure_read_latency,
 };
@@ -52,6 +54,9 @@ pub const PAGE_BYTES: usize = 4096;
 
 /// Bytes of the second region of a [`PageServer`], which the partner may write with `fi_write`.
 pub const LANDING_BYTES: usize = 64 * 1024;
+
+/// Most bytes moved at a time to or from a [`DataRegion`].
+pub const MOVE_BYTES: usize = 1 << 20;
 
 /// Who is at an end of the interconnect. Both ends check it before the first read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create};
 use rustix::io::Errno;
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap, mmap_anonymous, mprotect, munmap};
 
 use crate::region::{Page, Region};
 use crate::{FabricError, LANDING_BYTES, PAGE_BYTES};
@@ -162,6 +162,49 @@ impl Drop for Mapping {
         // SAFETY: mapped in `of` with this length; every region that points into it keeps it alive.
         let unmapped = unsafe { munmap(self.0.as_ptr().cast(), BYTES) };
         debug_assert!(unmapped.is_ok(), "a mapping of ours is unmapped");
+    }
+}
+
+/// Pages whose addresses are never used for anything else: what a partner still sends there, long after the pages were given up, finds no
+/// memory, and nobody else's.
+#[derive(Debug)]
+pub(crate) struct Lasting {
+    start: NonNull<Page>,
+    pages: usize,
+}
+
+// SAFETY: the memory is made of atomics and stays where it is for ever.
+unsafe impl Send for Lasting {}
+// SAFETY: as above.
+unsafe impl Sync for Lasting {}
+
+impl Lasting {
+    pub(crate) fn new(pages: usize) -> Result<Self, FabricError> {
+        let refused = |error| refused("make memory for data", error);
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at a place the system chooses; nothing else lies there.
+        let start = unsafe { mmap_anonymous(std::ptr::null_mut(), pages * PAGE_BYTES, access, MapFlags::PRIVATE) };
+        let start = NonNull::new(start.map_err(refused)?.cast()).ok_or_else(|| refused(Errno::NOMEM))?;
+        Ok(Self { start, pages })
+    }
+
+    pub(crate) fn pages(&self) -> &[Page] {
+        // SAFETY: mapped in `new` with this length, zeroed by the system, page-aligned, never unmapped; the words in it are atomics.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.pages) }
+    }
+}
+
+impl Drop for Lasting {
+    fn drop(&mut self) {
+        let (start, length) = (self.start.as_ptr().cast(), self.pages * PAGE_BYTES);
+        // First nobody reaches it, then its content goes: nobody may be shown zeroes in place of data.
+        // SAFETY: mapped in `new` with this length; whoever had a reference to it is gone.
+        let closed = unsafe { mprotect(start, length, MprotectFlags::empty()) };
+        // SAFETY: as above.
+        let emptied = closed.and_then(|()| unsafe { madvise(start, length, Advice::LinuxDontNeed) });
+        if let Err(error) = emptied {
+            tracing::warn!(%error, "interconnect: memory for data is kept although nobody needs it any more");
+        }
     }
 }
 

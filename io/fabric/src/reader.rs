@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use rustix::fd::OwnedFd;
 use tokio::sync::{mpsc, oneshot};
 
@@ -28,6 +29,9 @@ const EXPLANATION_WAIT: Duration = Duration::from_millis(20);
 
 /// Link events kept for a consumer that does not ask; older ones win, because the newest state shows in the next read.
 const LINK_EVENTS_MAX: usize = 64;
+
+/// As many bytes of what was put somewhere are read back.
+const LAST_BYTES: usize = 8;
 
 /// Whom to read.
 #[derive(Debug, Clone)]
@@ -76,10 +80,14 @@ impl LinkEvents {
 
 pub(crate) type PageAnswer = Result<Box<[u8; PAGE_BYTES]>, ReadFailure>;
 
+pub(crate) type MoveAnswer = Result<Vec<u8>, ReadFailure>;
+
 /// What the thread is asked for. Where the answer goes is kept by [`Watch`].
 enum Order {
     Read { within: Duration },
-    Write { offset: u64, bytes: Vec<u8>, within: Duration },
+    Write { offset: u64, bytes: Bytes, within: Duration },
+    Put { offset: u64, bytes: Bytes, within: Duration },
+    Fetch { offset: u64, length: usize, within: Duration },
 }
 
 /// Reads the partner's page. Dropping it closes the connection.
@@ -89,6 +97,8 @@ enum Order {
 pub struct PageReader {
     crew: Crew,
     options: ReaderOptions,
+    /// Bytes of the partner's landing region.
+    landing_bytes: usize,
     link: Link,
     abandoned: Abandoned,
 }
@@ -111,7 +121,7 @@ impl Drop for Crew {
 enum Abandoned {
     None,
     Read(oneshot::Receiver<PageAnswer>),
-    Write(oneshot::Receiver<Result<(), ReadFailure>>),
+    Move(oneshot::Receiver<MoveAnswer>),
 }
 
 impl PageReader {
@@ -120,10 +130,15 @@ impl PageReader {
     /// # Errors
     /// The provider is missing or the system refuses a thread.
     pub fn start(options: ReaderOptions) -> Result<(Self, LinkEvents), FabricError> {
+        Self::start_with(options, LANDING_BYTES)
+    }
+
+    /// As [`PageReader::start`], for a server whose landing region has another length.
+    pub(crate) fn start_with(options: ReaderOptions, landing_bytes: usize) -> Result<(Self, LinkEvents), FabricError> {
         let (events_in, events) = mpsc::channel(LINK_EVENTS_MAX);
         let link = Link { events: events_in, connections: Arc::default() };
-        let crew = hire(open_line(&options)?, &options, &link, PATIENCE)?;
-        Ok((Self { crew, options, link, abandoned: Abandoned::None }, LinkEvents { events }))
+        let crew = hire(open_line(&options, landing_bytes)?, (&options, landing_bytes), &link, PATIENCE)?;
+        Ok((Self { crew, options, landing_bytes, link, abandoned: Abandoned::None }, LinkEvents { events }))
     }
 
     /// Reads the partner's page with one `fi_read`, connecting first if need be; all of it within the time given.
@@ -165,12 +180,27 @@ impl PageReader {
     ///
     /// # Errors
     /// [`ReadFailure`], as for reads; also if the bytes do not fit the [`LANDING_BYTES`] of the region.
-    pub async fn write(&mut self, offset: u64, bytes: Vec<u8>, within: Duration) -> Result<(), ReadFailure> {
+    pub async fn write(&mut self, offset: u64, bytes: impl Into<Bytes>, within: Duration) -> Result<(), ReadFailure> {
+        let bytes = bytes.into();
+        self.move_data(Order::Write { offset, bytes, within }, within).await.map(drop)
+    }
+
+    /// As [`PageReader::write`]; `Ok` says that the bytes have arrived.
+    pub(crate) async fn put(&mut self, offset: u64, bytes: Bytes, within: Duration) -> Result<(), ReadFailure> {
+        self.move_data(Order::Put { offset, bytes, within }, within).await.map(drop)
+    }
+
+    /// Reads `length` bytes at `offset` of the partner's landing region with one `fi_read`.
+    pub(crate) async fn fetch(&mut self, offset: u64, length: usize, within: Duration) -> MoveAnswer {
+        self.move_data(Order::Fetch { offset, length, within }, within).await
+    }
+
+    async fn move_data(&mut self, order: Order, within: Duration) -> MoveAnswer {
         self.settle().await;
         let (answer, reply) = oneshot::channel();
-        self.order(Order::Write { offset, bytes, within }, within, Answer::Written(answer))?;
-        self.abandoned = Abandoned::Write(reply);
-        let Abandoned::Write(reply) = &mut self.abandoned else { return Err(thread_ended()) };
+        self.order(order, within, Answer::Moved(answer))?;
+        self.abandoned = Abandoned::Move(reply);
+        let Abandoned::Move(reply) = &mut self.abandoned else { return Err(thread_ended()) };
         let outcome = reply.await.unwrap_or_else(|_| Err(thread_ended()));
         self.abandoned = Abandoned::None;
         outcome
@@ -186,8 +216,9 @@ impl PageReader {
     pub fn write_blocking(&mut self, offset: u64, bytes: Vec<u8>, within: Duration) -> Result<(), ReadFailure> {
         self.settle_blocking();
         let (answer, reply) = oneshot::channel();
-        self.order(Order::Write { offset, bytes, within }, within, Answer::Written(answer))?;
-        reply.blocking_recv().unwrap_or_else(|_| Err(thread_ended()))
+        let order = Order::Write { offset, bytes: bytes.into(), within };
+        self.order(order, within, Answer::Moved(answer))?;
+        reply.blocking_recv().unwrap_or_else(|_| Err(thread_ended())).map(drop)
     }
 
     fn order(&mut self, order: Order, within: Duration, answer: Answer) -> Result<(), ReadFailure> {
@@ -196,8 +227,8 @@ impl PageReader {
             // It has been inside libfabric for longer than its deadline; nothing can be asked of it.
             Presence::Away => return Err(ReadFailure::TimedOut(within)),
             Presence::Lost => {
-                let line = open_line(&self.options)?;
-                self.crew = hire(line, &self.options, &self.link, PATIENCE)?;
+                let line = open_line(&self.options, self.landing_bytes)?;
+                self.crew = hire(line, (&self.options, self.landing_bytes), &self.link, PATIENCE)?;
             }
         }
         self.crew.watch.begin(within, answer);
@@ -210,7 +241,7 @@ impl PageReader {
         match &mut self.abandoned {
             Abandoned::None => {}
             Abandoned::Read(reply) => drop(reply.await),
-            Abandoned::Write(reply) => drop(reply.await),
+            Abandoned::Move(reply) => drop(reply.await),
         }
         self.abandoned = Abandoned::None;
     }
@@ -219,7 +250,7 @@ impl PageReader {
         match std::mem::replace(&mut self.abandoned, Abandoned::None) {
             Abandoned::None => {}
             Abandoned::Read(reply) => drop(reply.blocking_recv()),
-            Abandoned::Write(reply) => drop(reply.blocking_recv()),
+            Abandoned::Move(reply) => drop(reply.blocking_recv()),
         }
     }
 }
@@ -232,15 +263,21 @@ impl Drop for PageReader {
     }
 }
 
-fn open_line(options: &ReaderOptions) -> Result<Box<dyn Line>, FabricError> {
-    Ok(match options.provider {
-        Provider::Tcp | Provider::Verbs => Box::new(ConnectedLine::open(options.provider, options.partner)?),
-        Provider::Shm => Box::new(SharedLine::open(options.partner)?),
+fn open_line(options: &ReaderOptions, landing_bytes: usize) -> Result<Box<dyn Line>, FabricError> {
+    let ReaderOptions { provider, partner, .. } = *options;
+    Ok(match provider {
+        Provider::Tcp | Provider::Verbs => Box::new(ConnectedLine::open(provider, partner, landing_bytes)?),
+        Provider::Shm => Box::new(SharedLine::open(partner, landing_bytes)?),
     })
 }
 
 /// Starts the two threads of a reader.
-fn hire(line: Box<dyn Line>, options: &ReaderOptions, link: &Link, patience: Duration) -> Result<Crew, FabricError> {
+fn hire(
+    line: Box<dyn Line>,
+    (options, landing_bytes): (&ReaderOptions, usize),
+    link: &Link,
+    patience: Duration,
+) -> Result<Crew, FabricError> {
     let wake = Arc::new(wake_descriptor()?);
     let watch = Arc::new(Watch::new(patience));
     let (orders, inbox) = channel();
@@ -248,6 +285,7 @@ fn hire(line: Box<dyn Line>, options: &ReaderOptions, link: &Link, patience: Dur
         line,
         regions: None,
         options: options.clone(),
+        landing_bytes,
         inbox,
         wake: wake.clone(),
         watch: watch.clone(),
@@ -280,6 +318,9 @@ pub(crate) trait Line: Send {
         deadline: Deadline,
     ) -> Result<(), ReadFailure>;
 
+    /// Reads `length` bytes, which there are, at `offset` of the partner's region.
+    fn fetch(&mut self, landing: RemoteRegion, offset: u64, length: usize, deadline: Deadline) -> MoveAnswer;
+
     /// Takes one piece of news, if there is one.
     fn look_at_news(&mut self) -> Result<News, FabricError>;
 
@@ -310,6 +351,7 @@ struct Worker {
     /// The partner's memory, page and landing region; `None` without a connection.
     regions: Option<(RemoteRegion, RemoteRegion)>,
     options: ReaderOptions,
+    landing_bytes: usize,
     inbox: Receiver<Order>,
     wake: Arc<OwnedFd>,
     watch: Arc<Watch>,
@@ -366,7 +408,15 @@ impl Worker {
             }
             Order::Write { offset, bytes, within } => {
                 let outcome = self.write(offset, &bytes, Deadline::after(within));
-                self.watch.finish(|answer| answer.written(outcome));
+                self.watch.finish(|answer| answer.moved(outcome.map(|()| Vec::new())));
+            }
+            Order::Put { offset, bytes, within } => {
+                let outcome = self.put(offset, &bytes, Deadline::after(within));
+                self.watch.finish(|answer| answer.moved(outcome.map(|()| Vec::new())));
+            }
+            Order::Fetch { offset, length, within } => {
+                let outcome = self.fetch(offset, length, Deadline::after(within));
+                self.watch.finish(|answer| answer.moved(outcome));
             }
         }
     }
@@ -377,12 +427,31 @@ impl Worker {
     }
 
     fn write(&mut self, offset: u64, bytes: &[u8], deadline: Deadline) -> Result<(), ReadFailure> {
-        let end = offset.checked_add(bytes.len() as u64);
-        if end.is_none_or(|end| end > LANDING_BYTES as u64) {
-            return Err(ReadFailure::Fabric(format!("a write must lie within {LANDING_BYTES} bytes")));
-        }
-        let (_, landing) = self.connected(deadline)?;
+        let landing = self.landing_with(offset, bytes.len(), deadline)?;
         self.line.write(landing, offset, bytes, deadline).map_err(|failure| self.give_up(failure))
+    }
+
+    /// A write, and a read of its last bytes behind it: a read passes no earlier write of its connection on the way to the partner's memory,
+    /// while the end of the write alone may only say that the bytes have left this node.
+    fn put(&mut self, offset: u64, bytes: &[u8], deadline: Deadline) -> Result<(), ReadFailure> {
+        self.write(offset, bytes, deadline)?;
+        let last = &bytes[bytes.len() - bytes.len().min(LAST_BYTES)..];
+        let shown = self.fetch(offset + (bytes.len() - last.len()) as u64, last.len(), deadline)?;
+        if shown == last { Ok(()) } else { Err(ReadFailure::Fabric("what was written is not there".into())) }
+    }
+
+    fn fetch(&mut self, offset: u64, length: usize, deadline: Deadline) -> MoveAnswer {
+        let landing = self.landing_with(offset, length, deadline)?;
+        self.line.fetch(landing, offset, length, deadline).map_err(|failure| self.give_up(failure))
+    }
+
+    /// The landing region, if these bytes lie within it.
+    fn landing_with(&mut self, offset: u64, length: usize, deadline: Deadline) -> Result<RemoteRegion, ReadFailure> {
+        let (end, most) = (offset.checked_add(length as u64), self.landing_bytes);
+        if end.is_none_or(|end| end > most as u64) {
+            return Err(ReadFailure::Fabric(format!("what is moved must lie within {most} bytes")));
+        }
+        Ok(self.connected(deadline)?.1)
     }
 
     /// The partner's memory, connecting first if need be.
@@ -414,7 +483,7 @@ impl Worker {
         if theirs.node != self.options.partner_node {
             return Err(ReadFailure::Rejected(format!("node {} answers there", theirs.node)));
         }
-        if greeting.page.length as usize != PAGE_BYTES || greeting.landing.length as usize != LANDING_BYTES {
+        if greeting.page.length as usize != PAGE_BYTES || greeting.landing.length as usize != self.landing_bytes {
             return Err(ReadFailure::Rejected("its regions have other sizes".into()));
         }
         Ok((greeting.page, greeting.landing))
@@ -520,6 +589,10 @@ mod tests {
             Ok(())
         }
 
+        fn fetch(&mut self, _: RemoteRegion, _: u64, _: usize, _: Deadline) -> MoveAnswer {
+            Ok(Vec::new())
+        }
+
         fn look_at_news(&mut self) -> Result<News, FabricError> {
             Ok(News::None)
         }
@@ -546,8 +619,8 @@ mod tests {
         };
         let (events_in, events) = mpsc::channel(LINK_EVENTS_MAX);
         let link = Link { events: events_in, connections: Arc::default() };
-        let crew = hire(Box::new(Hanging), &options, &link, Duration::ZERO).expect("threads");
-        let mut reader = PageReader { crew, options, link, abandoned: Abandoned::None };
+        let crew = hire(Box::new(Hanging), (&options, LANDING_BYTES), &link, Duration::ZERO).expect("threads");
+        let mut reader = PageReader { crew, options, landing_bytes: LANDING_BYTES, link, abandoned: Abandoned::None };
         let mut events = LinkEvents { events };
         reader.write_blocking(0, vec![1], Duration::from_secs(5)).expect("a write that ends");
         let within = Duration::from_millis(50);

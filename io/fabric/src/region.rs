@@ -5,8 +5,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-use crate::PAGE_BYTES;
-use crate::memory::Part;
+use crate::memory::{Lasting, Part};
+use crate::{FabricError, PAGE_BYTES};
 
 const WORD: usize = size_of::<u64>();
 const PAGE_WORDS: usize = PAGE_BYTES / WORD;
@@ -27,6 +27,8 @@ enum Pages {
     Own(Box<[Page]>),
     /// In memory that another process has too.
     Shared(Part),
+    /// In memory whose addresses nobody gets after it.
+    Lasting(Lasting),
 }
 
 impl Region {
@@ -42,10 +44,20 @@ impl Region {
         Self { pages: Pages::Shared(part) }
     }
 
+    /// Pages at addresses that this process never uses for anything else, also when the region is gone.
+    ///
+    /// # Errors
+    /// There is no memory.
+    pub(crate) fn lasting(bytes: usize) -> Result<Self, FabricError> {
+        assert!(bytes > 0 && bytes.is_multiple_of(PAGE_BYTES), "regions are made of whole pages");
+        Ok(Self { pages: Pages::Lasting(Lasting::new(bytes / PAGE_BYTES)?) })
+    }
+
     fn pages(&self) -> &[Page] {
         match &self.pages {
             Pages::Own(pages) => pages,
             Pages::Shared(part) => part.pages(),
+            Pages::Lasting(memory) => memory.pages(),
         }
     }
 
@@ -94,15 +106,51 @@ impl Region {
         page
     }
 
-    /// Copies `bytes` to the start of the region, the rest of the last word zero.
-    pub(crate) fn copy_in(&self, bytes: &[u8]) {
-        assert!(bytes.len() <= self.bytes(), "write past a region's end");
-        for (index, chunk) in bytes.chunks(WORD).enumerate() {
-            let mut word = [0; WORD];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.word(index).store(u64::from_ne_bytes(word), Ordering::Relaxed);
+    /// Copies `bytes` to the page-aligned `offset`, the rest of the last word zero.
+    ///
+    /// PANIC: if the offset is not aligned or they do not lie within the region.
+    pub(crate) fn put(&self, offset: usize, bytes: &[u8]) {
+        let pages = &self.pages()[Self::first_page(offset)..];
+        assert!(bytes.len() <= pages.len() * PAGE_BYTES, "write past a region's end");
+        for (page, bytes) in pages.iter().zip(bytes.chunks(PAGE_BYTES)) {
+            let (whole, rest) = bytes.as_chunks::<WORD>();
+            for (word, bytes) in page.0.iter().zip(whole) {
+                word.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
+            }
+            if !rest.is_empty() {
+                let mut last = [0; WORD];
+                last[..rest.len()].copy_from_slice(rest);
+                page.0[whole.len()].store(u64::from_ne_bytes(last), Ordering::Relaxed);
+            }
         }
         fence(Ordering::Release);
+    }
+
+    /// Copies out `length` bytes from the page-aligned `offset`.
+    ///
+    /// PANIC: as [`Region::put`].
+    pub(crate) fn take(&self, offset: usize, length: usize) -> Vec<u8> {
+        let pages = &self.pages()[Self::first_page(offset)..];
+        assert!(length <= pages.len() * PAGE_BYTES, "read past a region's end");
+        fence(Ordering::Acquire);
+        let mut bytes = vec![0; length.next_multiple_of(WORD)];
+        for (page, bytes) in pages.iter().zip(bytes.chunks_mut(PAGE_BYTES)) {
+            for (word, bytes) in page.0.iter().zip(bytes.as_chunks_mut::<WORD>().0) {
+                *bytes = word.load(Ordering::Relaxed).to_ne_bytes();
+            }
+        }
+        bytes.truncate(length);
+        bytes
+    }
+
+    fn first_page(offset: usize) -> usize {
+        assert!(offset.is_multiple_of(PAGE_BYTES), "stretches of data begin with a page");
+        offset / PAGE_BYTES
+    }
+
+    /// Copies `bytes` to the start of the region, the rest of the last word zero.
+    pub(crate) fn copy_in(&self, bytes: &[u8]) {
+        self.put(0, bytes);
     }
 
     /// Replaces the first page so that a reader in between can tell: the little-endian u64 at `sequence_offset` is odd

@@ -81,7 +81,7 @@ impl PageServer {
         Self::start_with(options, memory.page(), memory.landing())
     }
 
-    fn start_with(options: ServerOptions, page: Region, landing: Region) -> Result<Self, FabricError> {
+    pub(crate) fn start_with(options: ServerOptions, page: Region, landing: Region) -> Result<Self, FabricError> {
         assert!(
             options.sequence_offset.is_multiple_of(8) && options.sequence_offset < PAGE_BYTES,
             "the sequence number is an aligned word of the page"
@@ -125,6 +125,11 @@ impl PageServer {
     #[must_use]
     pub fn landed(&self, offset: usize, into: &mut [u8]) -> bool {
         self.landing.copy_out_within(offset, into)
+    }
+
+    /// The region that the partner may write.
+    pub(crate) fn landing(&self) -> &Region {
+        &self.landing
     }
 
     /// Connections open now.

@@ -12,11 +12,11 @@ use rustix::fd::{AsFd, OwnedFd};
 
 use crate::fabric_calls::{Domain, Fabric, Info, Purpose, Registration, UnconnectedEndpoint, error_text};
 use crate::greeting::{Greeting, RemoteRegion, Verdict};
-use crate::reader::{Deadline, Line, News, PageAnswer};
+use crate::reader::{Deadline, Line, MoveAnswer, News, PageAnswer};
 use crate::region::Region;
 use crate::rendezvous::{Arrived, HELLO_BYTES, Hello, NUDGE_EVERY, QUEUE_PLACES, nudge, own_name, remove, sweep, take};
 use crate::threads::{calm, sleep_on};
-use crate::{FabricError, LANDING_BYTES, PAGE_BYTES, ReadFailure};
+use crate::{FabricError, MOVE_BYTES, PAGE_BYTES, ReadFailure};
 
 /// First and longest pause between two looks at an operation that did not end at once.
 const LOOK_SOON: Duration = Duration::from_micros(50);
@@ -38,7 +38,8 @@ pub(crate) struct SharedLine {
     // Fields drop in this order: the endpoint before the buffers it may still fill.
     meeting: Option<Meeting>,
     page: Registration,
-    outgoing: Registration,
+    /// For what is moved, in either direction.
+    moving: Registration,
     domain: Arc<Domain>,
     info: Info,
     partner: SocketAddr,
@@ -46,14 +47,15 @@ pub(crate) struct SharedLine {
 }
 
 impl SharedLine {
-    pub(crate) fn open(partner: SocketAddr) -> Result<Self, FabricError> {
+    pub(crate) fn open(partner: SocketAddr, landing_bytes: usize) -> Result<Self, FabricError> {
         sweep();
         let info = Info::unconnected(&own_name(), QUEUE_PLACES)?;
         let fabric = Fabric::open(&info)?;
         let domain = Domain::open(&fabric, &info)?;
         let page = Registration::new(&domain, Arc::new(Region::zeroed(PAGE_BYTES)), Purpose::Local, 1)?;
-        let outgoing = Registration::new(&domain, Arc::new(Region::zeroed(LANDING_BYTES)), Purpose::Local, 2)?;
-        Ok(Self { meeting: None, page, outgoing, domain, info, partner, operations: 0 })
+        let moving =
+            Registration::new(&domain, Arc::new(Region::zeroed(landing_bytes.min(MOVE_BYTES))), Purpose::Local, 2)?;
+        Ok(Self { meeting: None, page, moving, domain, info, partner, operations: 0 })
     }
 
     /// Carries one operation out. BOUND: the deadline.
@@ -167,11 +169,19 @@ impl Line for SharedLine {
         bytes: &[u8],
         deadline: Deadline,
     ) -> Result<(), ReadFailure> {
-        self.outgoing.region().copy_in(bytes);
+        self.moving.region().copy_in(bytes);
         let address = landing.address.wrapping_add(offset);
         self.operate(deadline, |line, endpoint, context| {
-            endpoint.post_write(&line.outgoing, bytes.len(), address, landing.key, context)
+            endpoint.post_write(&line.moving, bytes.len(), address, landing.key, context)
         })
+    }
+
+    fn fetch(&mut self, landing: RemoteRegion, offset: u64, length: usize, deadline: Deadline) -> MoveAnswer {
+        let address = landing.address.wrapping_add(offset);
+        self.operate(deadline, |line, endpoint, context| {
+            endpoint.post_read(&line.moving, length, address, landing.key, context)
+        })?;
+        Ok(self.moving.region().take(0, length))
     }
 
     fn look_at_news(&mut self) -> Result<News, FabricError> {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use crate::ReadFailure;
-use crate::reader::PageAnswer;
+use crate::reader::{MoveAnswer, PageAnswer};
 
 /// How often the watcher looks: what a caller waits beyond its deadline, at most twice that, when the thread is stuck.
 const LOOK: Duration = Duration::from_millis(250);
@@ -23,21 +23,21 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) enum Answer {
     /// Of a read.
     Page(oneshot::Sender<PageAnswer>),
-    /// Of a write.
-    Written(oneshot::Sender<Result<(), ReadFailure>>),
+    /// Of a write, which brings nothing back, or of a read of data.
+    Moved(oneshot::Sender<MoveAnswer>),
 }
 
 impl Answer {
     pub(crate) fn page(self, outcome: PageAnswer) {
         match self {
             Self::Page(caller) => drop(caller.send(outcome)),
-            Self::Written(_) => unreachable!("one order at a time, answered by its own kind"),
+            Self::Moved(_) => unreachable!("one order at a time, answered by its own kind"),
         }
     }
 
-    pub(crate) fn written(self, outcome: Result<(), ReadFailure>) {
+    pub(crate) fn moved(self, outcome: MoveAnswer) {
         match self {
-            Self::Written(caller) => drop(caller.send(outcome)),
+            Self::Moved(caller) => drop(caller.send(outcome)),
             Self::Page(_) => unreachable!("one order at a time, answered by its own kind"),
         }
     }
@@ -45,7 +45,7 @@ impl Answer {
     fn fail(self, failure: ReadFailure) {
         match self {
             Self::Page(caller) => drop(caller.send(Err(failure))),
-            Self::Written(caller) => drop(caller.send(Err(failure))),
+            Self::Moved(caller) => drop(caller.send(Err(failure))),
         }
     }
 }

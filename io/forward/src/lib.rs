@@ -8,7 +8,13 @@
 //! forwarded as for what comes directly, and there is no second protocol that could differ.
 //!
 //! Not here: which commands are forwarded, and what follows from an answer that never came (`understudy-device`, `routed`).
+//!
+//! Where the interconnect's provider has RDMA, the data of long commands is moved by it ([`landings`], [`movers`]); commands and answers are iSCSI's
+//! all the same.
 #![forbid(unsafe_code)]
+
+pub mod landings;
+pub mod movers;
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -20,15 +26,27 @@ use understudy_device::{
     TaskManagementResponse,
 };
 use understudy_disk::disk::{DiskError, Link};
-use understudy_disk::session::{self, Nexus, Options, Request, Session, Transfer};
+use understudy_disk::session::{self, Nexus, Options, RegionOffer, Request, Session, Transfer};
 use understudy_iscsi::codes::{self, Residual, TaskFunction, TaskFunctionResponse};
 use understudy_iscsi::serial::{Isid, TaskTag};
+
+use landings::{Landings, Stretch};
 
 /// A command takes as long as its client waits for it: whoever gives it up says so by a task management function.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(3600);
 
 /// A login that the partner holds is let go and made anew after this long: a partner that lost its power while it held one says nothing.
 const LOGIN_DEADLINE: Duration = Duration::from_secs(5);
+
+/// A command that moves less is carried by TCP alone: its data goes along with it, and to hand it to another thread would take longer.
+pub const RDMA_FROM_BYTES: usize = 64 << 10;
+
+/// Settings of the sessions that carry clients' commands, and that offer this memory for their data.
+#[must_use]
+pub fn options_with(landings: &Rc<Landings>) -> Options {
+    let landings = Rc::clone(landings);
+    Options { data_region: Some(RegionOffer::new(move || landings.name())), ..options() }
+}
 
 /// Settings of the sessions that carry clients' commands.
 #[must_use]
@@ -45,13 +63,26 @@ pub fn nexus(client: &NexusName) -> Nexus {
 /// The session that carries the commands of one client. Dropping it closes the connection.
 pub struct Line {
     session: Rc<Session>,
+    landings: Option<Rc<Landings>>,
 }
 
 impl Line {
     /// Over a session made with [`options`] and [`nexus`].
     #[must_use]
     pub fn over(session: Rc<Session>) -> Rc<dyn Elsewhere> {
-        Rc::new(Self { session })
+        Rc::new(Self { session, landings: None })
+    }
+
+    /// Over a session made with [`options_with`] and [`nexus`].
+    #[must_use]
+    pub fn with(session: Rc<Session>, landings: Rc<Landings>) -> Rc<dyn Elsewhere> {
+        Rc::new(Self { session, landings: Some(landings) })
+    }
+
+    /// Memory for the data of a command, if it is worth it and there is some.
+    fn stretch(&self, bytes: usize) -> Option<Stretch> {
+        let landings = self.landings.as_ref().filter(|_| bytes >= RDMA_FROM_BYTES)?;
+        landings.stretch(&self.session.data_region()?, bytes)
     }
 }
 
@@ -81,17 +112,39 @@ impl Elsewhere for Line {
         let Carried { lun, attribute, cdb, data_out, data_in_room } = command;
         let reads = data_out.is_empty();
         let most = if reads { *data_in_room } else { u32::try_from(data_out.len()).ok()? };
-        let transfer = match most {
-            0 => Transfer::None,
-            room if reads => Transfer::Read(room),
-            _ => Transfer::Write(data_out.clone()),
+        let stretch = self.stretch(most as usize);
+        let transfer = match (most, &stretch) {
+            (0, _) => Transfer::None,
+            (room, None) if reads => Transfer::Read(room),
+            (room, Some(stretch)) if reads => Transfer::ReadInto(room, stretch.advertised()),
+            (_, None) => Transfer::Write(data_out.clone()),
+            (_, Some(stretch)) => {
+                stretch.put(data_out);
+                Transfer::WriteFrom(data_out.clone(), stretch.advertised())
+            }
         };
         let request = Request { cdb: *cdb, transfer, deadline: COMMAND_DEADLINE };
-        let (tag, reply) = self.session.submit(*lun, code_of(*attribute), request).ok()?;
+        let (tag, reply) = match self.session.submit(*lun, code_of(*attribute), request) {
+            Ok(submitted) => submitted,
+            Err(_not_sent) => {
+                stretch.iter().for_each(Stretch::answered);
+                return None;
+            }
+        };
         let answer = async move {
             match reply.await {
-                Ok(answer) => understood(answer, most, reads),
-                Err(DiskError::Unreachable(_)) => Answer::NotSent,
+                Ok(answer) => {
+                    let answer = match &stretch {
+                        Some(stretch) if reads => landed(answer, most, stretch),
+                        _ => answer,
+                    };
+                    stretch.iter().for_each(Stretch::answered);
+                    understood(answer, most, reads)
+                }
+                Err(DiskError::Unreachable(_)) => {
+                    stretch.iter().for_each(Stretch::answered);
+                    Answer::NotSent
+                }
                 Err(_) => Answer::Unknown,
             }
         };
@@ -159,6 +212,18 @@ fn code_of(attribute: TaskAttribute) -> codes::TaskAttribute {
         TaskAttribute::Ordered => codes::TaskAttribute::ORDERED,
         TaskAttribute::HeadOfQueue => codes::TaskAttribute::HEAD_OF_QUEUE,
     }
+}
+
+/// A read that was answered GOOD without data has it in its stretch; it may have come with the answer as well.
+fn landed(answer: session::Answer, most: u32, stretch: &Stretch) -> session::Answer {
+    if answer.status != Status::Good as u8 || !answer.data_in.is_empty() {
+        return answer;
+    }
+    let bytes = match answer.residual {
+        Residual::None | Residual::Overflow(_) => most,
+        Residual::Underflow(missing) => most.saturating_sub(missing),
+    };
+    session::Answer { data_in: stretch.take(bytes as usize), ..answer }
 }
 
 /// What the partner answered to a command that moved at most `most` bytes, towards the client or away from it.

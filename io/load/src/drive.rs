@@ -113,6 +113,7 @@ impl Client {
             header_digest: DigestOffer::None,
             data_digest: DigestOffer::None,
             receive_segment_bytes: SEGMENT_BYTES,
+            data_region: None,
             // The silence is watched here.
             ping_after: Micros(u64::MAX),
             ping_within: Micros(u64::MAX),

@@ -25,8 +25,9 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 use understudy_device::{
-    Attempt, Completion, NexusHandle, Outcome, Task, TaskAttribute, TaskManagement, TaskManagementResponse,
+    Attempt, Completion, NexusHandle, Outcome, Status, Task, TaskAttribute, TaskManagement, TaskManagementResponse,
 };
+use understudy_iscsi::Advertised;
 use understudy_iscsi::codes::{self, TaskFunction, TaskFunctionResponse};
 use understudy_iscsi::login::LoginStatus;
 use understudy_iscsi::serial::TaskTag;
@@ -34,6 +35,7 @@ use understudy_session::Micros;
 use understudy_session::target::{Begun, CommandArrived, End, Event, Reply, Setup, TargetConnection};
 
 use crate::control::Order;
+use crate::data::DataMover;
 use crate::eager::Eager;
 use crate::registry::{Admitted, Declined, Enrolled, Registry, Served};
 use crate::wire::Wire;
@@ -70,6 +72,8 @@ enum Ending {
     /// This node must not answer any more.
     #[error("the unit is fenced")]
     Fenced,
+    #[error("data could not be moved to the initiator's data region")]
+    DataNotMoved,
     #[error("dropped by its owner")]
     Dropped,
 }
@@ -83,6 +87,18 @@ enum Done {
     },
     /// Its data never came; it was answered already.
     Forgotten,
+    /// What it read is in the initiator's data region, as long as this.
+    Moved {
+        tag: TaskTag,
+        bytes: u32,
+    },
+    /// What it read may be in the initiator's data region, now or later.
+    NotMoved,
+    /// Its data-out, from the initiator's data region.
+    Fetched {
+        tag: TaskTag,
+        data: Option<Bytes>,
+    },
     Function {
         tag: TaskTag,
         function: TaskFunction,
@@ -96,6 +112,10 @@ struct Connection<W> {
     registry: Rc<Registry>,
     enrolled: Enrolled,
     buffer: BytesMut,
+    /// To and from the initiator's data region.
+    mover: Option<Rc<dyn DataMover>>,
+    /// Where there is room for what commands read.
+    advertised: BTreeMap<TaskTag, Advertised>,
     /// Commands that wait for their data-out.
     waiting: BTreeMap<TaskTag, oneshot::Sender<Bytes>>,
     running: FuturesUnordered<LocalBoxFuture<'static, Done>>,
@@ -126,7 +146,7 @@ impl<W: Wire> Connection<W> {
     fn new(stream: W, local: SocketAddr, registry: Rc<Registry>, enrolled: Enrolled) -> Self {
         let now = Instant::now();
         let setup = Setup {
-            offer: registry.options.offer.clone(),
+            offer: registry.offer(),
             limits: registry.options.limits.clone(),
             portal_groups: registry.portal_groups(),
             access: Arc::clone(&registry.options.access),
@@ -140,6 +160,8 @@ impl<W: Wire> Connection<W> {
             registry,
             enrolled,
             buffer: BytesMut::new(),
+            mover: None,
+            advertised: BTreeMap::new(),
             waiting: BTreeMap::new(),
             running: FuturesUnordered::new(),
             admission: None,
@@ -266,6 +288,7 @@ impl<W: Wire> Connection<W> {
                         let _ = sender.send(data);
                     }
                 }
+                Event::FetchData { tag, from } => self.fetch(tag, from),
                 Event::CommandFailed { tag } => drop(self.waiting.remove(&tag)),
                 Event::TaskManagement { tag, function, lun, referenced } => {
                     self.manage(tag, function, lun, referenced);
@@ -300,10 +323,16 @@ impl<W: Wire> Connection<W> {
         task.offer(arrived.data_out_offered);
         task.make_room(arrived.data_in_room);
         let wanted = task.data_out_bytes();
+        let goes_there = arrived.advertised.filter(|_| arrived.data_in_room > 0);
+        if let Some(room) = goes_there {
+            self.advertised.insert(tag, room);
+        }
         match self.machine.begun(tag, wanted) {
             Begun::Execute(data) => {
                 let machine = &mut self.machine;
-                let task = match task.attempt(&data, |bytes| machine.place(tag, bytes)) {
+                let task = match task
+                    .attempt(&data, |bytes| if goes_there.is_some() { None } else { machine.place(tag, bytes) })
+                {
                     Attempt::Over(outcome) => return self.answer(tag, wanted, outcome),
                     Attempt::Placed => {
                         self.machine.complete_placed(tag);
@@ -324,9 +353,23 @@ impl<W: Wire> Connection<W> {
                 self.waiting.insert(tag, sender);
                 self.running.push(Box::pin(execute_later(task, tag, wanted, receiver)));
             }
-            Begun::Refused => drop(task),
+            Begun::Refused => {
+                self.advertised.remove(&tag);
+                drop(task);
+            }
         }
         Ok(())
+    }
+
+    fn fetch(&mut self, tag: TaskTag, from: Advertised) {
+        let fetching = self.mover.as_ref().map(|mover| mover.fetch(from));
+        self.running.push(Box::pin(async move {
+            let data = match fetching {
+                Some(fetching) => fetching.await,
+                None => None,
+            };
+            Done::Fetched { tag, data }
+        }));
     }
 
     fn manage(&mut self, tag: TaskTag, function: TaskFunction, lun: u64, referenced: TaskTag) {
@@ -371,6 +414,20 @@ impl<W: Wire> Connection<W> {
                 self.answer(tag, wanted, outcome)?;
             }
             Done::Forgotten => {}
+            Done::Moved { tag, bytes } => {
+                self.machine.complete(tag, Reply { data_in_moved: bytes, ..Reply::good() });
+                self.count_completed();
+            }
+            // The initiator takes that memory out of use when its session ends unanswered.
+            Done::NotMoved => return Err(Ending::DataNotMoved),
+            Done::Fetched { tag, data } => {
+                if let Some(data) = self.machine.fetched(tag, data)
+                    && let Some(sender) = self.waiting.remove(&tag)
+                {
+                    // As for data that came by the connection.
+                    let _ = sender.send(data);
+                }
+            }
             Done::Function { tag, function, response } => {
                 self.machine.function_done(tag, response);
                 if function == TaskFunction::TARGET_COLD_RESET
@@ -388,18 +445,35 @@ impl<W: Wire> Connection<W> {
         match outcome {
             Outcome::Completed(completion) => self.complete(tag, completion, wanted),
             Outcome::Carried { completion, data_out_wanted } => self.complete(tag, completion, data_out_wanted),
-            Outcome::Aborted => self.machine.abandon(tag),
+            Outcome::Aborted => {
+                self.advertised.remove(&tag);
+                self.machine.abandon(tag);
+            }
             Outcome::Fenced => return Err(Ending::Fenced),
         }
         Ok(())
     }
 
     fn complete(&mut self, tag: TaskTag, completion: Completion, data_out_wanted: u32) {
+        if let Some(room) = self.advertised.remove(&tag)
+            && completion.status == Status::Good
+            && !completion.data_in.is_empty()
+            && let Some(mover) = &self.mover
+        {
+            let bytes = u32::try_from(completion.data_in.len()).unwrap_or(u32::MAX);
+            let mut data = completion.data_in;
+            data.truncate(room.length as usize);
+            let moving = mover.put(room, data);
+            return self
+                .running
+                .push(Box::pin(async move { if moving.await { Done::Moved { tag, bytes } } else { Done::NotMoved } }));
+        }
         let reply = Reply {
             status: completion.status as u8,
             sense: completion.sense.unwrap_or_default(),
             data_in: completion.data_in,
             data_out_wanted,
+            data_in_moved: 0,
         };
         self.machine.complete(tag, reply);
         self.count_completed();
@@ -422,6 +496,7 @@ impl<W: Wire> Connection<W> {
                 let now = self.micros();
                 self.machine.admit(now, admitted.tsih);
                 self.admitted = Some(admitted);
+                self.reach_data_region();
                 // What came behind the login request can be handled now.
                 self.machine.handle_input(&mut self.buffer);
             }
@@ -429,6 +504,14 @@ impl<W: Wire> Connection<W> {
             Err(Declined::Elsewhere(address)) => self.machine.redirect(&address.to_string()),
         }
         true
+    }
+
+    fn reach_data_region(&mut self) {
+        let Some(region) = self.machine.data_region() else { return };
+        self.mover = self.registry.options.data.as_ref().and_then(|reach| reach.mover(region));
+        if self.mover.is_none() {
+            self.machine.forget_data_region();
+        }
     }
 
     /// Ends the nexus before the logout is answered.
@@ -497,7 +580,7 @@ impl<W: Wire> Connection<W> {
             Ending::Session(End::LoggedOut | End::Dropped | End::LoginRefused(LoginStatus::MOVED_TEMPORARILY))
             | Ending::Dropped => true,
             Ending::Closed => self.admitted.as_ref().is_none_or(|admitted| !admitted.is_normal()),
-            Ending::Session(_) | Ending::Socket(_) | Ending::Fenced => false,
+            Ending::Session(_) | Ending::Socket(_) | Ending::Fenced | Ending::DataNotMoved => false,
         };
         if expected {
             tracing::debug!(%peer, target, reason = %ending, "connection over");
@@ -522,7 +605,7 @@ impl<W: Wire> Connection<W> {
                 let _ = tokio::time::timeout(LAST_WORDS, words).await;
                 self.stream.end_in_order();
             }
-            Ending::Dropped | Ending::Closed | Ending::Socket(_) | Ending::Fenced => {
+            Ending::Dropped | Ending::Closed | Ending::Socket(_) | Ending::Fenced | Ending::DataNotMoved => {
                 if matches!(ending, Ending::Dropped) {
                     // What was answered goes out as far as the socket takes it: the client is to come back now.
                     let _ = std::future::poll_fn(|context| Poll::Ready(self.poll_write(context))).await;

@@ -10,6 +10,7 @@ mod chance;
 mod connection;
 mod control;
 mod crowded;
+mod data;
 mod eager;
 mod farewell;
 mod gate;
@@ -21,6 +22,7 @@ mod steer;
 mod wire;
 
 pub use chance::{ChanceSource, from_system};
+pub use data::{DataMover, DataReach};
 pub use gate::LoginGate;
 pub use listener::Presence;
 pub use portal::{Portal, PortalCounters, PortalError, PortalOptions};

@@ -21,6 +21,7 @@ use understudy_session::target::parameters::Offer;
 use crate::chance::{ChanceSource, from_system};
 use crate::connection;
 use crate::control::Order;
+use crate::data::DataReach;
 use crate::gate::LoginGate;
 use crate::heap::keep_freed_memory;
 use crate::listener::{Listener, Presence};
@@ -57,6 +58,8 @@ pub struct PortalOptions {
     pub logout_within: Duration,
     /// Only connections from there are taken; from anywhere if it is `None`.
     pub only_from: Option<IpAddr>,
+    /// How the data regions of initiators are reached; without it they are not known here.
+    pub data: Option<DataReach>,
     /// Whether its addresses must be this machine's when it begins to listen.
     pub presence: Presence,
 }
@@ -81,6 +84,7 @@ impl Default for PortalOptions {
             memory_bytes: 1 << 30,
             logout_within: Duration::from_secs(10),
             only_from: None,
+            data: None,
             presence: Presence::Here,
         }
     }

@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout};
 use understudy_device::{Elsewhere, NexusHandle, NexusName, Target};
 use understudy_iscsi::login::LoginStatus;
 use understudy_iscsi::serial::{Isid, Tsih};
+use understudy_session::target::parameters::{DataRegions, Offer};
 use understudy_session::target::{LoginAsked, PortalGroups, SessionKind, TargetEntry, TargetsWanted};
 
 use crate::control::{Control, Order};
@@ -240,6 +241,12 @@ impl Registry {
     /// What a connection tells when something came and when it waits.
     pub(crate) fn eager(&self) -> Option<Rc<Eager>> {
         self.awake.borrow().as_ref().map(|awake| Rc::clone(&awake.eager))
+    }
+
+    /// What is agreed to at login.
+    pub(crate) fn offer(&self) -> Offer {
+        let data_regions = if self.options.data.is_some() { DataRegions::Used } else { DataRegions::Unknown };
+        Offer { data_regions, ..self.options.offer.clone() }
     }
 
     /// Puts a new connection on the books. If there are too many, the oldest that has not logged in yet makes room;

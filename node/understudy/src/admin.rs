@@ -358,6 +358,9 @@ pub struct PartnerStatus {
     /// Connections of its clients, at addresses that are managed, that it last told of.
     #[serde(default)]
     pub connections_told: u64,
+    /// Commands that it forwarded here and whose data was moved by RDMA, since this node started.
+    #[serde(default)]
+    pub moved_by_rdma: u64,
 }
 
 /// A disk as this node reaches it.

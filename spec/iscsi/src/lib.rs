@@ -6,6 +6,7 @@
 //! is a value or a [`frame::FrameError`] / [`bhs::Malformed`], never a panic.
 #![forbid(unsafe_code)]
 
+pub mod advertised;
 pub mod bhs;
 pub mod binary;
 pub mod chap;
@@ -19,6 +20,7 @@ pub mod response;
 pub mod serial;
 pub mod text;
 
+pub use advertised::Advertised;
 pub use bhs::{Bhs, Malformed, Opcode};
 pub use frame::{Digest, Digests, Frame, FrameDecoder, FrameError};
 pub use outgoing::Outgoing;

@@ -5,6 +5,7 @@
 
 use bytes::{Bytes, BytesMut};
 
+use crate::advertised::{self, Advertised};
 use crate::bhs::{Bhs, Malformed, Opcode};
 use crate::codes::{LogoutReason, TaskAttribute, TaskFunction};
 use crate::frame::Frame;
@@ -104,6 +105,12 @@ impl ScsiCommand {
     pub fn bidirectional_read_bytes(&self) -> Option<u32> {
         let bytes = self.segment(0x02)?.get(1..5)?;
         Some(u32::from_be_bytes(bytes.try_into().ok()?))
+    }
+
+    /// Where the initiator has the data, if it says so.
+    #[must_use]
+    pub fn advertised(&self) -> Option<Advertised> {
+        Advertised::decode(self.segment(advertised::AHS_TYPE)?)
     }
 
     /// The first segment of `kind`: its reserved byte and what follows.

@@ -3,6 +3,7 @@
 //! Not here: the login's PDUs. The one idea: the target, as responder, states the result; this end only checks that
 //! the result is one it may live with and takes the RFC's default where a key was not answered.
 
+use understudy_iscsi::advertised::DATA_REGION_KEY;
 use understudy_iscsi::text::{KeyList, boolean, parse_boolean, parse_number};
 use understudy_iscsi::{Digest, Digests};
 
@@ -34,6 +35,8 @@ pub struct Parameters {
     pub portal_group_tag: Option<u16>,
     /// The target's alias; empty if it has none.
     pub target_alias: String,
+    /// Whether the target moves data to and from the data region that was proposed.
+    pub data_region: bool,
 }
 
 impl Parameters {
@@ -49,6 +52,7 @@ impl Parameters {
             initial_r2t: true,
             portal_group_tag: None,
             target_alias: String::new(),
+            data_region: false,
         }
     }
 
@@ -67,6 +71,7 @@ impl Parameters {
             "InitialR2T" => self.initial_r2t = truth(value)?,
             "TargetPortalGroupTag" => self.portal_group_tag = Some(number(value, 0, 0xffff)? as u16),
             "TargetAlias" => value.clone_into(&mut self.target_alias),
+            DATA_REGION_KEY if config.data_region.is_some() => self.data_region = truth(value)?,
             // ErrorRecoveryLevel is a minimum and 0 was proposed.
             "ErrorRecoveryLevel" => _ = number(value, 0, 0)?,
             // Answers that leave nothing to decide here: this end proposed the only value it uses, or the key is a
@@ -149,6 +154,9 @@ pub(super) fn proposals(config: &Config, keys: &mut KeyList) {
         keys.push("MaxOutstandingR2T", OUTSTANDING_R2TS.to_string());
         keys.push("DataPDUInOrder", boolean(true));
         keys.push("DataSequenceInOrder", boolean(true));
+        if let Some(region) = &config.data_region {
+            keys.push(DATA_REGION_KEY, &region[..]);
+        }
     }
 }
 

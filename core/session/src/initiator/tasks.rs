@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
+use understudy_iscsi::Advertised;
 use understudy_iscsi::codes::{Residual, TaskFunction, TaskFunctionResponse};
 use understudy_iscsi::request::{DataOut, ScsiCommand, TaskManagementRequest};
 use understudy_iscsi::response::{DataIn, R2t, ScsiResponse, TaskManagementResponse};
@@ -259,13 +260,16 @@ impl<T> Initiator<T> {
 
     fn send_command(&mut self, tag: TaskTag, command: Command<T>) {
         let Command { ticket, lun, attribute, cdb, transfer, deadline } = command;
-        let (read_bytes, data_out) = match transfer {
-            Transfer::None => (0, Bytes::new()),
-            Transfer::Read(bytes) => (bytes, Bytes::new()),
-            Transfer::Write(data) => (0, data),
+        let (read_bytes, data_out, advertised) = match transfer {
+            Transfer::None => (0, Bytes::new(), None),
+            Transfer::Read(bytes) => (bytes, Bytes::new(), None),
+            Transfer::Write(data) => (0, data, None),
+            Transfer::ReadInto(bytes, advertised) => (bytes, Bytes::new(), Some(advertised)),
+            Transfer::WriteFrom(data, advertised) => (0, data, Some(advertised)),
         };
         let length = data_out.len();
-        let first_burst = length.min(self.parameters.first_burst_bytes as usize);
+        let unasked = if advertised.is_some() { 0 } else { self.parameters.first_burst_bytes as usize };
+        let first_burst = length.min(unasked);
         let immediate = if self.parameters.immediate_data { first_burst.min(self.segment_bytes()) } else { 0 };
         let unsolicited = if self.parameters.initial_r2t { immediate } else { first_burst };
         let pdu = ScsiCommand {
@@ -280,7 +284,7 @@ impl<T> Initiator<T> {
             cmd_sn: self.cmd_sn,
             exp_stat_sn: self.exp_stat_sn,
             cdb,
-            ahs: Bytes::new(),
+            ahs: advertised.map(Advertised::encode).unwrap_or_default(),
             data: data_out.slice(..immediate),
         };
         let cmd_sn = self.cmd_sn;

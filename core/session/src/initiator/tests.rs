@@ -33,6 +33,7 @@ fn config() -> Config {
         header_digest: DigestOffer::None,
         data_digest: DigestOffer::None,
         receive_segment_bytes: 65_536,
+        data_region: None,
         ping_after: Micros(SECOND),
         ping_within: Micros(SECOND),
         login_within: Micros(SECOND),

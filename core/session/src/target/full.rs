@@ -16,7 +16,7 @@ use understudy_iscsi::codes::{LogoutReason, LogoutResponseCode, RejectReason, Ta
 use understudy_iscsi::request::{DataOut, LogoutRequest, NopOut, ScsiCommand, TaskManagementRequest, TextRequest};
 use understudy_iscsi::response::{LogoutResponse, NopIn, R2t, TaskManagementResponse};
 use understudy_iscsi::serial::{Cid, CmdSn, TaskTag, TransferTag};
-use understudy_iscsi::{Bhs, Frame, InitiatorPdu, Malformed};
+use understudy_iscsi::{Advertised, Bhs, Frame, InitiatorPdu, Malformed};
 
 use super::commands::Commands;
 use super::parameters::{InitialR2t, Parameters, SessionKind};
@@ -40,6 +40,8 @@ pub(crate) struct Command {
     numbered: bool,
     transfer: Transfer,
     stage: CommandStage,
+    /// Where in the data region its data is, or goes.
+    advertised: Option<Advertised>,
     /// Bytes counted against the memory budget.
     charged: u64,
 }
@@ -60,6 +62,8 @@ enum CommandStage {
     Waiting,
     /// Data-out is being collected.
     Collecting,
+    /// The shell fetches the data-out.
+    Fetching,
     /// The shell executes it.
     Executing,
 }
@@ -75,6 +79,8 @@ pub(crate) struct FullFeature {
     immediate_commands: u32,
     held: BTreeMap<u32, Vec<Frame>>,
     waiting: VecDeque<TaskTag>,
+    /// Data-out that the shell is to fetch. BOUND: the commands under way.
+    fetches: VecDeque<(TaskTag, Advertised)>,
     charged: u64,
     transfer_tag: u32,
     exchange: Exchange,
@@ -96,6 +102,7 @@ impl FullFeature {
             immediate_commands: 0,
             held: BTreeMap::new(),
             waiting: VecDeque::new(),
+            fetches: VecDeque::new(),
             charged: 0,
             transfer_tag: 0,
             exchange: Exchange::default(),
@@ -227,6 +234,7 @@ impl FullFeature {
             return;
         }
         let offered = if pdu.write { pdu.expected_bytes } else { 0 };
+        let advertised = pdu.advertised().filter(|_| self.agreed.data_region.is_some());
         let mut transfer = Transfer::start(pdu.data, offered, !pdu.is_final, &self.agreed);
         if !pdu.is_final && self.agreed.initial_r2t == InitialR2t::Required {
             transfer.fail(Fault::Unexpected);
@@ -239,6 +247,7 @@ impl FullFeature {
             numbered,
             transfer,
             stage: CommandStage::Arrived,
+            advertised,
             charged: 0,
         };
         self.immediate_commands += u32::from(!numbered);
@@ -250,6 +259,7 @@ impl FullFeature {
             cdb: pdu.cdb,
             data_out_offered: offered,
             data_in_room: if pdu.read { pdu.expected_bytes } else { 0 },
+            advertised,
         }));
     }
 
@@ -313,6 +323,37 @@ impl FullFeature {
             command.stage = CommandStage::Executing;
             return Some(command.transfer.finish());
         }
+        let wanted = command.transfer.wanted();
+        if let Some(all) = command.advertised.filter(|all| all.length >= wanted && !command.transfer.has_any()) {
+            command.stage = CommandStage::Fetching;
+            self.fetches.push_back((tag, Advertised { length: wanted, ..all }));
+            return None;
+        }
+        command.stage = CommandStage::Collecting;
+        self.solicit(tag, wire);
+        None
+    }
+
+    /// Data-out that the shell is to fetch.
+    pub(crate) fn next_fetch(&mut self) -> Option<Event> {
+        // BOUND: each turn takes one off; those of commands that have ended since are left out.
+        while let Some((tag, from)) = self.fetches.pop_front() {
+            if self.commands.get(tag).is_some_and(|command| command.stage == CommandStage::Fetching) {
+                return Some(Event::FetchData { tag, from });
+            }
+        }
+        None
+    }
+
+    /// What the shell fetched; without it the initiator is asked. The data if the command can be executed now.
+    pub(crate) fn fetched(&mut self, tag: TaskTag, data: Option<Bytes>, wire: &mut Wire) -> Option<Bytes> {
+        let command = self.commands.get_mut(tag).filter(|command| command.stage == CommandStage::Fetching)?;
+        let wanted = command.transfer.wanted() as usize;
+        if let Some(data) = data.filter(|data| data.len() == wanted) {
+            command.stage = CommandStage::Executing;
+            return Some(data);
+        }
+        command.advertised = None;
         command.stage = CommandStage::Collecting;
         self.solicit(tag, wire);
         None
@@ -362,7 +403,7 @@ impl FullFeature {
             // Data of a command that was answered or aborted meanwhile: the initiator may still have sent it.
             return;
         };
-        if matches!(command.stage, CommandStage::Executing | CommandStage::Waiting) {
+        if matches!(command.stage, CommandStage::Executing | CommandStage::Waiting | CommandStage::Fetching) {
             return;
         }
         command.transfer.take(pdu, &self.agreed);

@@ -10,6 +10,7 @@
 
 use std::collections::BTreeSet;
 
+use understudy_iscsi::advertised::DATA_REGION_KEY;
 use understudy_iscsi::{Digest, Digests};
 
 /// What the target side is willing to agree to.
@@ -25,6 +26,18 @@ pub struct Offer {
     pub outstanding_r2ts: u16,
     /// Whether data digests and header digests may be agreed to.
     pub digests: DigestOffer,
+    /// Whether data may be moved to and from an initiator's data region.
+    pub data_regions: DataRegions,
+}
+
+/// What becomes of a data region that an initiator proposes ([`understudy_iscsi::advertised`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DataRegions {
+    /// The key is not known here.
+    #[default]
+    Unknown,
+    /// It is used.
+    Used,
 }
 
 /// Which digests the target agrees to.
@@ -45,6 +58,7 @@ impl Default for Offer {
             first_burst: 256 << 10,
             outstanding_r2ts: 4,
             digests: DigestOffer::AsAsked,
+            data_regions: DataRegions::Unknown,
         }
     }
 }
@@ -75,6 +89,8 @@ pub struct Parameters {
     pub initial_r2t: InitialR2t,
     /// Whether a command may carry data.
     pub immediate_data: ImmediateData,
+    /// Where the initiator's data region is served.
+    pub data_region: Option<String>,
 }
 
 /// InitialR2T (RFC 7143 §13.10).
@@ -105,6 +121,7 @@ impl Default for Parameters {
             outstanding_r2ts: 1,
             initial_r2t: InitialR2t::Required,
             immediate_data: ImmediateData::Allowed,
+            data_region: None,
         }
     }
 }
@@ -254,6 +271,10 @@ impl Negotiation {
             // Obsolete keys with a prescribed answer (RFC 7143 §13.25).
             "IFMarker" | "OFMarker" => boolean(value).map_or(Answer::Reject, |_asked| yes_or_no(false)),
             "IFMarkInt" | "OFMarkInt" => Answer::Reject,
+            DATA_REGION_KEY if self.offer.data_regions == DataRegions::Used => {
+                self.agreed.data_region = Some(value.to_owned());
+                yes_or_no(true)
+            }
             _unknown => Answer::NotUnderstood,
         })
     }

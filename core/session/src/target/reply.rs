@@ -29,13 +29,15 @@ pub struct Reply {
     pub data_in: Bytes,
     /// Data-out that the CDB asked for, in bytes, for the residual.
     pub data_out_wanted: u32,
+    /// Bytes of data-in that the command had and that went to the initiator's data region; then `data_in` is empty.
+    pub data_in_moved: u32,
 }
 
 impl Reply {
     /// GOOD without data.
     #[must_use]
     pub fn good() -> Self {
-        Self { status: GOOD, sense: Bytes::new(), data_in: Bytes::new(), data_out_wanted: 0 }
+        Self { status: GOOD, sense: Bytes::new(), data_in: Bytes::new(), data_out_wanted: 0, data_in_moved: 0 }
     }
 
     /// TASK SET FULL.
@@ -46,7 +48,7 @@ impl Reply {
 
 /// Sends the answer to `command`.
 pub(crate) fn send(tag: TaskTag, command: &Command, reply: Reply, agreed: &Parameters, wire: &mut Wire) {
-    let length = u32::try_from(reply.data_in.len()).unwrap_or(u32::MAX);
+    let length = u32::try_from(reply.data_in.len()).unwrap_or(u32::MAX).max(reply.data_in_moved);
     let actual = if command.read { length } else { length.max(reply.data_out_wanted) };
     let residual = Residual::between(command.expected_bytes, actual);
     let mut data = if command.read && !command.write { reply.data_in } else { Bytes::new() };

@@ -227,6 +227,11 @@ impl Transfer {
         }
     }
 
+    /// Whether any of it has come.
+    pub(crate) fn has_any(&self) -> bool {
+        self.received > 0
+    }
+
     /// Bytes of memory that the rest of this transfer will take.
     pub(crate) fn wanted(&self) -> u32 {
         self.wanted

@@ -366,6 +366,7 @@ impl Node {
             pages_read: self.partner.pages_read.get(),
             read_micros_median: self.partner.median_read_micros(),
             connections_told: self.addresses.told_by_partner().len() as u64,
+            moved_by_rdma: self.service.moved_by_rdma(),
         }
     }
 

@@ -21,12 +21,13 @@ use understudy_failover::input::Input;
 use understudy_failover::machine::Machine;
 use understudy_failover::page::SEQUENCE_OFFSET;
 use understudy_failover::words::{Incarnation, Micros};
-use understudy_forward::Line;
+use understudy_forward::landings::{At, Landings};
+use understudy_forward::{Line, movers};
 use understudy_portal::{Portal, PortalError, PortalOptions};
 
 use super::clock::Clock;
 use super::service::node_id;
-use super::world::{Addresses, Interconnect, PartnerPage, Witness, World};
+use super::world::{Addresses, DataWay, Interconnect, PartnerPage, Witness, World};
 use crate::admin::{AdminRequest, Server};
 use crate::config::{Config, NodeName};
 use crate::event_log::EventLog;
@@ -129,8 +130,29 @@ impl World for Host {
         IscsiLun::open(url, nexus, options)
     }
 
-    fn open_forward(&self, partner: Place, client: &NexusName) -> Rc<dyn Elsewhere> {
-        Line::over(Session::start(partner, understudy_forward::nexus(client), understudy_forward::options()))
+    fn open_forward(&self, partner: Place, client: &NexusName, data: Option<&DataWay>) -> Rc<dyn Elsewhere> {
+        let nexus = understudy_forward::nexus(client);
+        match data {
+            None => Line::over(Session::start(partner, nexus, understudy_forward::options())),
+            Some(DataWay { landings, .. }) => {
+                let session = Session::start(partner, nexus, understudy_forward::options_with(landings));
+                Line::with(session, Rc::clone(landings))
+            }
+        }
+    }
+
+    fn data_way(&self, config: &Config, own: NodeName) -> Option<DataWay> {
+        config.forwarding()?;
+        let provider = match config.provider.as_str().parse().ok()? {
+            provider @ (Provider::Shm | Provider::Verbs) => provider,
+            // It makes a one-sided read or write of two messages, and is no shorter a way than a connection of one's own.
+            Provider::Tcp => return None,
+        };
+        let identity = Identity { pair: u64::from(config.pair.id), node: node_id(own).code() };
+        let landings = Landings::start(At { provider, address: config.node(own).interconnect, identity });
+        let (address, node) = (config.node(own.partner()).interconnect, node_id(own.partner()).code());
+        let (reach, moves) = movers::reach(movers::Partner { provider, address, node, own: identity });
+        Some(DataWay { landings, reach, moves })
     }
 
     fn bind_portal(&self, address: SocketAddr, options: PortalOptions) -> Result<Portal, PortalError> {

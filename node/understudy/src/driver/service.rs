@@ -24,7 +24,7 @@ use super::mistakes::{Mistake, is_made};
 use super::overseer::PoolOverseer;
 use super::publisher::Publisher;
 use super::shelves::PoolDisks;
-use super::world::World;
+use super::world::{DataWay, World};
 use crate::config::{Config, NodeName};
 
 mod units;
@@ -60,6 +60,7 @@ pub struct Service {
     publisher: Rc<Publisher>,
     addresses: Rc<PortalAddresses>,
     identities: [Identity; 2],
+    data: Option<Rc<DataWay>>,
     overseers: BTreeMap<PoolId, Rc<PoolOverseer>>,
     pools: RefCell<BTreeMap<PoolId, Rc<OpenPool>>>,
     /// Pools ordered to be opened whose answer is still out: while there is one, logins stay held.
@@ -119,10 +120,12 @@ impl Service {
         };
         let identities = NodeName::BOTH.map(identity);
         let provisioning = config.pools.iter().map(|pool| (super::shelves::pool_id(pool.id), Arc::default())).collect();
+        let data = world.data_way(&config, own).map(Rc::new);
         Self {
             world,
             config,
             own,
+            data,
             disks,
             publisher,
             addresses,

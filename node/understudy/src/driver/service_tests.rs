@@ -27,7 +27,7 @@ use crate::config::tests::GOOD;
 use crate::driver::lane::Lane;
 use crate::driver::locks::LockDisks;
 use crate::driver::overseer::OverseerParts;
-use crate::driver::world::{Interconnect, OwnPage, Witness};
+use crate::driver::world::{DataWay, Interconnect, OwnPage, Witness};
 use crate::timeline::Recorder;
 
 /// A service without portals asks nothing of its world.
@@ -54,7 +54,7 @@ impl World for Nowhere {
         unreachable!("the test gives the disks")
     }
 
-    fn open_forward(&self, _: Place, _: &NexusName) -> Rc<dyn Elsewhere> {
+    fn open_forward(&self, _: Place, _: &NexusName, _: Option<&DataWay>) -> Rc<dyn Elsewhere> {
         unreachable!("no client comes")
     }
 

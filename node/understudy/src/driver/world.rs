@@ -20,7 +20,9 @@ use understudy_failover::effect::Effects;
 use understudy_failover::input::Input;
 use understudy_failover::machine::Machine;
 use understudy_failover::words::{Incarnation, Micros};
-use understudy_portal::{Portal, PortalError, PortalOptions};
+use understudy_forward::landings::Landings;
+use understudy_forward::movers::Moves;
+use understudy_portal::{DataReach, Portal, PortalError, PortalOptions};
 
 use crate::admin::AdminRequest;
 use crate::config::{Config, NodeName};
@@ -102,6 +104,16 @@ pub struct Interconnect {
     pub post: Option<Box<dyn Post>>,
 }
 
+/// RDMA for the data of commands that one node forwards to the other.
+pub struct DataWay {
+    /// Memory of this node for commands that it forwards.
+    pub landings: Rc<Landings>,
+    /// The partner's memory, for commands that it forwards.
+    pub reach: DataReach,
+    /// How often data was moved to or from there.
+    pub moves: Moves,
+}
+
 /// Sees every step of the failover machine of one run.
 pub trait Witness {
     /// `machine` is about to be told `fact`.
@@ -140,8 +152,14 @@ pub trait World {
     /// Opens a disk. Called inside a `LocalSet`.
     fn open_disk(&self, url: &LunUrl, nexus: Nexus, options: Options) -> Rc<dyn Disk>;
 
-    /// Begins a session with the partner that carries the commands of one client. Called inside a `LocalSet`.
-    fn open_forward(&self, partner: Place, client: &NexusName) -> Rc<dyn Elsewhere>;
+    /// Begins a session with the partner that carries the commands of one client, whose data may be moved in this way. Called inside a
+    /// `LocalSet`.
+    fn open_forward(&self, partner: Place, client: &NexusName, data: Option<&DataWay>) -> Rc<dyn Elsewhere>;
+
+    /// How the data of forwarded commands is moved by RDMA; `None` where it goes by TCP.
+    fn data_way(&self, _config: &Config, _own: NodeName) -> Option<DataWay> {
+        None
+    }
 
     /// Listens for clients. Called inside a `LocalSet`.
     ///

@@ -66,9 +66,9 @@ impl Service {
             Rc::new(|_| Rc::new(Nowhere))
         } else {
             let place = Place { portal: forwarding[other.index()].to_string(), target: other_name.clone() };
-            let world = Rc::clone(&self.world);
+            let (world, data) = (Rc::clone(&self.world), self.data.clone());
             Rc::new(move |client: &NexusName| {
-                let way = world.open_forward(place.clone(), client);
+                let way = world.open_forward(place.clone(), client, data.as_deref());
                 #[cfg(feature = "mistakes")]
                 let way = mistakes::beyond(way);
                 way
@@ -89,7 +89,8 @@ impl Service {
         let partner = forwarding[self.own.partner().index()];
         // Who the client is was proved to the partner.
         let access = Arc::default();
-        let options = PortalOptions { only_from: Some(partner.ip()), access, ..self.config.portal_options() };
+        let data = self.data.as_ref().map(|data| data.reach.clone());
+        let options = PortalOptions { only_from: Some(partner.ip()), access, data, ..self.config.portal_options() };
         let portal = self.bind_until_free(forwarding[self.own.index()], options).await;
         let Identity { target, forwarded, .. } = &self.identities[self.own.index()];
         portal.add_target_by(Rc::clone(target), forwarded.gate.clone(), OTHER_GROUP, Way::Forwarded);
@@ -98,6 +99,12 @@ impl Service {
             // No pool ever opens the portals of this node: all they are for is the way to the partner's.
             self.open_portals(node_id(self.own)).await;
         }
+    }
+
+    /// Commands that the partner forwarded here and whose data was moved by RDMA, since the start.
+    #[must_use]
+    pub fn moved_by_rdma(&self) -> u64 {
+        self.data.as_ref().map_or(0, |data| data.moves.count())
     }
 
     /// The groups by which volumes of this home are reached while this node has them.
