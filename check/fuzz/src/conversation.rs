@@ -199,6 +199,7 @@ impl<'a> Talk<'a> {
                     self.target.function_done(tag, TaskFunctionResponse::TASK_DOES_NOT_EXIST);
                 }
                 target::Event::LogoutAsked => self.target.logged_out(),
+                target::Event::FetchData { .. } => panic!("no data region was proposed"),
                 target::Event::CommandFailed { tag } => panic!("the data-out of {tag:?} was refused"),
             }
             self.target.handle_input(&mut self.to_target);

@@ -17,6 +17,7 @@ use understudy_iscsi::serial::{TaskTag, Tsih};
 use understudy_iscsi::text::KeyList;
 use understudy_iscsi::{Digest, Digests, FrameDecoder, InitiatorPdu, Outgoing, TargetPdu};
 use understudy_session::Micros;
+use understudy_session::target::parameters::{DataRegions, Offer};
 use understudy_session::target::{Begun, Event, Limits, Reply, Setup, TargetConnection, TargetEntry};
 
 use crate::choices::{Choices, Script};
@@ -59,7 +60,8 @@ pub fn run(bytes: &[u8]) {
         memory_bytes: *choices.pick(&[1 << 20, 1024, 40 << 20]),
         ..Limits::default()
     };
-    let setup = Setup { limits, portal_groups: 1.into(), ..Setup::default() };
+    let offer = Offer { data_regions: DataRegions::Used, ..Offer::default() };
+    let setup = Setup { limits, offer, portal_groups: 1.into(), ..Setup::default() };
     let mut bench = Bench {
         choices,
         machine: TargetConnection::new(setup, Micros(0)),
@@ -188,6 +190,16 @@ impl Bench<'_> {
                 Some(Stand::WaitsForData { wanted }) => assert!(data.len() <= wanted as usize),
                 other => panic!("data for a command that waits for none: {other:?}"),
             },
+            Event::FetchData { tag, from } => {
+                let Some(Stand::WaitsForData { wanted }) = self.commands.get(&tag) else {
+                    panic!("data is fetched for a command that waits for none");
+                };
+                assert!(from.length <= *wanted && from.offset.checked_add(from.length).is_some());
+                let fetched = (self.choices.byte() != 255).then(|| Bytes::from(vec![7; from.length as usize]));
+                if self.machine.fetched(tag, fetched).is_some() {
+                    self.commands.insert(tag, Stand::Executes);
+                }
+            }
             Event::CommandFailed { tag } => {
                 // Its answer is out already, so it may be forgotten by now.
                 let before = self.commands.remove(&tag);

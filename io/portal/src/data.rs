@@ -20,7 +20,9 @@ pub trait DataMover {
 
 /// Reaches data regions by what an initiator calls them.
 #[derive(Clone)]
-pub struct DataReach(Rc<dyn Fn(&str) -> Option<Rc<dyn DataMover>>>);
+pub struct DataReach(Rc<Reach>);
+
+type Reach = dyn Fn(&str) -> Option<Rc<dyn DataMover>>;
 
 impl DataReach {
     /// `None` is for regions that cannot be reached.

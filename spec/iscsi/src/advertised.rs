@@ -1,6 +1,6 @@
 //! Where the initiator has the data of a command, for a target that moves it by RDMA: an additional header segment of our own.
 //!
-//! Not here: the memory itself, and how the two ends agree on it. The one idea: as in iSER (RFC 7145 §9.2) a command says where its data is, or has to go, and the
+//! Not here: the memory itself, and how the two ends agree on it. The one idea: as in iSER a command says where its data is, or has to go, and the
 //! response comes when it was moved; only that everything else stays plain iSCSI, and a target may use TCP all the same.
 //!
 //! | offset | bytes | what |

@@ -13,7 +13,7 @@ use understudy_iscsi::response::{
 };
 use understudy_iscsi::serial::{CmdSn, Isid, StatSn, TaskTag, TransferTag, Tsih};
 use understudy_iscsi::text::KeyList;
-use understudy_iscsi::{Digest, Digests, FrameDecoder, InitiatorPdu, Outgoing, TargetPdu};
+use understudy_iscsi::{Advertised, Digest, Digests, FrameDecoder, InitiatorPdu, Outgoing, TargetPdu};
 
 use super::{
     Command, Config, DigestOffer, DiscoveredTarget, Event, Fate, Initiator, Management, Purpose, SessionLost, Transfer,
@@ -818,4 +818,53 @@ fn arbitrary_bytes_from_the_target_never_panic() {
         while scene.initiator.poll_event().is_some() {}
         assert!(scene.fates().len() <= 2);
     }
+}
+
+// ---- data regions
+
+fn with_a_region(answer: &str) -> Scene {
+    let mut scene = Scene::new(Config { data_region: Some("192.0.2.1:7000".to_owned()), ..config() });
+    let request = scene.login_request();
+    let text = String::from_utf8_lossy(&request.text).into_owned();
+    assert!(text.contains("X-io.understudy.DataRegion=192.0.2.1:7000"), "{text}");
+    let keys = [("X-io.understudy.DataRegion", answer), ("InitialR2T", "No")];
+    scene.answer_login(&request, Stage::FullFeature, &keys).expect("login is accepted");
+    scene
+}
+
+#[test]
+fn a_target_of_another_release_that_does_not_know_regions_is_logged_in_to_without() {
+    assert_eq!(with_a_region("Yes").initiator.data_region(), Some("192.0.2.1:7000"));
+    for refusal in ["NotUnderstood", "No", "Reject"] {
+        assert_eq!(with_a_region(refusal).initiator.data_region(), None, "{refusal}");
+    }
+}
+
+#[test]
+fn data_in_a_region_is_sent_only_when_the_target_asks_for_it() {
+    let mut scene = with_a_region("Yes");
+    let advertised = Advertised { offset: 8192, length: 1024 };
+    let command = |transfer| Command {
+        ticket: 1,
+        lun: 0,
+        attribute: TaskAttribute::SIMPLE,
+        cdb: [0; 16],
+        transfer,
+        deadline: Micros(SECOND),
+    };
+    let tag =
+        scene.initiator.submit(command(Transfer::WriteFrom(Bytes::from(vec![7; 1024]), advertised))).expect("sent");
+    scene.initiator.submit(command(Transfer::ReadInto(1024, advertised))).expect("sent");
+    let commands = scene.commands();
+    assert_eq!(commands.len(), 2);
+    for (sent, write) in commands.iter().zip([true, false]) {
+        assert_eq!((sent.advertised(), sent.data.len()), (Some(advertised), 0));
+        assert_eq!((sent.write, sent.read, sent.is_final, sent.expected_bytes), (write, !write, true, 1024));
+    }
+    let window = scene.plain_window();
+    let (transfer_tag, r2t_sn, buffer_offset, desired_bytes) = (TransferTag(9), 0, 0, 1024);
+    scene.receive(R2t { lun: 0, tag, transfer_tag, window, r2t_sn, buffer_offset, desired_bytes }).expect("taken");
+    let sent = scene.sent();
+    let [InitiatorPdu::DataOut(data)] = &sent[..] else { panic!("{sent:?}") };
+    assert_eq!((data.data.len(), data.is_final), (1024, true));
 }

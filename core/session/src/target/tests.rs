@@ -1,5 +1,6 @@
 //! Transcripts: PDUs an initiator sends, and every PDU and event that comes of them, as text.
 
+use super::parameters::DataRegions;
 use super::*;
 use bytes::Buf;
 use understudy_iscsi::codes::{LogoutReason, TaskFunction};
@@ -912,4 +913,99 @@ fn commands_that_are_over_in_any_order_are_each_answered_once() {
         bench.machine.complete(TaskTag(tag), Reply::good());
         assert_eq!(bench.shown().lines().count(), times, "{tag}");
     }
+}
+
+// ---- data regions
+
+const REGION: &str = "X-io.understudy.DataRegion=192.0.2.1:7000\0";
+
+fn with_regions() -> Bench {
+    let offer = Offer { data_regions: DataRegions::Used, ..Offer::default() };
+    let bench = Bench::logged_in(Setup { offer, ..Setup::default() }, REGION);
+    assert_eq!(bench.machine.data_region(), Some("192.0.2.1:7000"));
+    bench
+}
+
+fn advertised(bench: &mut Bench, tag: u32, direction: Direction, bytes: u32, length: u32) -> ScsiCommand {
+    let ahs = Advertised { offset: 4096, length }.encode();
+    ScsiCommand { ahs, ..bench.next_command(tag, direction, bytes, &[]) }
+}
+
+#[test]
+fn data_that_is_advertised_is_fetched_and_no_r2t_is_sent() {
+    let mut bench = with_regions();
+    bench.wanted = 65_536;
+    let command = advertised(&mut bench, 2, Direction::Write, 65_536, 65_536);
+    bench.send(command);
+    let shown = bench.shown();
+    assert!(shown.contains("-> Later") && shown.contains("FetchData") && shown.contains("length: 65536"), "{shown}");
+    assert!(!shown.contains("r2t"), "{shown}");
+    let data = Bytes::from(vec![7; 65_536]);
+    assert_eq!(bench.machine.fetched(TaskTag(2), Some(data.clone())), Some(data.clone()));
+    assert_eq!(bench.machine.fetched(TaskTag(2), Some(data)), None, "a second time");
+    bench.machine.complete(TaskTag(2), Reply { data_out_wanted: 65_536, ..Reply::good() });
+    let shown = bench.shown();
+    assert!(shown.contains("status=00"), "{shown}");
+}
+
+#[test]
+fn data_that_cannot_be_fetched_or_is_cut_short_is_asked_for() {
+    for fetched in [None, Some(Bytes::from(vec![7; 65_535]))] {
+        let mut bench = with_regions();
+        bench.wanted = 65_536;
+        let command = advertised(&mut bench, 2, Direction::Write, 65_536, 65_536);
+        bench.send(command);
+        bench.shown();
+        assert_eq!(bench.machine.fetched(TaskTag(2), fetched), None);
+        let shown = bench.shown();
+        assert!(shown.contains("r2t"), "{shown}");
+        bench.data_out(2, TransferTag(0), 0, 0, 65_536, true);
+        let shown = bench.shown();
+        assert!(shown.contains("data 2 65536 bytes"), "{shown}");
+    }
+}
+
+#[test]
+fn less_than_is_wanted_is_not_fetched_and_an_aborted_command_wants_nothing() {
+    let mut bench = with_regions();
+    bench.wanted = 65_536;
+    let command = advertised(&mut bench, 2, Direction::Write, 65_536, 65_535);
+    bench.send(command);
+    let shown = bench.shown();
+    assert!(shown.contains("r2t") && !shown.contains("FetchData"), "{shown}");
+    let command = advertised(&mut bench, 3, Direction::Write, 65_536, 65_536);
+    bench.send(command);
+    bench.shown();
+    bench.machine.abandon(TaskTag(3));
+    assert_eq!(bench.machine.fetched(TaskTag(3), Some(Bytes::from(vec![7; 65_536]))), None);
+}
+
+#[test]
+fn what_was_moved_counts_for_the_residual_and_is_not_sent() {
+    let mut bench = with_regions();
+    let command = advertised(&mut bench, 2, Direction::Read, 65_536, 65_536);
+    bench.send(command);
+    bench.shown();
+    bench.machine.complete(TaskTag(2), Reply { data_in_moved: 61_440, ..Reply::good() });
+    let shown = bench.shown();
+    assert!(shown.contains("Underflow(4096)") && !shown.contains("data-in"), "{shown}");
+}
+
+#[test]
+fn without_agreement_nothing_is_fetched() {
+    let mut bench = Bench::logged_in(Setup::default(), REGION);
+    assert_eq!(bench.machine.data_region(), None);
+    bench.wanted = 65_536;
+    let command = advertised(&mut bench, 2, Direction::Write, 65_536, 65_536);
+    bench.send(command);
+    let shown = bench.shown();
+    assert!(shown.contains("r2t") && !shown.contains("FetchData"), "{shown}");
+    // Nor when it turned out to be out of reach.
+    let mut bench = with_regions();
+    bench.machine.forget_data_region();
+    let command = advertised(&mut bench, 2, Direction::Write, 65_536, 65_536);
+    bench.wanted = 65_536;
+    bench.send(command);
+    let shown = bench.shown();
+    assert!(shown.contains("r2t"), "{shown}");
 }
