@@ -10,7 +10,7 @@ use understudy::config::NodeName;
 use understudy_failover::words::{LegIndex, LegSet};
 use understudy_layout::PAGE_BYTES;
 use understudy_layout::label::PoolAreas;
-use understudy_layout::lock::LockPlaces;
+use understudy_layout::lock::{LockPlaces, RecordSlot};
 
 use crate::clock;
 use crate::medium::Temper;
@@ -245,11 +245,14 @@ fn corrupt_record(stage: &Stage, shelf: usize, node: usize) {
     stage.shelves[shelf].medium.corrupt(lba);
 }
 
+/// The next record, that is, and no heartbeat before it: by then what stands does so on the other lock disks, as when this was found fair.
 fn misdirect_record(stage: &Stage, shelf: usize, node: usize) {
     let Some(places) = LockPlaces::new(stage.lock_shape()) else { return };
-    let area = places.node_area(node as u8);
-    let by = stage.chance.between(1, u64::from(area.blocks));
-    stage.shelves[shelf].medium.misdirect_next((area.lba, u64::from(area.blocks)), by);
+    let slots = [RecordSlot::Even, RecordSlot::Odd].map(|slot| places.record(node as u8, slot));
+    let first = slots.iter().map(|slot| slot.lba).min().unwrap_or_default();
+    let end = slots.iter().map(|slot| slot.lba + u64::from(slot.blocks)).max().unwrap_or_default();
+    let by = stage.chance.between(1, end - first);
+    stage.shelves[shelf].medium.misdirect_next((first, end - first), by);
 }
 
 fn metadata_block(stage: &Stage, place: u64) -> Option<u64> {

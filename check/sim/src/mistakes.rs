@@ -88,10 +88,7 @@ impl Case {
 /// Those that have to be found.
 pub const KNOWN: [Case; 9] = [
     Case::new(Deliberate::Driver(Mistake::FenceNotReadBack), &[Kind::Stop, Kind::Kill, Kind::CutAll]),
-    Case::new(
-        Deliberate::Driver(Mistake::RecordNotReadBack),
-        &[Kind::Damage, Kind::CutPath, Kind::NodePower, Kind::KillShelf],
-    ),
+    Case::new(Deliberate::Driver(Mistake::RecordNotReadBack), &[Kind::Damage, Kind::Kill, Kind::CutPath]),
     Case::new(Deliberate::Driver(Mistake::DroppedLegsRead), &[Kind::BadDisk, Kind::Kill]),
     Case::new(Deliberate::Driver(Mistake::AnsweredTooEarly), &[Kind::Kill, Kind::SlowDisk]),
     Case::new(Deliberate::Driver(Mistake::FlushForgotten), &[Kind::ShelfPower, Kind::Kill]),

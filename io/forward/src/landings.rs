@@ -2,8 +2,8 @@
 //!
 //! Not here: which commands are forwarded, and who moves the data ([`crate::movers`]). The one idea: **a stretch is used again only after the
 //! command it was for was answered.** A command that was sent and not answered may still be carried out by a partner that was stopped and wakes up:
-//! then it writes where it was told to. So the whole region is given up with it, and its addresses are never used again
-//! ([`DataRegion`]); the commands beside it end as they would have, and a new region is offered at the next login.
+//! then it writes where it was told to. So its stretch is lost for good. When all of a region are, another region is made, to be offered at the next
+//! login; the addresses of the old one are never used again ([`DataRegion`]).
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -48,6 +48,8 @@ struct Stretches {
     region: DataRegion,
     name: String,
     free: RefCell<Vec<usize>>,
+    /// How many are never used again.
+    lost: Cell<usize>,
 }
 
 impl Landings {
@@ -98,7 +100,7 @@ impl Landings {
             Ok(region) => {
                 let name = region.address().to_string();
                 let free = RefCell::new((0..STRETCHES).collect());
-                *self.current.borrow_mut() = Some(Rc::new(Stretches { region, name, free }));
+                *self.current.borrow_mut() = Some(Rc::new(Stretches { region, name, free, lost: Cell::new(0) }));
             }
             Err(error) => tracing::warn!(%error, "the data of forwarded commands goes by TCP"),
         }
@@ -113,7 +115,7 @@ impl Landings {
         Some(Stretch { landings, of: Rc::clone(stretches), index, bytes, is_answered: Cell::new(false) })
     }
 
-    /// A command of this region was not answered.
+    /// Nothing of this region is left.
     fn give_up(&self, stretches: &Rc<Stretches>) {
         let was_current = self.current.borrow_mut().take_if(|current| Rc::ptr_eq(current, stretches));
         if was_current.is_some() {
@@ -122,7 +124,7 @@ impl Landings {
     }
 }
 
-/// Memory for the data of one command. Dropped without [`Stretch::answered`], its region is given up.
+/// Memory for the data of one command. Dropped without [`Stretch::answered`] it is never used again.
 pub(crate) struct Stretch {
     landings: Weak<Landings>,
     of: Rc<Stretches>,
@@ -162,8 +164,12 @@ impl Stretch {
 impl Drop for Stretch {
     fn drop(&mut self) {
         if self.is_answered.get() {
-            self.of.free.borrow_mut().push(self.index);
-        } else if let Some(landings) = self.landings.upgrade() {
+            return self.of.free.borrow_mut().push(self.index);
+        }
+        self.of.lost.set(self.of.lost.get() + 1);
+        if self.of.lost.get() == STRETCHES
+            && let Some(landings) = self.landings.upgrade()
+        {
             landings.give_up(&self.of);
         }
     }

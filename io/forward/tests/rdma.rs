@@ -269,44 +269,71 @@ fn who_does_not_offer_memory_is_answered_by_tcp() {
     });
 }
 
+/// The session ends while the disk keeps a read waiting.
+async fn lose_a_read(there: &There, line: Rc<dyn Elsewhere>) {
+    there.keeps.set(true);
+    let cdb = encode::read_16(span(0, RDMA_FROM_BYTES), Force::CacheAllowed);
+    let sent = line.send(&carried(cdb, Bytes::new(), RDMA_FROM_BYTES)).expect("a session");
+    while there.unit.commands_under_way() == 0 {
+        tokio::task::yield_now().await;
+    }
+    there.gate.hold();
+    there.portal.drop_sessions(TARGET);
+    assert_eq!(sent.answer.await, Answer::Unknown);
+    drop(line);
+    there.keeps.set(false);
+    there.gate.open();
+}
+
 /// The partner may be a process that was stopped in the middle of it and wakes up when its units are served elsewhere.
 #[test]
-fn memory_of_a_command_without_an_answer_is_given_up_and_what_comes_late_harms_nobody() {
+fn memory_of_a_command_without_an_answer_is_never_used_again() {
     run(async {
         let (there, landings) = (There::serve(Knows::Regions), landings().await);
+        let first = region_of(&landings, None).await;
+        let data = pattern(8 * RDMA_FROM_BYTES, 1);
+        write(&line_to(&there, &landings).await, 0, data.clone()).await;
+        for lost in 1..8 {
+            lose_a_read(&there, line_to(&there, &landings).await).await;
+            let line = line_to(&there, &landings).await;
+            let before = there.moves.count();
+            let reads = (0..8).map(|at| read(&line, at * RDMA_FROM_BYTES, RDMA_FROM_BYTES, RDMA_FROM_BYTES));
+            let parts = join_all(reads).await;
+            assert_eq!(parts.concat(), data);
+            assert_eq!(there.moves.count(), before + 8 - lost, "what is not lost is used, the others go by TCP");
+        }
+        // The last of it: another region.
+        lose_a_read(&there, line_to(&there, &landings).await).await;
+        let second = region_of(&landings, Some(&first)).await;
         let line = line_to(&there, &landings).await;
+        let before = there.moves.count();
+        assert_eq!(read(&line, 0, RDMA_FROM_BYTES, RDMA_FROM_BYTES).await, data[..RDMA_FROM_BYTES]);
+        assert_eq!(there.moves.count(), before + 1);
+        assert_ne!(first, second);
+    });
+}
+
+/// It writes where it was told to, whatever is there by then.
+#[test]
+fn what_comes_late_harms_no_other_command() {
+    run(async {
+        let (there, landings) = (There::serve(Knows::Regions), landings().await);
+        let partner: SocketAddr = region_of(&landings, None).await.parse().unwrap();
         let data = pattern(RDMA_FROM_BYTES, 1);
-        write(&line, 0, data.clone()).await;
-        let old = region_of(&landings, None).await;
-        let partner: SocketAddr = old.parse().unwrap();
+        write(&line_to(&there, &landings).await, 0, data.clone()).await;
+        lose_a_read(&there, line_to(&there, &landings).await).await;
         let identity = Identity { pair: 7, node: 2 };
         let reader = ReaderOptions { provider: Provider::Shm, partner, identity, partner_node: 1 };
         let mut late = DataMover::start(reader, 8 * MOVE_BYTES, PATIENCE).await.expect("reached");
-
-        // The session ends while the disk keeps the read waiting.
-        there.keeps.set(true);
-        let cdb = encode::read_16(span(0, data.len()), Force::CacheAllowed);
-        let sent = line.send(&carried(cdb, Bytes::new(), data.len())).expect("a session");
-        while there.unit.commands_under_way() == 0 {
-            tokio::task::yield_now().await;
-        }
-        there.gate.hold();
-        there.portal.drop_sessions(TARGET);
-        assert_eq!(sent.answer.await, Answer::Unknown);
-        drop(line);
-        there.keeps.set(false);
-        there.gate.open();
-        let next = region_of(&landings, Some(&old)).await;
-        assert_ne!(next, old);
-        for stretch in 0..8 {
-            let garbage = pattern(4096, 77);
-            let _ = late.write(stretch * MOVE_BYTES as u32, garbage, Duration::from_millis(200)).await;
-        }
-        // A session of after the loss uses the new memory.
+        // The stretch that was given out last, and first before that.
+        late.write(7 * MOVE_BYTES as u32, pattern(4096, 77), PATIENCE).await.expect("nobody prevents it");
         let line = line_to(&there, &landings).await;
         let before = there.moves.count();
-        assert_eq!(read(&line, 0, data.len(), data.len()).await, data);
-        assert_eq!(there.moves.count(), before + 1);
+        for _ in 0..20 {
+            assert_eq!(read(&line, 0, data.len(), data.len()).await, data);
+            late.write(7 * MOVE_BYTES as u32, pattern(4096, 78), PATIENCE).await.expect("nobody prevents it");
+        }
+        assert_eq!(there.moves.count(), before + 20);
     });
 }
 
