@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use understudy::admin::{Earnest, Request, Response, SoftVetoes, Status};
+use understudy::admin::{Earnest, Request, Response, SoftVetoes, Status, TakeoverKind};
 use understudy::config::NodeName;
 use understudy::harness::{Plan, Signal};
 use understudy_drill::stage::{PATIENCE, plan};
-use understudy_drill::{Stage, play};
+use understudy_drill::{Fault, Stage, play};
 
 /// Several times what a test takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -144,9 +144,40 @@ fn halted_partner_that_was_left_alone_is_taken_over_when_asked_for() {
         stage.pair.signal(NodeName::A, Signal::TERM)?;
         stage.pair.wait_for_end(NodeName::A, PATIENCE)?;
         wait_until_b(&mut stage, "b says that it leaves a alone", |status| !status.alarms.is_empty())?;
-        let answer = ask_b(&stage, &Request::Takeover { kind: understudy::admin::TakeoverKind::Forced })?;
+        let answer = ask_b(&stage, &Request::Takeover { kind: TakeoverKind::Forced })?;
         ensure!(matches!(answer, Response::Done { .. }), "{answer:?}");
         stage.wait_until_alone(NodeName::B)?;
+        stage.pair.start(NodeName::A)?;
+        stage.conclude()
+    });
+}
+
+#[test]
+fn partner_that_panicked_is_left_alone_as_configured() {
+    play(LIMIT, |folder| {
+        let mut stage = set_up(folder, "[takeover]\non_panic = \"no\"\n")?;
+        stage.arm(NodeName::A, "want-read", Fault::Panicked)?;
+        let answer = ask_b(&stage, &Request::Takeover { kind: TakeoverKind::Planned })?;
+        ensure!(matches!(answer, Response::Failed { .. }), "{answer:?}");
+        stage.pair.wait_for_end(NodeName::A, PATIENCE)?;
+        let left_alone = |status: &Status| status.alarms.iter().any(|text| text.contains("`on_panic`"));
+        wait_until_b(&mut stage, "b says that it leaves a alone", left_alone)?;
+        stage.pair.start(NodeName::A)?;
+        stage.wait_until_home()?;
+        stage.conclude()
+    });
+}
+
+#[test]
+fn partner_whose_worker_was_killed_is_taken_over_where_one_that_panicked_would_not_be() {
+    play(LIMIT, |folder| {
+        let mut stage = set_up(folder, "[takeover]\non_panic = \"no\"\n")?;
+        stage.pair.kill_worker(NodeName::A)?;
+        let ended = stage.pair.wait_for_end(NodeName::A, PATIENCE)?;
+        ensure!(ended.code() == Some(137), "a ended with {ended}");
+        stage.wait_until_alone(NodeName::B)?;
+        stage.demand_keys_of(|_| NodeName::B)?;
+        ensure!(stage.times_told(NodeName::B, "panicked-read", "") == 0, "it was said to have panicked");
         stage.pair.start(NodeName::A)?;
         stage.conclude()
     });

@@ -5,12 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use understudy_failover::config::OnEnd;
 use understudy_failover::effect::{Effect, Effects, LegsAre, RestartReason};
 use understudy_failover::fence::{FenceType, Registered};
 use understudy_failover::input::{FenceOutcome, Input};
 use understudy_failover::invariants::{self, Deeds};
 use understudy_failover::key::ReservationKey;
-use understudy_failover::last_word::last_word;
+use understudy_failover::last_word::{Cause, last_word};
 use understudy_failover::machine::{Machine, State};
 use understudy_failover::page::{LAYOUT_VERSION, LiveWords, Page};
 use understudy_failover::sim::PAIR;
@@ -75,10 +76,10 @@ impl World<'_> {
         *it = Node { run: it.run, sees: it.sees, ..Node::off(pools.into_iter()) };
     }
 
-    /// The worker is gone, and its supervisor says so.
+    /// The worker is gone, and its supervisor says so; one that is not spoken for is like [`Self::end`].
     pub fn die(&mut self, node: NodeId) {
         let last = self.page_of(node).map(|page| page.encode());
-        let word = last.and_then(|bytes| last_word(&[bytes], PAIR, node));
+        let word = last.and_then(|bytes| last_word(&[bytes], (PAIR, node), Cause::Failed, OnEnd::TakeOver));
         self.end(node);
         // As every page here: its counters have moved.
         self.pair.node_mut(node).last_word = word.map(|page| Box::new(Page { sequence: 2, ..page }));

@@ -49,7 +49,8 @@ pub struct Policy {
     pub giveback_delay: Micros,
     /// What follows when the partner stopped in an orderly way: its page said HALTED.
     pub on_halt: OnEnd,
-    /// What follows when the partner's process ended otherwise: its page said PANICKED.
+    /// What follows when the partner's process panicked or crashed: its page said PANICKED. One that was killed does not say it to a partner
+    /// that would leave it alone ([`crate::last_word`]).
     pub on_panic: OnEnd,
 }
 

@@ -2,19 +2,37 @@
 //!
 //! Not here: how that is known (whoever started the process has waited for it, so no thread of it runs any more), and how the page is
 //! published. The one idea: the last page stays as it was, with its incarnation and counters, and says PANICKED; only a page that says
-//! HALTED keeps its word. A run that never published anything is not spoken for.
+//! HALTED keeps its word. A run that never published anything is not spoken for. Neither is one that was killed from outside where a partner
+//! that reads PANICKED would leave its pools alone: nothing was wrong with it that its partner might meet, so its silence has to be found.
 
+use crate::config::OnEnd;
 use crate::page::{PAGE_BYTES, Page, StateWord};
 use crate::words::{NodeId, PairId};
 
+/// Why a process is gone, as far as whoever waited for it can tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// By itself: it panicked, gave up or crashed. Its partner might meet the same.
+    Failed,
+    /// Somebody else ended it: an operator, or a kernel that had no memory left.
+    Killed,
+}
+
 /// The page to publish for a dead run from what it left behind, the newest first: of two copies one is whole unless nothing was ever
-/// published. `None` if there is nothing to say, and nobody the words would be of.
+/// published. `None` if there is nothing to say, or nobody the words would be of. `on_panic` is what its partner does when it reads PANICKED.
 #[must_use]
-pub fn last_word(left_behind: &[Box<[u8; PAGE_BYTES]>], pair: PairId, node: NodeId) -> Option<Page> {
+pub fn last_word(
+    left_behind: &[Box<[u8; PAGE_BYTES]>],
+    (pair, node): (PairId, NodeId),
+    cause: Cause,
+    on_panic: OnEnd,
+) -> Option<Page> {
     let mut page = left_behind.iter().find_map(|bytes| Page::decode(bytes, pair, node).ok())?;
-    if page.content.state != StateWord::Halted {
-        page.content.state = StateWord::Panicked;
-    }
+    page.content.state = match (page.content.state, cause, on_panic) {
+        (StateWord::Halted, ..) => StateWord::Halted,
+        (_, Cause::Killed, OnEnd::Leave) => return None,
+        (_, Cause::Failed, _) | (_, Cause::Killed, OnEnd::TakeOver) => StateWord::Panicked,
+    };
     page.sequence = page.sequence.wrapping_add(2);
     Some(page)
 }
@@ -56,7 +74,7 @@ mod tests {
     }
 
     fn said(left_behind: [Box<[u8; PAGE_BYTES]>; 2]) -> Option<Page> {
-        last_word(&left_behind, PAIR, NODE)
+        last_word(&left_behind, (PAIR, NODE), Cause::Failed, OnEnd::TakeOver)
     }
 
     #[test]
@@ -90,6 +108,23 @@ mod tests {
         assert_eq!(said([empty(), empty()]), None);
         assert_eq!(said([torn(&page(9, 2, StateWord::Up)), empty()]), None, "its first draft");
         let last = page(9, 40, StateWord::Up);
-        assert_eq!(last_word(&[last.encode(), last.encode()], PairId(8), NODE), None, "another pair's");
+        let of_another = last_word(&[last.encode()], (PairId(8), NODE), Cause::Failed, OnEnd::TakeOver);
+        assert_eq!(of_another, None, "another pair's");
+    }
+
+    #[test]
+    fn a_killed_run_is_not_said_to_have_panicked_where_its_pools_would_be_left_alone_for_that() {
+        let word = |state, cause, on_panic| {
+            let last = page(9, 40, state);
+            last_word(&[last.encode()], (PAIR, NODE), cause, on_panic).map(|page| page.content.state)
+        };
+        let (up, panicked, halted) = (StateWord::Up, StateWord::Panicked, StateWord::Halted);
+        assert_eq!(word(up, Cause::Failed, OnEnd::TakeOver), Some(panicked));
+        assert_eq!(word(up, Cause::Killed, OnEnd::TakeOver), Some(panicked), "announced, so that nobody waits");
+        assert_eq!(word(up, Cause::Failed, OnEnd::Leave), Some(panicked), "left alone");
+        assert_eq!(word(up, Cause::Killed, OnEnd::Leave), None, "taken over, as after any death");
+        for (cause, on_panic) in [(Cause::Failed, OnEnd::Leave), (Cause::Killed, OnEnd::Leave)] {
+            assert_eq!(word(halted, cause, on_panic), Some(halted), "its stop was over");
+        }
     }
 }

@@ -102,7 +102,8 @@ pub enum StateWord {
     Giveback = 9,
     /// Stopped in an orderly way.
     Halted = 10,
-    /// Its process has ended, and not in an orderly way. Said by its supervisor ([`crate::last_word`]).
+    /// Its process has ended, and not in an orderly way. Said by its supervisor, of a process that was killed only where that leads to a
+    /// takeover ([`crate::last_word`]).
     Panicked = 11,
 }
 

@@ -177,7 +177,7 @@ pub enum OnEnd {
 /// `[takeover]`: when a partner that has ended is taken over from without being asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AutomaticTakeover {
-    /// When its process ended otherwise.
+    /// When its process panicked or crashed. One that was killed is always taken over from.
     pub on_panic: OnEnd,
     /// When it stopped in an orderly way.
     pub on_halt: OnEnd,

@@ -4,7 +4,8 @@
 //! follows. Idea: the state page is registered by another process, which does nothing but wait for the worker. Once the worker's process
 //! has ended and was waited for, no thread of it runs any more, so the supervisor may publish PANICKED in its place
 //! ([`understudy_failover::last_word`]), on the connections the partner reads anyway. That is certain knowledge, but nothing is safe because of
-//! it: what the worker left on its way to the disks is kept out by the fence, as after every other death.
+//! it: what the worker left on its way to the disks is kept out by the fence, as after every other death. Where the partner leaves alone
+//! what has panicked, a worker that was killed is not spoken for, and the supervisor ends at once: its partner finds the machine refusing.
 //!
 //! A worker never outlives its supervisor (the kernel kills it), so a supervisor that dies is a node that dies, unannounced. Starting a dead
 //! worker again is not done here but by whoever starts the node; only a worker that asks for it, to be a fresh incarnation, is.
@@ -18,7 +19,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use understudy_fabric::{FabricError, Identity, PageServer, Provider, ServerOptions, SharedMemory, SharedPage};
-use understudy_failover::last_word::last_word;
+use understudy_failover::last_word::{Cause, last_word};
 use understudy_failover::page::{SEQUENCE_OFFSET, StateWord};
 use understudy_failover::words::PairId;
 
@@ -58,7 +59,7 @@ pub async fn run(config: &Config, own: NodeName) -> anyhow::Result<ExitCode> {
         }
     };
     let page = memory.publisher(SEQUENCE_OFFSET);
-    if let Some(state) = speak_for(&page, config, own) {
+    if let Some(state) = speak_for(&page, config, own, cause(status)) {
         if state == StateWord::Panicked {
             tracing::error!("node {own} is dead: its worker ended with {status}; the page says {state}");
         }
@@ -77,8 +78,9 @@ fn serve(memory: &SharedMemory, config: &Config, own: NodeName) -> anyhow::Resul
 }
 
 /// Publishes what there is to say for a worker that was waited for; gives the state said.
-fn speak_for(page: &SharedPage, config: &Config, own: NodeName) -> Option<StateWord> {
-    let word = last_word(&page.left_behind(), PairId(config.pair.id), node_id(own))?;
+fn speak_for(page: &SharedPage, config: &Config, own: NodeName, cause: Cause) -> Option<StateWord> {
+    let whose = (PairId(config.pair.id), node_id(own));
+    let word = last_word(&page.left_behind(), whose, cause, config.takeover.on_panic.into())?;
     page.publish(&word.encode());
     Some(word.content.state)
 }
@@ -131,8 +133,39 @@ impl Told {
     }
 }
 
+/// Whether the worker ended by itself, by its exit status or a signal that a process raises by what it does; every other signal was sent to it.
+fn cause(status: ExitStatus) -> Cause {
+    const OWN_FAULTS: [Signal; 7] =
+        [Signal::ABORT, Signal::BUS, Signal::FPE, Signal::ILL, Signal::SEGV, Signal::SYS, Signal::TRAP];
+    match status.signal() {
+        Some(signal) if !OWN_FAULTS.iter().any(|fault| fault.as_raw() == signal) => Cause::Killed,
+        Some(_) | None => Cause::Failed,
+    }
+}
+
 /// The worker's own exit status; of one that a signal ended, 128 and the signal's number, as a shell has it.
 fn exit_code(status: ExitStatus) -> ExitCode {
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
     ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn panics_and_crashes_are_failures_and_signals_from_outside_are_not() {
+        let ended_by = |signal: Signal| cause(ExitStatus::from_raw(signal.as_raw()));
+        let with_core = |signal: Signal| cause(ExitStatus::from_raw(signal.as_raw() | 0x80));
+        // What the panic hook ends a worker with, and what a worker that gives up does.
+        for code in [101, 1, 0] {
+            assert_eq!(cause(ExitStatus::from_raw(code << 8)), Cause::Failed, "exit status {code}");
+        }
+        for fault in [Signal::ABORT, Signal::BUS, Signal::FPE, Signal::ILL, Signal::SEGV, Signal::SYS, Signal::TRAP] {
+            assert_eq!((ended_by(fault), with_core(fault)), (Cause::Failed, Cause::Failed), "{fault:?}");
+        }
+        for sent in [Signal::KILL, Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT, Signal::XCPU] {
+            assert_eq!(ended_by(sent), Cause::Killed, "{sent:?}");
+        }
+    }
 }

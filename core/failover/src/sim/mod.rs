@@ -21,11 +21,11 @@ pub mod faults;
 mod observe;
 mod tasks;
 
-use crate::config::{AutomaticGiveback, Config, PoolConfig, Timing};
+use crate::config::{AutomaticGiveback, Config, OnEnd, PoolConfig, Timing};
 use crate::effect::{Effect, Effects, PollPace};
 use crate::input::{Input, Request, Unreadable};
 use crate::invariants::Deeds;
-use crate::last_word::last_word;
+use crate::last_word::{Cause, last_word};
 use crate::machine::Machine;
 use crate::page::{LAYOUT_VERSION, LiveWords, Page, PageContent};
 use crate::record::Record;
@@ -281,7 +281,7 @@ impl World {
             return;
         }
         let (run, bytes) = (it.run, it.page.as_ref().map(Page::encode));
-        it.page = bytes.and_then(|bytes| last_word(&[bytes], PAIR, node));
+        it.page = bytes.and_then(|bytes| last_word(&[bytes], (PAIR, node), Cause::Failed, OnEnd::TakeOver));
         self.say(node, || "worker ended".to_owned());
         self.end(node);
         let until = self.now.after(self.configs[node.index()].timing.wait_long);

@@ -265,10 +265,6 @@ impl Node {
     }
 
     fn policy(&self) -> failover::Policy {
-        let on_end = |end| match end {
-            OnEnd::TakeOver => failover::OnEnd::TakeOver,
-            OnEnd::Leave => failover::OnEnd::Leave,
-        };
         failover::Policy {
             giveback: match self.config.giveback {
                 AutomaticGiveback::Within { limit, window } => {
@@ -277,8 +273,8 @@ impl Node {
                 AutomaticGiveback::OnRequest => failover::AutomaticGiveback::OnRequest,
             },
             giveback_delay: micros(self.config.giveback_delay),
-            on_halt: on_end(self.config.takeover.on_halt),
-            on_panic: on_end(self.config.takeover.on_panic),
+            on_halt: self.config.takeover.on_halt.into(),
+            on_panic: self.config.takeover.on_panic.into(),
         }
     }
 
@@ -361,6 +357,15 @@ fn overseers(
         (*id, Rc::new(PoolOverseer::new(parts)))
     };
     lanes.iter().map(overseer).collect()
+}
+
+impl From<OnEnd> for failover::OnEnd {
+    fn from(end: OnEnd) -> Self {
+        match end {
+            OnEnd::TakeOver => Self::TakeOver,
+            OnEnd::Leave => Self::Leave,
+        }
+    }
 }
 
 /// The names of a pool's disks.
