@@ -265,12 +265,15 @@ fn move_pools(args: &HandoffArgs) -> anyhow::Result<ExitCode> {
             print_row(&format!("  until {step}"), after);
         }
     }
-    for (name, figures) in
-        [("giveback, predicted", &report.predicted), ("giveback : predicted", &report.times_predicted)]
-    {
-        if let Some(figures) = figures {
-            print_row(name, figures);
-        }
+    for (kind, forecasts) in &report.forecasts {
+        print_row(&format!("{kind}, predicted"), &forecasts.predicted);
+    }
+    for (kind, handoff::Forecasts { times_predicted: times, .. }) in &report.forecasts {
+        let (tenth, median, ninetieth, largest) = (times.tenth, times.median, times.ninetieth, times.largest);
+        println!(
+            "{kind}: {median:.2} times as long as predicted in the median, {tenth:.2} at 10 of 100, \
+             {ninetieth:.2} at 90, {largest:.2} at the most"
+        );
     }
     let (written, lost) = (report.acknowledged_writes, report.lost_writes);
     let (failed, repeated) = (report.failed_commands, report.told_to_repeat);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde::Serialize;
-use understudy::admin::{Request, Response};
+use understudy::admin::{Earnest, Request, Response, SoftVetoes};
 use understudy::config::NodeName;
 use understudy::timeline::{OperationKind, TimelineStep, group};
 
@@ -77,12 +77,48 @@ pub struct Pauses {
 
 impl Pauses {
     pub(crate) fn of(all_ms: Vec<f64>) -> Self {
-        let mut sorted = all_ms.clone();
-        sorted.sort_by(f64::total_cmp);
-        let at = |hundredths: usize| sorted.get((sorted.len() * hundredths).div_ceil(100).max(1) - 1).copied();
-        let [median_ms, p99_ms, worst_ms] = [50, 99, 100].map(|hundredths| at(hundredths).unwrap_or_default());
+        let [median_ms, p99_ms, worst_ms] = percentiles(&all_ms, [50, 99, 100]);
         Self { median_ms, p99_ms, worst_ms, all_ms }
     }
+}
+
+/// What a dry run said before each move of one kind, and what came of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Forecasts {
+    /// The pauses that were predicted.
+    pub predicted: Pauses,
+    /// By how much the pause was longer than predicted: 1 is just as long.
+    pub times_predicted: Spread,
+}
+
+/// A number that was found once a run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Spread {
+    /// The smallest that is not below 10 of 100.
+    pub tenth: f64,
+    /// The same of 50.
+    pub median: f64,
+    /// The same of 90.
+    pub ninetieth: f64,
+    /// Of all runs.
+    pub largest: f64,
+    /// In the order of the runs.
+    pub all: Vec<f64>,
+}
+
+impl Spread {
+    fn of(all: Vec<f64>) -> Self {
+        let [tenth, median, ninetieth, largest] = percentiles(&all, [10, 50, 90, 100]);
+        Self { tenth, median, ninetieth, largest, all }
+    }
+}
+
+/// The smallest values that are not below so many of 100; 0 of nothing.
+fn percentiles<const N: usize>(all: &[f64], hundredths: [usize; N]) -> [f64; N] {
+    let mut sorted = all.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let at = |hundredths: usize| sorted.get((sorted.len() * hundredths).div_ceil(100).max(1) - 1).copied();
+    hundredths.map(|hundredths| at(hundredths).unwrap_or_default())
 }
 
 /// What came out; its JSON form has these fields.
@@ -92,10 +128,8 @@ pub struct Report {
     pub runs: u32,
     /// The longest pause any client saw, by the kind of move.
     pub pauses: BTreeMap<String, Pauses>,
-    /// What a dry run said of the pause of the giveback before it.
-    pub predicted: Option<Pauses>,
-    /// By how much the pause of the giveback was longer than predicted, of each run: 1 is just as long.
-    pub times_predicted: Option<Pauses>,
+    /// What dry runs said of the pauses, by the kind of move; of moves that are not asked for there is none.
+    pub forecasts: BTreeMap<String, Forecasts>,
     /// By the kind of move, in order: the step, and how long after the one before it, milliseconds.
     pub steps: BTreeMap<String, Vec<(String, Pauses)>>,
     /// Writes that clients were acknowledged.
@@ -132,22 +166,8 @@ fn play(order: &Order, ground: &mut Ground, collected: &mut Collected, told: imp
         ground.start_clients(order.seed + u64::from(done))?;
         for _ in 0..RUNS_A_ROUND.min(order.runs - done) {
             let home = NodeName::BOTH[(done % 2) as usize];
-            ground.stage.steps.clear();
-            let mut predicted = None;
-            let [taken, given] = order
-                .story
-                .play_undisturbed(ground, home, |ground| {
-                    predicted = predict(ground, order.story, home.partner())?;
-                    Ok(())
-                })
-                .with_context(|| format!("run {}", done + 1))?;
             done += 1;
-            if let Some(predicted_ms) = predicted {
-                collected.predicted_ms.push(predicted_ms);
-                collected.times_predicted.push(millis(given) / predicted_ms);
-            }
-            collected.pauses.entry("takeover").or_default().push(millis(taken));
-            collected.pauses.entry("giveback").or_default().push(millis(given));
+            collected.add(there_and_back(ground, order.story, home).with_context(|| format!("run {done}"))?);
             collected.take_apart(order.story, std::mem::take(&mut ground.stage.steps));
         }
         for verdict in ground.judge()? {
@@ -162,24 +182,57 @@ fn play(order: &Order, ground: &mut Ground, collected: &mut Collected, told: imp
     Ok(())
 }
 
-/// What a dry run says of the giveback by `survivor`, in milliseconds; nothing where the giveback is not asked for.
-fn predict(ground: &mut Ground, story: Story, survivor: NodeName) -> anyhow::Result<Option<f64>> {
-    if matches!(story, Story::Takeover | Story::BringUp) {
-        return Ok(None);
-    }
-    let mut answer = None;
-    ground.stage.wait_for("a giveback is predicted", |stage| {
-        answer = stage.pair.ask(survivor, &Request::GivebackDryRun, PREDICTED_WITHIN).ok();
-        matches!(answer, Some(Response::GivebackForecast { predicted_pause_micros: Some(_), .. }))
+/// What clients waited in one move of each kind, milliseconds, and what was predicted of it.
+struct Moved {
+    kind: &'static str,
+    pause_ms: f64,
+    predicted_ms: Option<f64>,
+}
+
+/// Moves the pools of `home` to its partner and home again, each after a dry run where moves are asked for.
+fn there_and_back(ground: &mut Ground, story: Story, home: NodeName) -> anyhow::Result<[Moved; 2]> {
+    let survivor = home.partner();
+    let is_asked_for = match story {
+        Story::PlannedTakeover | Story::Giveback => true,
+        Story::Takeover | Story::BringUp => false,
+    };
+    let predict = |ground: &mut Ground, kind| {
+        if is_asked_for { predict(ground, kind, survivor).map(Some) } else { Ok(None) }
+    };
+    let of_takeover = predict(ground, "takeover")?;
+    ground.stage.steps.clear();
+    let mut of_giveback = None;
+    let [taken, given] = story.play_undisturbed(ground, home, |ground| {
+        of_giveback = predict(ground, "giveback")?;
+        Ok(())
     })?;
-    let Some(Response::GivebackForecast { predicted_pause_micros: Some(micros), .. }) = answer else { return Ok(None) };
-    Ok(Some(micros as f64 / 1e3))
+    Ok([
+        Moved { kind: "takeover", pause_ms: millis(taken), predicted_ms: of_takeover },
+        Moved { kind: "giveback", pause_ms: millis(given), predicted_ms: of_giveback },
+    ])
+}
+
+/// What a dry run says of the pause of a move that `survivor` would be asked for, in milliseconds.
+fn predict(ground: &mut Ground, kind: &'static str, survivor: NodeName) -> anyhow::Result<f64> {
+    let takeover =
+        Request::TakeoverOf { pools: Vec::new(), soft_vetoes: SoftVetoes::Respect, earnest: Earnest::DryRun };
+    let request = if kind == "takeover" { takeover } else { Request::GivebackDryRun };
+    let mut predicted_micros = None;
+    ground.stage.wait_for(&format!("a {kind} is predicted"), |stage| {
+        predicted_micros = match stage.pair.ask(survivor, &request, PREDICTED_WITHIN) {
+            Ok(Response::GivebackForecast { predicted_pause_micros, .. })
+            | Ok(Response::TakeoverForecast { predicted_pause_micros, .. }) => predicted_pause_micros,
+            Ok(_) | Err(_) => None,
+        };
+        predicted_micros.is_some()
+    })?;
+    Ok(predicted_micros.unwrap_or_default() as f64 / 1e3)
 }
 
 #[derive(Debug, Default)]
 struct Collected {
-    predicted_ms: Vec<f64>,
-    times_predicted: Vec<f64>,
+    predicted_ms: BTreeMap<&'static str, Vec<f64>>,
+    times_predicted: BTreeMap<&'static str, Vec<f64>>,
     pauses: BTreeMap<&'static str, Vec<f64>>,
     steps: BTreeMap<(&'static str, &'static str), Vec<f64>>,
     acknowledged_writes: u64,
@@ -189,6 +242,16 @@ struct Collected {
 }
 
 impl Collected {
+    fn add(&mut self, moves: [Moved; 2]) {
+        for Moved { kind, pause_ms, predicted_ms } in moves {
+            self.pauses.entry(kind).or_default().push(pause_ms);
+            if let Some(predicted_ms) = predicted_ms {
+                self.predicted_ms.entry(kind).or_default().push(predicted_ms);
+                self.times_predicted.entry(kind).or_default().push(pause_ms / predicted_ms);
+            }
+        }
+    }
+
     /// How long after the one before it each step of both moves came.
     fn take_apart(&mut self, story: Story, steps: Vec<TimelineStep>) {
         for operation in group(steps) {
@@ -210,12 +273,13 @@ impl Collected {
             let rows = found.map(|(step, after)| (step.to_owned(), Pauses::of(after.clone())));
             steps.insert(kind.to_owned(), rows.collect());
         }
-        let predicted = (!self.predicted_ms.is_empty()).then(|| Pauses::of(self.predicted_ms));
-        let times_predicted = (!self.times_predicted.is_empty()).then(|| Pauses::of(self.times_predicted));
+        let forecasts = self.predicted_ms.into_iter().zip(self.times_predicted.into_values());
+        let forecasts = forecasts.map(|((kind, predicted_ms), times)| {
+            (kind.to_owned(), Forecasts { predicted: Pauses::of(predicted_ms), times_predicted: Spread::of(times) })
+        });
         Report {
             runs: order.runs,
-            predicted,
-            times_predicted,
+            forecasts: forecasts.collect(),
             pauses: self.pauses.into_iter().map(|(kind, all)| (kind.to_owned(), Pauses::of(all))).collect(),
             steps,
             acknowledged_writes: self.acknowledged_writes,
@@ -271,6 +335,20 @@ mod tests {
         assert_eq!(pauses.all_ms[0], 200.0, "the order of the runs is kept");
         assert_eq!(Pauses::of(vec![3.0]).p99_ms, 3.0);
         assert_eq!(Pauses::of(Vec::new()).worst_ms, 0.0);
+    }
+
+    #[test]
+    fn forecasts_are_held_against_the_moves_of_their_kind() {
+        let moved = |kind, pause_ms, predicted_ms| Moved { kind, pause_ms, predicted_ms };
+        let mut collected = Collected::default();
+        for run in 1..=10 {
+            let pause_ms = f64::from(run);
+            collected.add([moved("takeover", pause_ms, Some(2.0)), moved("giveback", pause_ms, None)]);
+        }
+        assert_eq!((collected.pauses["giveback"].len(), collected.predicted_ms.get("giveback")), (10, None));
+        let spread = Spread::of(collected.times_predicted.remove("takeover").expect("predicted"));
+        assert_eq!((spread.tenth, spread.median, spread.ninetieth, spread.largest), (0.5, 2.5, 4.5, 5.0));
+        assert_eq!(spread.all[0], 0.5, "the order of the runs is kept");
     }
 
     #[test]
