@@ -12,7 +12,8 @@ use understudy_failover::machine::{Machine, State};
 use understudy_failover::page::{
     Announcement, DRY_RUN_LAYOUT, Page, PageContent, PoolState, StateWord, Want, WantAnswer, WantHow,
 };
-use understudy_failover::sim::{Chaos, Dice, World, usual_config};
+use understudy_failover::record::Record;
+use understudy_failover::sim::{Chaos, Dice, PAIR, World, usual_config};
 use understudy_failover::survey::Survey;
 use understudy_failover::words::{
     Generation, Incarnation, LegIndex, LegSet, MetadataVersion, Micros, MirrorIndex, NodeId, Op, PoolId, RequestId,
@@ -77,11 +78,7 @@ fn node_without_records_never_serves() {
     let mut op = 0;
     for tick in 1..400 {
         let disk = Some(understudy_failover::survey::LockDiskView {
-            keys: vec![understudy_failover::key::ReservationKey::on_lock_disk(
-                understudy_failover::sim::PAIR,
-                NodeId::A,
-                Incarnation(0x101),
-            )],
+            keys: vec![understudy_failover::key::ReservationKey::on_lock_disk(PAIR, NodeId::A, Incarnation(0x101))],
             ..Default::default()
         });
         let survey = Survey { disks: vec![disk.clone(); 3] };
@@ -574,4 +571,24 @@ fn partner_of_an_older_release_is_not_asked_for_a_forecast() {
     let reply = Reply::NoForecast(NoForecast::PartnerOlder);
     assert!(out.contains(&Effect::AnswerOperator { request: RequestId(1), reply }), "{out:?}");
     assert!(!out.iter().any(|effect| matches!(effect, Effect::InitialiseDisks { .. })), "{out:?}");
+}
+
+/// Records of unknown outcome after contests that crossed can leave each node with the other's pool.
+#[test]
+fn pools_that_the_records_give_crosswise_come_home() {
+    for first in NodeId::BOTH {
+        let mut world = World::new(NodeId::BOTH.map(usual_config), 1, Chaos::NONE);
+        let away = world.homes().map(|(pool, home)| (pool, home.partner(), MetadataVersion(1), vec![LegSet::first(2)]));
+        let crossed = Record::initial(PAIR, away.collect::<Vec<_>>());
+        world.lock_disks.iter_mut().for_each(|disk| disk.store(NodeId::A, &crossed));
+        world.start(first);
+        // Long enough to see the other one, and too short to take over from it.
+        world.run_until(world.now.after(Micros::from_millis(100))).expect("sound");
+        world.start(first.partner());
+        let at_home = |world: &World| {
+            let mut homes = world.homes();
+            homes.all(|(pool, home)| world.word(home) == Some(StateWord::Up) && world.answers(home, pool))
+        };
+        world.run_until_true(limit(&world), "home", at_home).expect("home");
+    }
 }
