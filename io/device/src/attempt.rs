@@ -14,7 +14,7 @@ use understudy_unit::unit::{Plan, Work};
 use understudy_unit::{Completion, Sharing};
 
 use crate::perform::medium_durability;
-use crate::task::{Look, OnUnit, Outcome, Place, Task};
+use crate::task::{Frozen, Look, OnUnit, Outcome, Place, Task};
 
 /// What became of a command at the first look.
 #[derive(Debug)]
@@ -31,31 +31,49 @@ impl Task {
     /// Carries the command out if that takes no waiting. A read asks `room` for the place of its data, all of it, and takes the whole way if
     /// there is none.
     pub fn attempt<'a>(self, data_out: &Bytes, room: impl FnOnce(usize) -> Option<&'a mut [u8]>) -> Attempt {
-        let Place::Unit(on_unit) = self.place else { return Attempt::Waits(self) };
-        on_unit.attempt(self.data_out_bytes, data_out, room)
+        let data_out_bytes = self.data_out_bytes;
+        let waits = |place| Attempt::Waits(Task { place, data_out_bytes });
+        let first = match self.place {
+            Place::Unit(on_unit) => on_unit.attempt(data_out, room),
+            Place::Routed(mut routed) => match routed.attempt(data_out, room) {
+                Some(first) => first,
+                None => return waits(Place::Routed(routed)),
+            },
+            place @ (Place::Target(_) | Place::Forwarded(_) | Place::Frozen(_)) => return waits(place),
+        };
+        match first {
+            First::Over(outcome) => Attempt::Over(outcome),
+            First::Placed => Attempt::Placed,
+            First::Frozen(frozen) => Attempt::Waits(Task { place: Place::Frozen(frozen), data_out_bytes: 0 }),
+            First::Waits(on_unit) => waits(Place::Unit(on_unit)),
+        }
     }
 }
 
+/// What became of a command on a unit at the first look.
+pub(crate) enum First {
+    Over(Outcome),
+    Placed,
+    /// It is done, and its answer waits for the gate.
+    Frozen(Frozen),
+    Waits(OnUnit),
+}
+
 impl OnUnit {
-    fn attempt<'a>(
-        self,
-        data_out_bytes: u32,
-        data_out: &Bytes,
-        room: impl FnOnce(usize) -> Option<&'a mut [u8]>,
-    ) -> Attempt {
+    pub(crate) fn attempt<'a>(self, data_out: &Bytes, room: impl FnOnce(usize) -> Option<&'a mut [u8]>) -> First {
         match self.work_now(data_out) {
-            Some(Work::Read(span)) if self.read_now(span, room).is_some() => Attempt::Placed,
+            Some(Work::Read(span)) if self.read_now(span, room).is_some() => First::Placed,
             Some(Work::Write(span, durability)) if self.is_free(span, Sharing::Exclusive) => {
                 let bytes = data_out.slice(..self.bytes(span));
                 match self.listed.unit.medium.write_now(span.lba, &bytes, medium_durability(durability)) {
                     Some(written) => match self.listed.judge(written.map(|()| Completion::good())) {
-                        Ok(outcome) => Attempt::Over(outcome),
-                        Err(frozen) => Attempt::Waits(Task { place: Place::Frozen(frozen), data_out_bytes: 0 }),
+                        Ok(outcome) => First::Over(outcome),
+                        Err(frozen) => First::Frozen(frozen),
                     },
-                    None => Attempt::Waits(Task { place: Place::Unit(self), data_out_bytes }),
+                    None => First::Waits(self),
                 }
             }
-            Some(_) | None => Attempt::Waits(Task { place: Place::Unit(self), data_out_bytes }),
+            Some(_) | None => First::Waits(self),
         }
     }
 

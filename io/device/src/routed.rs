@@ -17,6 +17,7 @@
 //! the attribute ORDERED is begun after all older ones of this nexus, and before all younger ones.
 
 mod command;
+mod on_demand;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -33,10 +34,12 @@ use understudy_scsi::sense::{Asc, Sense, SenseFormat, SenseKey};
 use understudy_unit::{Completion, Side, TaskAttribute, Whereabouts, passes_attention};
 
 pub(crate) use command::Routed;
+pub use on_demand::OnDemand;
 
 use crate::event::Event;
 use crate::gate::Gate;
-use crate::target::{Attached, Target, TaskManagement, TaskManagementResponse, nothing_here};
+use crate::listing::nothing_here;
+use crate::target::{Attached, Presence, Target, TaskManagement, TaskManagementResponse};
 use crate::task::{OnUnit, Task};
 use crate::unit::{Busy, UnitOnMedium};
 
@@ -89,6 +92,9 @@ pub struct Sent {
 
 /// One nexus's session with the node that may have its units.
 pub trait Elsewhere {
+    /// There is, or is about to be, a command to send: whoever opens its session only then does so.
+    fn need(&self) {}
+
     /// The number of the session there is; `None` while there is none. A later one has a greater number, and when it is there nothing of an
     /// earlier one can be carried out any more.
     fn session(&self) -> Option<u64>;
@@ -151,12 +157,33 @@ pub(crate) struct Routes {
     known: RefCell<Whereabouts>,
 }
 
+/// What of a target is at this node, as of one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stand {
+    presence: Presence,
+    moves: u64,
+    has_unit: bool,
+}
+
+impl Stand {
+    /// Whether a unit that the other node did not have between these two moments is nowhere. One that moves is at both nodes for a while: it
+    /// leaves the one after it has come to the other. So one that neither has was somewhere else in between only if something moved here.
+    fn is_nowhere(self, later: Self) -> bool {
+        self == later && self.presence == Presence::Part && !self.has_unit
+    }
+}
+
 /// Where a command can go now.
 enum Way {
     Here,
     There(u64),
     /// The target itself answers.
     Target,
+}
+
+/// Whether a function is about every unit of the target.
+fn is_of_target(function: TaskManagement) -> bool {
+    matches!(function, TaskManagement::TargetWarmReset | TaskManagement::TargetColdReset)
 }
 
 impl Routes {
@@ -182,9 +209,13 @@ impl Routes {
         match unit.map(|unit| unit.gate()) {
             Some(Gate::Open) => return Some(Way::Here),
             // It may be on its way here, or from here; where it goes there is a session with it.
+            Some(_) if self.target.is_parting() => self.elsewhere.need(),
             Some(Gate::Held | Gate::Frozen | Gate::Fenced) => {}
-            None if self.target.is_whole() => return Some(Way::Target),
-            None => {}
+            None => match self.target.presence() {
+                Presence::Whole => return Some(Way::Target),
+                Presence::Part => self.elsewhere.need(),
+                Presence::Unsettled => {}
+            },
         }
         self.elsewhere.session().map(Way::There)
     }
@@ -193,10 +224,10 @@ impl Routes {
         self.target.unit_for(&self.attached, lun)
     }
 
-    /// Whether the unit, or all there is, is served here: then whoever had it before is fenced. That it is behind the target, held, may come
+    /// Whether the unit is served here, or there is none: then whoever had it before is fenced. That it is behind the target, held, may come
     /// before that.
     fn is_here(&self, lun: u64) -> bool {
-        self.target.is_whole() || self.unit(lun).is_some_and(|unit| unit.gate() == Gate::Open)
+        self.unit(lun).map_or_else(|| self.target.is_whole(), |unit| unit.gate() == Gate::Open)
     }
 
     /// Whether a command may go before those that wait.
@@ -246,6 +277,8 @@ impl Routes {
         match self.way(lun, &cdb) {
             Some(Way::Target) => Task::answered(self.answer_of_target(&cdb)),
             Some(Way::Here) => self.begin_at_once(command),
+            // Held here still: it has not moved yet, and may stay.
+            Some(Way::There(_)) if self.unit(lun).is_some() => Task::routed(command, 0),
             Some(Way::There(session)) => match self.attention_of_other(lun, session, &cdb) {
                 Some(attention) => Task::answered(attention),
                 None => Task::routed(command, 0),
@@ -286,12 +319,13 @@ impl Routes {
     async fn until<T>(&self, lun: u64, ready: impl Fn() -> Option<T>) -> T {
         // BOUND: each round waits for something that moved.
         loop {
-            let (seen, unit) = (self.elsewhere.session(), self.unit(lun));
+            let (seen, unit, moves) = (self.elsewhere.session(), self.unit(lun), self.target.moves());
             if let Some(value) = ready() {
                 return value;
             }
             let moved = pin!(self.moved.until(|| ready().map(drop)));
-            let units = pin!(self.target.units_moved.until(|| ready().map(drop)));
+            // With the unit its gate is another one.
+            let units = pin!(self.target.units_moved.until(|| (self.target.moves() != moves).then_some(())));
             let gate = pin!(async {
                 match &unit {
                     Some(unit) => {
@@ -305,6 +339,19 @@ impl Routes {
             });
             select(select(moved, units), select(gate, self.elsewhere.changed(seen))).await;
         }
+    }
+
+    /// Sees to it that there is a session, if the other node has the unit or others of the target.
+    fn need_for(&self, function: TaskManagement, lun: u64) {
+        let is_elsewhere = || self.unit(lun).is_none_or(|unit| unit.gate() != Gate::Open);
+        if self.target.presence() == Presence::Part && (is_of_target(function) || is_elsewhere()) {
+            self.elsewhere.need();
+        }
+    }
+
+    /// What of the target is here now.
+    fn stand(&self, lun: u64) -> Stand {
+        Stand { presence: self.target.presence(), moves: self.target.moves(), has_unit: self.unit(lun).is_some() }
     }
 
     /// Whether nothing sent in `session` can be carried out any more.
@@ -330,7 +377,7 @@ impl Routes {
 
     /// The commands under way that a function for a whole task set, unit or target is about.
     fn concerned(&self, function: TaskManagement, lun: u64) -> Vec<u64> {
-        let every = matches!(function, TaskManagement::TargetWarmReset | TaskManagement::TargetColdReset);
+        let every = is_of_target(function);
         let commands = self.commands.borrow();
         commands.iter().filter(|(_, own)| every || own.lun == lun).map(|(number, _)| *number).collect()
     }
@@ -350,10 +397,13 @@ impl Routes {
         let concerned = self.concerned(function, lun);
         self.abort(&concerned, |own| !matches!(own.stage, Stage::There { .. }));
         let response = self.manage_elsewhere(function, lun, None).await;
-        if response.is_none_or(|response| response == TaskManagementResponse::Complete) {
+        let is_done = response.is_none_or(|response| response == TaskManagementResponse::Complete);
+        if is_done {
             self.abort(&concerned, |_| true);
         }
-        response
+        // What is about every unit is done at both nodes where both have some.
+        let is_in_part = is_of_target(function) && self.target.presence() == Presence::Part;
+        response.filter(|_| !(is_done && is_in_part))
     }
 
     async fn abort_task(&self, lun: u64, referenced: u32) -> Option<TaskManagementResponse> {
@@ -401,10 +451,11 @@ impl Routes {
         lun: u64,
         reference: Option<u32>,
     ) -> Option<TaskManagementResponse> {
+        let is_here = || if is_of_target(function) { self.target.is_whole() } else { self.is_here(lun) };
+        self.need_for(function, lun);
         // BOUND: each round waits for the unit to be here or for a session.
         loop {
-            let session =
-                self.until(lun, || if self.is_here(lun) { Some(None) } else { self.elsewhere.session().map(Some) });
+            let session = self.until(lun, || if is_here() { Some(None) } else { self.elsewhere.session().map(Some) });
             let session = session.await?;
             if let Some(response) = self.elsewhere.manage(function, lun, reference).await {
                 return Some(response);

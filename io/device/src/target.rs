@@ -11,21 +11,20 @@
 //! comes to a place.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::{Rc, Weak};
 
-use bytes::Bytes;
 use thiserror::Error;
-use understudy_scsi::cdb::Command;
-use understudy_scsi::inquiry::Peripheral;
-use understudy_scsi::luns::{self, HIGHEST_LUN, Listing};
+use understudy_scsi::luns::{self, HIGHEST_LUN};
 use understudy_scsi::operations::opcode;
-use understudy_scsi::sense::{Asc, Sense, SenseFormat};
+use understudy_scsi::sense::Asc;
 use understudy_scsi::transport::InitiatorPort;
 use understudy_unit::unit::{LogicalUnit, Reset};
-use understudy_unit::{Completion, Identity, Nexus, NexusId, TaskAttribute, TaskId};
+use understudy_unit::{Nexus, NexusId, TaskAttribute, TaskId};
 
 use crate::audience::Audience;
 use crate::event::Event;
+use crate::listing::{in_part, not_in_this_part, nothing_here};
 use crate::routed::{Elsewhere, Routes, turned_away};
 use crate::task::{IfHeld, OnUnit, Task};
 use crate::unit::UnitOnMedium;
@@ -86,6 +85,19 @@ pub enum TaskManagementResponse {
     NotAuthorized,
 }
 
+/// How much of a target is at this node. Only where units come and go with their pools it makes a difference, to a nexus that is
+/// [routed](Target::attach_routed) or [forwarded](Target::attach_forwarded).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Presence {
+    /// Units may be on their way here: one that is not here may be anywhere.
+    #[default]
+    Unsettled,
+    /// What is here stays for now, and other units are at the other node.
+    Part,
+    /// All units that the target is going to have.
+    Whole,
+}
+
 /// A unit of a target.
 #[derive(Debug, Clone)]
 struct Numbered {
@@ -100,8 +112,11 @@ pub struct Target {
     name: Rc<str>,
     /// By number.
     units: RefCell<Vec<Numbered>>,
-    /// Whether these are all units it is going to have: see [`Target::set_whole`].
-    is_whole: Cell<bool>,
+    presence: Cell<Presence>,
+    /// Some of the units are about to go to the other node, and others to stay.
+    is_parting: Cell<bool>,
+    /// How often units came, went, or were said to be here.
+    moves: Cell<u64>,
     /// Units came or went.
     pub(crate) units_moved: Event,
     // BOUND: dead entries are swept before it grows.
@@ -112,8 +127,19 @@ pub struct Target {
 #[derive(Debug)]
 pub(crate) struct Attached {
     nexus: Nexus,
+    /// It reaches the units of both nodes.
+    spans_nodes: bool,
     places: RefCell<Vec<Place>>,
     list: Cell<List>,
+}
+
+/// What it is that units come or go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Change {
+    /// The target has others.
+    OfList,
+    /// It has them elsewhere.
+    OfPlace,
 }
 
 /// What became of the list of units, as one nexus sees it.
@@ -142,12 +168,16 @@ impl Attached {
         numbered.audience.includes(&self.nexus.initiator.name)
     }
 
+    fn is_told_of(&self, change: Change) -> bool {
+        change == Change::OfList || !self.spans_nodes
+    }
+
     fn list_changed(&self) {
         let List { changes, reported } = self.list.get();
         self.list.set(List { changes: changes + 1, reported });
     }
 
-    fn list_reported(&self) {
+    pub(crate) fn list_reported(&self) {
         let changes = self.list.get().changes;
         self.list.set(List { changes, reported: changes });
     }
@@ -179,7 +209,9 @@ impl Target {
         Rc::new(Self {
             name: name.into().into(),
             units: RefCell::default(),
-            is_whole: Cell::new(false),
+            presence: Cell::default(),
+            is_parting: Cell::new(false),
+            moves: Cell::new(0),
             units_moved: Event::default(),
             attached: RefCell::default(),
         })
@@ -210,6 +242,15 @@ impl Target {
     /// Adds many units, as [`Target::add_for`] does each, and names those that found no room: one look at each nexus, however many they
     /// are.
     pub fn add_all(&self, units: impl IntoIterator<Item = (u16, Rc<UnitOnMedium>, Audience)>) -> Vec<LunTaken> {
+        self.put(units, Change::OfList)
+    }
+
+    /// The same for units that come from the other node: to a nexus that reached them there the list is what it was.
+    pub fn arrive(&self, units: impl IntoIterator<Item = (u16, Rc<UnitOnMedium>, Audience)>) -> Vec<LunTaken> {
+        self.put(units, Change::OfPlace)
+    }
+
+    fn put(&self, units: impl IntoIterator<Item = (u16, Rc<UnitOnMedium>, Audience)>, change: Change) -> Vec<LunTaken> {
         let mut added: Vec<_> =
             units.into_iter().map(|(lun, unit, audience)| Numbered { lun, unit, audience }).collect();
         added.sort_by_key(|numbered| numbered.lun);
@@ -226,7 +267,7 @@ impl Target {
             fits
         });
         for attached in self.attached.borrow().iter().filter_map(Weak::upgrade) {
-            if added.iter().any(|numbered| attached.sees(numbered)) {
+            if attached.is_told_of(change) && added.iter().any(|numbered| attached.sees(numbered)) {
                 attached.list_changed();
             }
         }
@@ -235,7 +276,7 @@ impl Target {
         // Two ascending runs: they are merged.
         all.sort_by_key(|numbered| numbered.lun);
         drop(all);
-        self.units_moved.signal();
+        self.moved();
         refused
     }
 
@@ -247,6 +288,15 @@ impl Target {
     /// Removes every unit whose number `goes`, as [`Target::remove`] does, and answers them by number: one look at each nexus,
     /// however many they are.
     pub fn remove_all(&self, goes: impl Fn(u16) -> bool) -> Vec<Rc<UnitOnMedium>> {
+        self.take(goes, Change::OfList)
+    }
+
+    /// The same for units that go to the other node: to a nexus that reaches them there the list is what it was.
+    pub fn depart(&self, goes: impl Fn(u16) -> bool) -> Vec<Rc<UnitOnMedium>> {
+        self.take(goes, Change::OfPlace)
+    }
+
+    fn take(&self, goes: impl Fn(u16) -> bool, change: Change) -> Vec<Rc<UnitOnMedium>> {
         let (gone, stay): (Vec<_>, Vec<_>) = self.units.take().into_iter().partition(|numbered| goes(numbered.lun));
         self.units.replace(stay);
         for attached in self.attached.borrow().iter().filter_map(Weak::upgrade) {
@@ -257,20 +307,22 @@ impl Target {
                 }
                 stays
             });
-            if gone.iter().any(|numbered| attached.sees(numbered)) {
+            if attached.is_told_of(change) && gone.iter().any(|numbered| attached.sees(numbered)) {
                 attached.list_changed();
             }
         }
-        self.units_moved.signal();
+        self.moved();
         gone.into_iter().map(|numbered| numbered.unit).collect()
     }
 
-    /// Whether an initiator would find anything here: a unit it sees, or no units at all, as in a target whose units are on their
-    /// way.
+    /// Whether an initiator would find anything here: a unit it sees, or perhaps one that is at the other node, or no units at all, as in
+    /// a target whose units are on their way.
     #[must_use]
     pub fn has_something_for(&self, initiator: &str) -> bool {
         let units = self.units.borrow();
-        units.is_empty() || units.iter().any(|numbered| numbered.audience.includes(initiator))
+        units.is_empty()
+            || self.presence.get() == Presence::Part
+            || units.iter().any(|numbered| numbered.audience.includes(initiator))
     }
 
     /// Numbers of its units, ascending.
@@ -285,16 +337,39 @@ impl Target {
         self.units.borrow().iter().map(|numbered| Rc::clone(&numbered.unit)).collect()
     }
 
-    /// Says whether all units are here that the target is going to have. Only where units come and go with their pools it makes a
-    /// difference, to a nexus that is [routed](Target::attach_routed) or [forwarded](Target::attach_forwarded): until then a unit that is
-    /// not here may be somewhere else.
-    pub fn set_whole(&self, whole: bool) {
-        self.is_whole.set(whole);
-        self.units_moved.signal();
+    /// Says how much of the target is at this node.
+    pub fn set_presence(&self, presence: Presence) {
+        if self.presence.replace(presence) != presence {
+            self.moved();
+        }
+    }
+
+    pub(crate) fn presence(&self) -> Presence {
+        self.presence.get()
     }
 
     pub(crate) fn is_whole(&self) -> bool {
-        self.is_whole.get()
+        self.presence.get() == Presence::Whole
+    }
+
+    /// Says whether some of the units are about to go to the other node while others stay: then whoever has commands for those that
+    /// are held opens its session with the other node beforehand.
+    pub fn set_parting(&self, parting: bool) {
+        self.is_parting.set(parting);
+    }
+
+    pub(crate) fn is_parting(&self) -> bool {
+        self.is_parting.get()
+    }
+
+    /// As long as it is the same, the same units were here all the time.
+    pub(crate) fn moves(&self) -> u64 {
+        self.moves.get()
+    }
+
+    fn moved(&self) {
+        self.moves.set(self.moves.get() + 1);
+        self.units_moved.signal();
     }
 
     /// The unit of this number, if the nexus sees it.
@@ -328,27 +403,27 @@ impl Target {
     /// handle first.
     #[must_use]
     pub fn attach(self: &Rc<Self>, nexus: NexusName) -> NexusHandle {
-        NexusHandle { attached: self.attach_to(nexus), target: Rc::clone(self), role: Role::Client }
+        NexusHandle { attached: self.attach_to(nexus, false), target: Rc::clone(self), role: Role::Client }
     }
 
     /// The same, for a session of the other node's that carries commands of this initiator, who has its session there. Commands that
     /// are not begun because their unit was taken away, or has not come yet, are answered so that the other node looks for another way.
     #[must_use]
     pub fn attach_forwarded(self: &Rc<Self>, nexus: NexusName) -> NexusHandle {
-        NexusHandle { attached: self.attach_to(nexus), target: Rc::clone(self), role: Role::Forwarded }
+        NexusHandle { attached: self.attach_to(nexus, true), target: Rc::clone(self), role: Role::Forwarded }
     }
 
     /// The same, for a session whose units may be at another node, reached by `elsewhere`.
     #[must_use]
     pub fn attach_routed(self: &Rc<Self>, nexus: NexusName, elsewhere: Rc<dyn Elsewhere>) -> NexusHandle {
-        let attached = self.attach_to(nexus);
+        let attached = self.attach_to(nexus, true);
         let routes = Routes::new(Rc::clone(self), Rc::clone(&attached), elsewhere);
         NexusHandle { attached, target: Rc::clone(self), role: Role::Routed(routes) }
     }
 
-    fn attach_to(self: &Rc<Self>, nexus: NexusName) -> Rc<Attached> {
+    fn attach_to(self: &Rc<Self>, nexus: NexusName, spans_nodes: bool) -> Rc<Attached> {
         let nexus = Nexus::from(nexus);
-        let attached = Rc::new(Attached { nexus, places: RefCell::default(), list: Cell::default() });
+        let attached = Rc::new(Attached { nexus, spans_nodes, places: RefCell::default(), list: Cell::default() });
         let mut all = self.attached.borrow_mut();
         if all.len() == all.capacity() {
             all.retain(|other| other.strong_count() > 0);
@@ -358,25 +433,9 @@ impl Target {
         attached
     }
 
-    /// SPC-4 r37 §6.33: the units that this nexus sees; the answer is the same by whatever number it is asked, and takes the unit
-    /// attention 3Fh/0Eh with it.
-    pub(crate) fn report_luns(&self, attached: &Attached, cdb: &[u8; 16]) -> Completion {
-        let refuse = |sense: Sense| Completion::check(&sense, SenseFormat::Fixed);
-        let (select, allocation) = match Command::parse(cdb) {
-            Ok(Command::ReportLuns { select, allocation }) => (select, allocation),
-            Ok(_) => return refuse(Sense::illegal(Asc::INVALID_COMMAND_OPERATION_CODE)),
-            Err(fault) => return refuse(fault.sense()),
-        };
-        if allocation < 16 {
-            return refuse(Sense::cdb_field(6, None));
-        }
-        let listed = match luns::lists_units(select) {
-            Some(Listing::EveryUnit) => self.seen_by(attached).iter().map(|numbered| numbered.lun).collect(),
-            Some(Listing::WellKnown) => Vec::new(),
-            None => return refuse(Sense::cdb_field(2, None)),
-        };
-        attached.list_reported();
-        Completion::data(LogicalUnit::report_luns(&listed, allocation))
+    /// The numbers of the units that a nexus sees here.
+    pub(crate) fn luns_seen_by(&self, attached: &Attached) -> BTreeSet<u16> {
+        self.units.borrow().iter().filter(|numbered| attached.sees(numbered)).map(|numbered| numbered.lun).collect()
     }
 
     fn seen_by(&self, attached: &Attached) -> Vec<Numbered> {
@@ -497,13 +556,21 @@ impl NexusHandle {
             return routes.begin(lun, tag, attribute, cdb);
         }
         let is_forwarded = matches!(self.role, Role::Forwarded);
-        let is_here = self.target.is_whole() || !is_forwarded;
+        // Where the rest is, if this is not all, only the other node has to know.
+        let presence = if is_forwarded { self.target.presence() } else { Presence::Whole };
         if cdb[0] == opcode::REPORT_LUNS {
-            let answer = if is_here { self.target.report_luns(&self.attached, &cdb) } else { turned_away() };
-            return Task::answered(answer);
+            return Task::answered(match presence {
+                Presence::Whole => self.target.report_luns(&self.attached, &cdb),
+                Presence::Part => in_part(self.target.report_luns(&self.attached, &cdb)),
+                Presence::Unsettled => turned_away(),
+            });
         }
         let Some(Place { unit, id, .. }) = self.place(lun) else {
-            return Task::answered(if is_here { nothing_here(&cdb) } else { turned_away() });
+            return Task::answered(match presence {
+                Presence::Whole => nothing_here(&cdb),
+                Presence::Part => not_in_this_part(),
+                Presence::Unsettled => turned_away(),
+            });
         };
         let begun = unit.core.borrow_mut().begin(id, tag, attribute, &cdb);
         let data_out_bytes = begun.data_out_bytes;
@@ -576,23 +643,4 @@ impl NexusHandle {
             unit.off_medium(&tasks).await;
         }
     }
-}
-
-/// Commands to a number without a unit (SPC-4 r37 §5.11.1, SAM-5 r21 §4.7.5): INQUIRY says so in its data, REQUEST SENSE
-/// in its sense data, everything else fails.
-pub(crate) fn nothing_here(cdb: &[u8; 16]) -> Completion {
-    let absent = Sense::illegal(Asc::LOGICAL_UNIT_NOT_SUPPORTED);
-    match Command::parse(cdb) {
-        Ok(Command::Inquiry { allocation }) => {
-            let nobody = Identity { uuid: [0; 16], product: String::new() };
-            cut(nobody.standard_inquiry(Peripheral::NothingHere), allocation)
-        }
-        Ok(Command::RequestSense { format, allocation }) => cut(absent.encode(format), allocation),
-        Ok(_) | Err(_) => Completion::check(&absent, SenseFormat::Fixed),
-    }
-}
-
-fn cut(mut bytes: Vec<u8>, allocation: u32) -> Completion {
-    bytes.truncate(allocation as usize);
-    Completion::data(Bytes::from(bytes))
 }

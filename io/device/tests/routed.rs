@@ -1,128 +1,22 @@
 //! Sessions whose units may be at another node: where each command is carried out while units move, and that none is carried out twice.
 #[path = "support/late.rs"]
 mod late;
+#[path = "support/partner.rs"]
+mod partner;
 
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
-use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::LocalBoxFuture;
-use late::{LateMedium, block, options, settle};
-use tokio::sync::{oneshot, watch};
+use late::{LateMedium, block, settle};
+use partner::{Partner, answered, attention, client, read_cdb, run, sense, unit, write_cdb};
 use tokio::task::{JoinHandle, spawn_local};
 use understudy_device::{
-    Answer, Carried, Completion, Elsewhere, Medium, NexusHandle, NexusName, Outcome, Sent, Target, TaskAttribute,
-    TaskManagement, TaskManagementResponse, UnitOnMedium,
+    Completion, Elsewhere, NexusHandle, NexusName, Outcome, Presence, Target, TaskAttribute, TaskManagement,
+    TaskManagementResponse,
 };
-use understudy_scsi::cdb::{Force, Span};
-use understudy_scsi::sense::{Asc, Sense, SenseKey};
+use understudy_scsi::sense::{Asc, SenseKey};
 use understudy_scsi::{Status, encode, luns};
-
-/// The other node's end of a session, which the test opens and cuts.
-struct Partner {
-    target: Rc<Target>,
-    session: watch::Sender<Option<u64>>,
-    opened: Cell<u64>,
-    nexus: RefCell<Option<Rc<NexusHandle>>>,
-    next: Cell<u32>,
-    /// Commands without an answer: cut, they are answered that nobody knows.
-    pending: RefCell<BTreeMap<u32, oneshot::Sender<Answer>>>,
-}
-
-impl Partner {
-    fn of(target: &Rc<Target>) -> Rc<Self> {
-        Rc::new(Self {
-            target: Rc::clone(target),
-            session: watch::Sender::new(None),
-            opened: Cell::new(0),
-            nexus: RefCell::default(),
-            next: Cell::new(0),
-            pending: RefCell::default(),
-        })
-    }
-
-    async fn open(&self) {
-        // As a login of the same nexus does: nothing of the older session is left.
-        let older = self.nexus.take().and_then(Rc::into_inner);
-        if let Some(older) = older {
-            older.close().await;
-        }
-        *self.nexus.borrow_mut() = Some(Rc::new(self.target.attach_forwarded(client())));
-        self.opened.set(self.opened.get() + 1);
-        self.session.send_replace(Some(self.opened.get()));
-    }
-
-    /// The connection breaks; what was begun at the other node goes on there.
-    fn cut(&self) {
-        self.session.send_replace(None);
-        for (_, answer) in self.pending.take() {
-            let _ = answer.send(Answer::Unknown);
-        }
-    }
-}
-
-impl Elsewhere for Partner {
-    fn session(&self) -> Option<u64> {
-        *self.session.borrow()
-    }
-
-    fn changed(&self, seen: Option<u64>) -> LocalBoxFuture<'_, ()> {
-        let mut sessions = self.session.subscribe();
-        Box::pin(async move {
-            sessions.wait_for(|now| *now != seen).await.unwrap();
-        })
-    }
-
-    fn send(&self, command: &Carried) -> Option<Sent> {
-        self.session()?;
-        let reference = self.next.replace(self.next.get() + 1);
-        let nexus = self.nexus.borrow().clone()?;
-        let (sender, answer) = oneshot::channel();
-        self.pending.borrow_mut().insert(reference, sender);
-        let carried = command.clone();
-        let mut task = nexus.begin(carried.lun, reference, carried.attribute, carried.cdb);
-        task.offer(carried.data_out.len() as u32);
-        let wanted = task.data_out_bytes();
-        let done = spawn_local(task.execute(carried.data_out));
-        let answer = async move {
-            tokio::select! {
-                biased;
-                unknown = answer => unknown.unwrap_or(Answer::Unknown),
-                done = done => match done.unwrap() {
-                    Outcome::Completed(completion) => Answer::Answered { completion, data_out_wanted: wanted },
-                    // It is not answered; the session ends, or the function that aborted it is.
-                    Outcome::Carried { .. } | Outcome::Aborted | Outcome::Fenced => Answer::Unknown,
-                },
-            }
-        };
-        Some(Sent { reference, answer: Box::pin(answer) })
-    }
-
-    fn manage(
-        &self,
-        function: TaskManagement,
-        lun: u64,
-        referenced: Option<u32>,
-    ) -> LocalBoxFuture<'_, Option<TaskManagementResponse>> {
-        Box::pin(async move {
-            let nexus = self.nexus.borrow().clone()?;
-            let response = nexus.task_management(function, lun, referenced.unwrap_or_default()).await;
-            Some(response)
-        })
-    }
-
-    fn close(&self) -> LocalBoxFuture<'_, ()> {
-        Box::pin(async {
-            let nexus = self.nexus.take().and_then(Rc::into_inner);
-            if let Some(nexus) = nexus {
-                nexus.close().await;
-            }
-        })
-    }
-}
 
 /// One volume, two nodes, a client whose session is at this one.
 struct Two {
@@ -134,21 +28,13 @@ struct Two {
     client: Rc<NexusHandle>,
 }
 
-fn client() -> NexusName {
-    NexusName { initiator_name: "iqn.2026-01.test:host".into(), isid: [0x80, 0, 0, 0, 0, 1], target_portal_group: 2 }
-}
-
-fn unit(medium: &Rc<LateMedium>) -> Rc<UnitOnMedium> {
-    UnitOnMedium::new(options(), Rc::clone(medium) as Rc<dyn Medium>, None).unwrap()
-}
-
 impl Two {
     /// The other node has the volume, and there is a session with it; the client was told of its own arrival.
     async fn with_the_unit_there() -> Self {
         let [here, there] = ["here", "there"].map(|_| Target::new("iqn.2026-01.test:target"));
         let disks = [LateMedium::new(), LateMedium::new()];
         there.add(0, unit(&disks[1])).unwrap();
-        there.set_whole(true);
+        there.set_presence(Presence::Whole);
         let partner = Partner::of(&there);
         let client = Rc::new(here.attach_routed(client(), Rc::clone(&partner) as Rc<dyn Elsewhere>));
         partner.open().await;
@@ -183,43 +69,13 @@ impl Two {
     fn comes_here(&self) {
         self.there.fence();
         self.here.add(0, unit(&self.disks[0])).unwrap();
-        self.here.set_whole(true);
+        self.here.set_presence(Presence::Whole);
     }
 
     /// What each node wrote, in order.
     fn landed(&self) -> [Vec<u8>; 2] {
         [0, 1].map(|node: usize| self.disks[node].landed.borrow().clone())
     }
-}
-
-fn write_cdb() -> [u8; 16] {
-    encode::write_16(Span { lba: 0, blocks: 1 }, Force::CacheAllowed)
-}
-
-fn read_cdb() -> [u8; 16] {
-    encode::read_16(Span { lba: 0, blocks: 1 }, Force::CacheAllowed)
-}
-
-fn answered(outcome: Outcome) -> Completion {
-    match outcome {
-        Outcome::Completed(completion) | Outcome::Carried { completion, .. } => completion,
-        other => panic!("{other:?}"),
-    }
-}
-
-fn sense(completion: &Completion) -> Sense {
-    Sense::parse(completion.sense.as_ref().expect("there is sense data")).unwrap()
-}
-
-fn attention(completion: &Completion) -> Asc {
-    assert_eq!(sense(completion).key, SenseKey::UnitAttention);
-    sense(completion).asc
-}
-
-/// Runs a test whose clock goes on only when everything waits for it.
-fn run<F: Future>(test: impl FnOnce() -> F) -> F::Output {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    tokio::task::LocalSet::new().block_on(&runtime, async { test().await })
 }
 
 /// SAM-5 r21 §5.14.
@@ -253,7 +109,7 @@ fn commands_wait_while_the_other_node_holds_the_unit_and_are_carried_out_where_i
         assert!(!write.is_finished() && !read.is_finished());
         // The other node holds on until it has seen that this one serves: nobody waits for that.
         two.here.add(0, unit(&two.disks[0])).unwrap();
-        two.here.set_whole(true);
+        two.here.set_presence(Presence::Whole);
         assert_eq!(answered(write.await.unwrap()).status, Status::Good);
         assert_eq!(answered(read.await.unwrap()).status, Status::Good);
         assert_eq!(two.landed(), [vec![3], vec![]]);
@@ -282,10 +138,10 @@ fn commands_held_here_go_to_the_other_node_as_soon_as_it_takes_them() {
     run(|| async {
         let two = Two::with_the_unit_there().await;
         two.partner.cut();
-        two.there.set_whole(false);
+        two.there.set_presence(Presence::Unsettled);
         let theirs = two.there.remove(0).unwrap();
         two.here.add(0, unit(&two.disks[0])).unwrap();
-        two.here.set_whole(true);
+        two.here.set_presence(Presence::Whole);
         assert_eq!(attention(&two.go(write_cdb(), block(4)).await), Asc::ASYMMETRIC_ACCESS_STATE_CHANGED);
         two.here.hold_and_drain().await;
         let write = two.write(5);
@@ -293,7 +149,7 @@ fn commands_held_here_go_to_the_other_node_as_soon_as_it_takes_them() {
         assert!(!write.is_finished());
         // The other node has it and says so by letting the session in, before this one has taken its own unit away.
         two.there.add(0, theirs).unwrap();
-        two.there.set_whole(true);
+        two.there.set_presence(Presence::Whole);
         two.partner.open().await;
         assert_eq!(answered(write.await.unwrap()).status, Status::Good);
         assert_eq!(two.landed(), [vec![], vec![5]]);
@@ -343,7 +199,7 @@ fn when_the_unit_comes_here_a_write_of_unknown_outcome_is_left_to_the_client_and
         assert!(!write.is_finished() && !read.is_finished(), "the other node may not be fenced yet");
         two.there.fence();
         coming.resume();
-        two.here.set_whole(true);
+        two.here.set_presence(Presence::Whole);
         assert_eq!(sense(&answered(write.await.unwrap())).key, SenseKey::AbortedCommand);
         let read = answered(read.await.unwrap());
         assert_eq!((read.status, read.data_in), (Status::Good, block(0)));

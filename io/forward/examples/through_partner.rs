@@ -15,7 +15,8 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use understudy_device::memory::MemoryMedium;
 use understudy_device::{
-    Answer, Carried, Elsewhere, NexusName, Status, Target, TaskAttribute, UnitIdentity, UnitOnMedium, UnitOptions,
+    Answer, Carried, Elsewhere, NexusName, Presence, Status, Target, TaskAttribute, UnitIdentity, UnitOnMedium,
+    UnitOptions,
 };
 use understudy_disk::session::{Place, Session};
 use understudy_fabric::{Identity, MOVE_BYTES, Provider};
@@ -51,7 +52,7 @@ async fn serve() {
     let unit = UnitOnMedium::new(UnitOptions::new(identity), medium, None).expect("a unit");
     let target = Target::new(TARGET);
     target.add(0, unit).expect("a free number");
-    target.set_whole(true);
+    target.set_presence(Presence::Whole);
     let own = Identity { pair: 7, node: 2 };
     let (data, _) = reach(Partner { provider: Provider::Shm, address: loopback(), node: 1, own });
     let portal = Portal::bind(loopback(), PortalOptions { data: Some(data), ..PortalOptions::default() });

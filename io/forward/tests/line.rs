@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use understudy_device::memory::MemoryMedium;
 use understudy_device::{
-    Answer, Carried, Completion, Elsewhere, NexusName, Status, Target, TaskAttribute, TaskManagement,
+    Answer, Carried, Completion, Elsewhere, NexusName, Presence, Status, Target, TaskAttribute, TaskManagement,
     TaskManagementResponse, UnitIdentity, UnitOnMedium, UnitOptions,
 };
 use understudy_disk::session::{Place, Session};
@@ -46,7 +46,7 @@ impl There {
         let unit = UnitOnMedium::new(UnitOptions::new(identity), medium, None).unwrap();
         let target = Target::new(TARGET);
         target.add(0, unit).unwrap();
-        target.set_whole(true);
+        target.set_presence(Presence::Whole);
         let portal = Portal::bind("127.0.0.1:0".parse().unwrap(), PortalOptions::default()).unwrap();
         let gate = LoginGate::held();
         portal.add_target_by(Rc::clone(&target), gate.clone(), 2, Way::Forwarded);
@@ -163,7 +163,7 @@ fn task_management_reaches_the_unit_and_an_unknown_command_is_not_aborted() {
 fn a_unit_that_was_taken_away_turns_commands_away() {
     run(async {
         let there = There::with_a_session().await;
-        there.target.set_whole(false);
+        there.target.set_presence(Presence::Unsettled);
         there.target.remove(0);
         let Answer::Answered { completion, .. } = there.go(read(1), Bytes::new(), 512).await else {
             panic!("answered")

@@ -12,7 +12,8 @@ use tokio::time::timeout;
 use understudy_device::medium::{Durability, Geometry, Medium, MediumError, Stretch};
 use understudy_device::memory::MemoryMedium;
 use understudy_device::{
-    Answer, Carried, Completion, Elsewhere, NexusName, Target, TaskAttribute, UnitIdentity, UnitOnMedium, UnitOptions,
+    Answer, Carried, Completion, Elsewhere, NexusName, Presence, Target, TaskAttribute, UnitIdentity, UnitOnMedium,
+    UnitOptions,
 };
 use understudy_disk::disk::DiskError;
 use understudy_disk::session::{Options, Place, RegionOffer, Request, Session, Transfer};
@@ -115,7 +116,7 @@ impl There {
         let unit = UnitOnMedium::new(UnitOptions::new(identity), medium, None).unwrap();
         let target = Target::new(TARGET);
         target.add(0, Rc::clone(&unit)).unwrap();
-        target.set_whole(true);
+        target.set_presence(Presence::Whole);
         let own = Identity { pair: 7, node: 2 };
         let (data, moves) = reach(Partner { provider: Provider::Shm, address: loopback(), node: 1, own });
         let data = match knows {

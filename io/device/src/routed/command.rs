@@ -4,11 +4,16 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use tokio::time::{Instant, timeout, timeout_at};
+use understudy_scsi::Status;
 use understudy_scsi::cdb::Command;
+use understudy_scsi::encode;
 use understudy_scsi::sense::{Asc, Sense, SenseFormat, SenseKey};
 use understudy_unit::{Completion, Side, may_be_repeated};
 
-use super::{Answer, Carried, HOLD_LIMIT, Routes, Sent, Stage, TURNED_AWAY_PAUSE, Way, turned_away};
+use super::{Answer, Carried, HOLD_LIMIT, Routes, Sent, Stage, Stand, TURNED_AWAY_PAUSE, Way, turned_away};
+use crate::attempt::First;
+use crate::listing::{Asked, WHOLE_LIST_BYTES, is_in_part, not_in_this_part, nothing_here, units_in};
+use crate::target::Presence;
 use crate::task::{Ended, OnUnit, Outcome};
 
 /// A command of such a nexus. Dropping it abandons it.
@@ -40,6 +45,20 @@ impl Drop for Routed {
     }
 }
 
+/// What became of a command that was sent.
+enum Reply {
+    Answered {
+        completion: Completion,
+        data_out_wanted: u32,
+    },
+    /// It was not begun, because its unit moves.
+    TurnedAway,
+    /// It was not sent after all.
+    Ended,
+    /// The session ended before an answer came.
+    Unknown,
+}
+
 /// What the next step of a command is.
 enum Next {
     Aborted,
@@ -68,6 +87,21 @@ impl Routed {
 
     pub(crate) fn here(&mut self) -> Option<&mut OnUnit> {
         self.here.as_mut()
+    }
+
+    /// The same as for a command that is on a unit, if this one has begun here; `None`: it goes the whole way.
+    pub(crate) fn attempt<'a>(
+        &mut self,
+        data_out: &Bytes,
+        room: impl FnOnce(usize) -> Option<&'a mut [u8]>,
+    ) -> Option<First> {
+        match self.here.take()?.attempt(data_out, room) {
+            First::Waits(on_unit) => {
+                self.here = Some(on_unit);
+                None
+            }
+            first => Some(first),
+        }
     }
 
     pub(crate) fn make_room(&mut self, bytes: u32) {
@@ -160,27 +194,77 @@ impl Routed {
 
     /// `None`: it has to look for its way again.
     async fn carry_out_there(&self, session: u64) -> Option<Outcome> {
-        let Some(Sent { reference, answer }) = self.routes.elsewhere.send(&self.carried) else {
-            self.turned_away().await;
-            return None;
-        };
-        self.routes.set_stage(self.number, Stage::There { session, reference });
-        let outcome = match answer.await {
-            Answer::Answered { completion, .. } if completion == turned_away() => {
-                self.routes.set_stage(self.number, Stage::Waiting);
+        let before = self.routes.stand(self.carried.lun);
+        if Routes::asks_target(&self.carried.cdb) {
+            return self.list_units(session, before).await;
+        }
+        match self.send(session, &self.carried).await {
+            Reply::Answered { completion, .. } if completion == not_in_this_part() => {
+                if before.is_nowhere(self.routes.stand(self.carried.lun)) {
+                    return Some(not_begun(nothing_here(&self.carried.cdb)));
+                }
                 self.turned_away().await;
                 None
             }
-            Answer::Answered { completion, data_out_wanted } => {
-                return Some(Outcome::Carried { completion, data_out_wanted });
+            Reply::Answered { completion, data_out_wanted } => Some(Outcome::Carried { completion, data_out_wanted }),
+            Reply::TurnedAway => {
+                self.turned_away().await;
+                None
             }
-            Answer::NotSent => None,
-            Answer::Unknown => self.of_unknown_outcome(session).await,
-        };
-        if outcome.is_none() {
-            self.routes.set_stage(self.number, Stage::Waiting);
+            Reply::Ended => None,
+            Reply::Unknown => self.of_unknown_outcome(session).await,
         }
-        outcome
+    }
+
+    /// Sends a command and waits for what becomes of it. Afterwards this one waits again, unless it is over.
+    async fn send(&self, session: u64, carried: &Carried) -> Reply {
+        let Some(Sent { reference, answer }) = self.routes.elsewhere.send(carried) else { return Reply::TurnedAway };
+        self.routes.set_stage(self.number, Stage::There { session, reference });
+        let reply = match answer.await {
+            Answer::Answered { completion, .. } if completion == turned_away() => Reply::TurnedAway,
+            Answer::Answered { completion, data_out_wanted } => Reply::Answered { completion, data_out_wanted },
+            Answer::NotSent => Reply::Ended,
+            // Its stage says in which session, until nothing of it can be carried out any more.
+            Answer::Unknown => return Reply::Unknown,
+        };
+        self.routes.set_stage(self.number, Stage::Waiting);
+        reply
+    }
+
+    /// The list of units, of the other node alone or, where both have some, of both. A unit that moves meanwhile is here before or after.
+    async fn list_units(&self, session: u64, before: Stand) -> Option<Outcome> {
+        let Routes { target, attached, .. } = &*self.routes;
+        let asked = match Asked::by(&self.carried.cdb) {
+            Ok(asked) => asked,
+            Err(refused) => return Some(not_begun(refused)),
+        };
+        let mut units = target.luns_seen_by(attached);
+        // However little room the client has, what the other node lists has to be known.
+        let cdb = encode::report_luns(WHOLE_LIST_BYTES);
+        let whole = Carried { cdb, data_in_room: WHOLE_LIST_BYTES, ..self.carried.clone() };
+        let completion = match self.send(session, &whole).await {
+            Reply::Answered { completion, .. } => completion,
+            Reply::TurnedAway => {
+                self.turned_away().await;
+                return None;
+            }
+            Reply::Ended => return None,
+            Reply::Unknown => return self.of_unknown_outcome(session).await,
+        };
+        if completion.status != Status::Good {
+            return Some(not_begun(completion));
+        }
+        if !is_in_part(&completion) {
+            units.clear();
+        } else if [before, self.routes.stand(self.carried.lun)].iter().any(|at| at.presence != Presence::Part) {
+            self.turned_away().await;
+            return None;
+        } else {
+            units.extend(target.luns_seen_by(attached));
+        }
+        units.extend(units_in(&completion));
+        attached.list_reported();
+        Some(not_begun(asked.answer(&units)))
     }
 
     /// Waits a moment, or until its unit is here.
@@ -200,11 +284,13 @@ impl Routed {
             return Some(Outcome::Aborted);
         }
         let is_harmless = Command::parse(&self.carried.cdb).is_ok_and(|command| may_be_repeated(&command));
-        (!is_harmless).then(|| {
-            let sense = Sense::new(SenseKey::AbortedCommand, Asc::LOGICAL_UNIT_COMMUNICATION_FAILURE);
-            let completion = Completion::check(&sense, SenseFormat::Fixed);
-            Outcome::Carried { completion, data_out_wanted: self.brought() }
-        })
+        if is_harmless {
+            self.routes.set_stage(self.number, Stage::Waiting);
+            return None;
+        }
+        let sense = Sense::new(SenseKey::AbortedCommand, Asc::LOGICAL_UNIT_COMMUNICATION_FAILURE);
+        let completion = Completion::check(&sense, SenseFormat::Fixed);
+        Some(Outcome::Carried { completion, data_out_wanted: self.brought() })
     }
 }
 

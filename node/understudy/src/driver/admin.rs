@@ -621,6 +621,9 @@ fn not_made(error: &CreateError) -> Response {
         CreateError::NotHere => {
             refused(error.to_string(), "ask the node that serves it: `understudy status` shows which one that is")
         }
+        CreateError::InPart => {
+            refused(error.to_string(), "bring the pools of this home to one node first: `understudy giveback`")
+        }
         CreateError::Refused(_) => refused(error.to_string(), "`understudy status` shows sizes and free space"),
     }
 }

@@ -44,6 +44,7 @@ impl Node {
             Effect::PublishPage(content) => {
                 let state = content.state;
                 self.publisher.publish(*content);
+                self.service.pools_moved();
                 if self.state.get().0 != Some(state) {
                     self.state.set((Some(state), Instant::now()));
                     self.reached(&format!("page-{}", state.name().to_lowercase()));
@@ -90,6 +91,7 @@ impl Node {
             Effect::LegDropped { pool, mirror, leg } => self.leg_dropped(pool, mirror, leg),
             Effect::LegTakenBack { pool, mirror, leg } => self.leg_taken_back(pool, mirror, leg),
             Effect::PrepareHandOff { op, pools } => {
+                self.service.are_leaving(&pools);
                 self.answer(async move { Input::HandOffPrepared { op, findings: me.prepare_hand_off(&pools).await } })
             }
             Effect::StartHeartbeat => self.beating.set(true),

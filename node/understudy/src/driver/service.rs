@@ -209,7 +209,7 @@ impl Service {
             let presence = self.addresses.presence(node, *address);
             let options = PortalOptions { presence, ..self.config.portal_options() };
             let portal = self.bind_until_free(*address, options).await;
-            portal.add_target(Rc::clone(&place.target), gate.clone());
+            self.offer_own(node, &portal, gate.clone());
             // On the same path if there is one.
             self.offer_other(node, &portal, other.portals.get(path).or(other.portals.first()).copied());
             place.portals.borrow_mut().push(portal);
@@ -243,7 +243,9 @@ impl Service {
     pub fn close_portals(&self, identity: NodeId) {
         let node = node_name(identity);
         let place = &self.identities[node.index()];
-        place.forwarded.end_sessions(&self.config.node(node).target);
+        if !self.keeps_some_of(node) {
+            place.forwarded.end_sessions(&self.config.node(node).target);
+        }
         let portals = place.portals.take();
         for portal in &portals {
             for target in NodeName::BOTH.map(|node| &self.config.node(node).target) {
@@ -386,7 +388,6 @@ impl Service {
         let on_its_way = self.opening.borrow().iter().any(|other| self.home_of(*other) == home);
         let served = self.served.borrow().iter().any(|other| self.home_of(*other) == home);
         if let (Some(place), true, false) = (self.identity_of(id), served, on_its_way) {
-            place.target.set_whole(true);
             place.gate.borrow().open();
             place.forwarded.gate.open();
         }
@@ -457,13 +458,16 @@ impl Service {
     /// Forgets a pool; what is held is dropped without an answer.
     pub fn close(&self, id: PoolId) {
         self.end_hold(id);
-        self.served.borrow_mut().remove(&id);
+        if self.served.borrow_mut().remove(&id) {
+            self.end_forwarded_if_gone(id);
+        }
         let Some(opened) = self.pools.borrow_mut().remove(&id) else { return };
         #[cfg(feature = "mistakes")]
         if is_made(Mistake::ClosedUnfenced) {
             return opened.pool.stop();
         }
         self.take_down(id, &opened);
+        self.pools_moved();
     }
 
     /// What the disks of these pools say, flushed beforehand, for a hand-off.

@@ -37,6 +37,8 @@ pub struct OpenPool {
     pub units: RefCell<BTreeMap<Uuid, VolumeUnit>>,
     /// Those of them that are not behind the target yet, by number: nobody is to see them before the pool is this node's.
     unseen: RefCell<Vec<Unseen>>,
+    /// Whether all others are.
+    is_shown: Cell<bool>,
     /// The metadata all of them were made of or compared with.
     made_of: RefCell<Weak<Metadata>>,
     pub(super) generation: Cell<Generation>,
@@ -44,6 +46,14 @@ pub struct OpenPool {
 
 /// What a target is given of a unit.
 type Unseen = (u16, Rc<UnitOnMedium>, Audience);
+
+/// What the list of a target's units is when some are put behind it.
+pub(super) enum ListIs {
+    /// There are new ones.
+    Longer,
+    /// They come from the other node.
+    AsItWas,
+}
 
 /// A volume as a logical unit.
 pub struct VolumeUnit {
@@ -71,12 +81,18 @@ impl OpenPool {
         self.gate.gate() == Gate::Open
     }
 
+    /// Whether its volumes are behind their target.
+    pub(super) fn is_shown(&self) -> bool {
+        self.is_shown.get()
+    }
+
     pub(super) fn new(pool: Rc<Pool>, generation: Generation) -> Rc<Self> {
         Rc::new(Self {
             pool,
             gate: CommonGate::held(),
             units: RefCell::default(),
             unseen: RefCell::default(),
+            is_shown: Cell::new(false),
             made_of: RefCell::default(),
             generation: Cell::new(generation),
         })
@@ -185,7 +201,9 @@ impl Service {
             }
             opened.note_made();
         }
-        self.show_units(id, opened);
+        self.show_units(id, opened, ListIs::AsItWas);
+        opened.is_shown.set(true);
+        self.pools_moved();
     }
 
     /// Makes the unit of a volume, or says why there is none.
@@ -197,9 +215,14 @@ impl Service {
     }
 
     /// Puts units that nobody saw yet behind the target of their pool's home.
-    pub(super) fn show_units(&self, id: PoolId, opened: &OpenPool) {
+    pub(super) fn show_units(&self, id: PoolId, opened: &OpenPool, change: ListIs) {
         let Some(place) = self.identity_of(id) else { return };
-        for taken in place.target.add_all(opened.unseen.take()) {
+        let unseen = opened.unseen.take();
+        let taken = match change {
+            ListIs::Longer => place.target.add_all(unseen),
+            ListIs::AsItWas => place.target.arrive(unseen),
+        };
+        for taken in taken {
             tracing::error!("a volume is not served: its target has LUN {} already", taken.0);
             opened.units.borrow_mut().retain(|_, known| known.lun != taken.0);
         }
@@ -207,12 +230,11 @@ impl Service {
 
     /// Takes a pool's units from everybody; what is held is dropped without an answer.
     pub(super) fn take_down(&self, id: PoolId, opened: &OpenPool) {
-        self.set_whole(id, false);
         opened.gate.fence();
         let luns: BTreeSet<u16> = opened.units.borrow().values().map(|known| known.lun).collect();
         let unseen = opened.unseen.borrow().iter().map(|(lun, ..)| *lun).collect::<BTreeSet<_>>();
         let is_behind = |lun: u16| luns.contains(&lun) && !unseen.contains(&lun);
-        let gone = self.identity_of(id).map(|place| place.target.remove_all(is_behind));
+        let gone = self.identity_of(id).map(|place| place.target.depart(is_behind));
         opened.pool.stop();
         tokio::task::spawn_local(let_go([opened.take_units(), gone.unwrap_or_default()]));
     }

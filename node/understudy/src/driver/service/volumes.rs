@@ -4,6 +4,7 @@ use understudy_layout::Uuid;
 use understudy_layout::allocate::AllocateError;
 use understudy_pool::{Protection, Provisioning, VolumeError, VolumeSummary, VolumeWish};
 
+use super::units::ListIs;
 use super::{PoolId, Rc, Service, VolumeUnit};
 
 /// Why a volume was not made, changed or deleted.
@@ -12,6 +13,9 @@ pub enum CreateError {
     /// The pool is not served by this node.
     #[error("the pool is not served by this node")]
     NotHere,
+    /// Its target's pools are at both nodes, so a number that is free here may be taken there.
+    #[error("the pools of this home are at both nodes, and a number that is free here may be taken there")]
+    InPart,
     /// The pool refused.
     #[error(transparent)]
     Refused(#[from] VolumeError),
@@ -31,12 +35,15 @@ impl Service {
     ) -> Result<VolumeSummary, CreateError> {
         let _turn = self.turn(id).await;
         let opened = self.opened(id).ok_or(CreateError::NotHere)?;
+        if self.is_in_part(id) {
+            return Err(CreateError::InPart);
+        }
         let block_bytes = opened.pool.metadata().block_bytes;
         let blocks = bytes.div_ceil(u64::from(block_bytes));
         let wish = VolumeWish { name: name.to_owned(), lun: self.free_lun(id), block_bytes, blocks, provisioning };
         let volume = opened.pool.create_volume(wish).await?;
         self.add_unit(id, &opened, &volume);
-        self.show_units(id, &opened);
+        self.show_units(id, &opened, ListIs::Longer);
         Ok(volume)
     }
 
