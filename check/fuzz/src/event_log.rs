@@ -97,6 +97,7 @@ fn content() -> PageContent {
         announcement: None,
         want: None,
         want_answer: WantAnswer::Nothing,
+        may_split: false,
         pools: Vec::new(),
     }
 }
@@ -109,6 +110,7 @@ fn segment() -> Vec<u8> {
         preferred: NodeId::A,
         lock_disks: 3,
         pools: [(PoolId(1), PoolConfig { home: NodeId::A })].into(),
+        may_split: false,
         policy: AutomaticGiveback::OnRequest.into(),
         timing: Timing::default(),
     };

@@ -66,6 +66,7 @@ pub fn run(bytes: &[u8]) {
         preferred: NodeId::A,
         lock_disks,
         pools,
+        may_split: true,
         policy: AutomaticGiveback::Within { limit: 3, window: Micros::from_millis(1_000_000) }.into(),
         timing: Timing::default(),
     };
@@ -264,7 +265,7 @@ impl Bench<'_> {
                 Input::PoolNotHeld { op, pool, reason }
             }
             Effect::PrepareHandOff { op, .. } => {
-                let findings = HandOffFindings { inventory: 7, vetoes: BTreeSet::new(), predicted_pause: Micros(1) };
+                let findings = HandOffFindings { inventory: 7, vetoes: BTreeSet::new(), of_pools: BTreeMap::new(), predicted_pause: Micros(1) };
                 Input::HandOffPrepared { op, findings }
             }
             other => unreachable!("{other:?} has no number"),
@@ -368,6 +369,7 @@ impl Bench<'_> {
             announcement: (flags & 32 == 0).then_some(Announcement { generation: generation(choices), to: own_or_other(flags & 2 == 0) }),
             want: (choices.byte() & 3 == 3).then(|| Want { number: *choices.pick(&[1, 2, u64::MAX]), how }),
             want_answer: answers[usize::from(choices.byte() & 3)],
+            may_split: choices.byte() & 1 != 0,
             pools,
         };
         self.partner_heartbeat += 1;

@@ -79,6 +79,7 @@ fn sample() -> Page {
             announcement: Some(Announcement { generation: Generation(7), to: Incarnation(5) }),
             want: Some(Want { number: 1, how: WantHow::VetoesCount }),
             want_answer: WantAnswer::Refused(1),
+            may_split: false,
             pools: vec![pool(1), pool(2)],
         },
         live: LiveWords { progress: 1, heartbeat: 2, last_completion: 3 },

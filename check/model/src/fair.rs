@@ -272,7 +272,13 @@ impl World<'_> {
                 let answers = |(home, pool): (&NodeId, _)| {
                     self.pair.node(*home).answers(pool) && !self.pair.node(home.partner()).answers(pool)
                 };
-                NodeId::BOTH.into_iter().all(up) && self.scene.homes.iter().zip(self.pair.pools()).all(answers)
+                let listens = |home: &NodeId| {
+                    let listening =
+                        |node: NodeId| self.pair.node(node).running().is_some_and(|machine| machine.listens_for(*home));
+                    listening(*home) && !listening(home.partner())
+                };
+                let at_home = NodeId::BOTH.into_iter().all(up) && self.scene.homes.iter().all(listens);
+                at_home && self.scene.homes.iter().zip(self.pair.pools()).all(answers)
             }
             Company::Alone(node) | Company::AloneUnmended(node) => {
                 self.pair.pools().all(|pool| self.pair.node(node).answers(pool))
@@ -297,12 +303,15 @@ impl World<'_> {
             self.say(|| format!("{} is killed", node.partner()));
             self.end(node.partner());
         }
+        let mut last = None;
         for node in turns {
-            self.turn(node, impatient);
+            // No limit passes between two turns of one node: its partner has had no time to do what it waits for.
+            self.turn(node, impatient, impatient && last != Some(node));
+            last = Some(node);
         }
     }
 
-    fn turn(&mut self, node: NodeId, impatient: bool) {
+    fn turn(&mut self, node: NodeId, impatient: bool, limits_pass: bool) {
         if self.pair.node(node).running().is_none() {
             self.say(|| format!("{node} starts"));
             self.start(node);
@@ -323,7 +332,7 @@ impl World<'_> {
             [Timer::Retry, Timer::Record, Timer::Release, Timer::Doubt, Timer::Refused, Timer::Delay, Timer::Limit];
         for timer in all {
             let set = self.pair.node(node).running().is_some_and(|machine| machine.deadlines().contains(&timer));
-            if set && (timer != Timer::Limit || impatient) {
+            if set && (timer != Timer::Limit || limits_pass) {
                 self.make(Move::Pass(node, timer));
                 self.carry_out_orders(node);
             }

@@ -59,11 +59,13 @@ pub enum Law {
     AtRest,
     /// When faults stop, what is announced to a node that runs is taken by it: nobody waits for a time limit.
     SeenThrough,
+    /// Who serves a pool of its own home listens for that home.
+    HomeListens,
 }
 
 impl Law {
     /// Every law.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::OneWriter,
         Self::NothingLost,
         Self::OneAnswers,
@@ -83,6 +85,7 @@ impl Law {
         Self::HomeAgain,
         Self::AtRest,
         Self::SeenThrough,
+        Self::HomeListens,
     ];
 
     /// As a sentence.
@@ -107,6 +110,7 @@ impl Law {
             Self::ServedAgain => "when faults stop every volume is served again",
             Self::HomeAgain => "a sound pair ends with every pool at home",
             Self::AtRest => "while a leg stays lost to one node, the pair comes to rest with every volume served",
+            Self::HomeListens => "a home that serves any of its pools listens",
             Self::SeenThrough => "when faults stop an announced COMMIT is taken without waiting for a limit",
         }
     }
@@ -151,7 +155,8 @@ pub fn may_have_changed(before: &Pair, now: &Pair) -> bool {
             let machine = node.machine.as_ref();
             let entries = machine.map(|machine| node.mounts.keys().map(|pool| machine.entry(*pool).cloned()).collect());
             let entries: Option<Vec<_>> = entries;
-            (entries, machine.and_then(|machine| machine.shown()?.announcement))
+            let listens = machine.map(|machine| NodeId::BOTH.map(|node| machine.listens_for(node)));
+            (entries, listens, machine.and_then(|machine| machine.shown()?.announcement))
         };
         !std::ptr::eq(before, now) && (before.mounts != now.mounts || words(before) != words(now))
     };
@@ -202,6 +207,7 @@ fn moment(view: &PairView<'_>) -> Result<(), (Law, String)> {
     invariants::invariant_one_writer_per_pool(view).map_err(|how| (Law::OneWriter, how))?;
     invariants::invariant_one_node_answers(view).map_err(|how| (Law::OneAnswers, how))?;
     invariants::invariant_no_serve_without_record_majority(view).map_err(|how| (Law::RecordStands, how))?;
+    invariants::invariant_home_listens(view).map_err(|how| (Law::HomeListens, how))?;
     invariants::invariant_commit_before_announce(view).map_err(|how| (Law::CommitFirst, how))
 }
 

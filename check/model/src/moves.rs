@@ -5,7 +5,9 @@
 //!
 //! [`Faults`]: crate::pair::Faults
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::LazyLock;
 
 use understudy_failover::input::{Earnest, Input, Request, SoftVetoes, TakeoverKind};
 use understudy_failover::mutants;
@@ -126,6 +128,15 @@ static REQUESTS: [Request; 5] = [
     Request::Halt,
 ];
 
+/// What they ask for besides where pools move by themselves: the first one alone.
+static REQUESTS_OF_PART: LazyLock<[Request; 2]> = LazyLock::new(|| {
+    let pools = BTreeSet::from([PoolId(1)]);
+    [
+        Request::TakeoverOf { pools: pools.clone(), vetoes: DO.0, earnest: DO.1 },
+        Request::GivebackOf { pools, vetoes: DO.0, earnest: DO.1 },
+    ]
+});
+
 /// Every move a state allows.
 pub fn moves(scene: &Scene, pair: &Pair, out: &mut Vec<Move>) {
     if pair.memory.broken.is_some() {
@@ -133,7 +144,7 @@ pub fn moves(scene: &Scene, pair: &Pair, out: &mut Vec<Move>) {
     }
     for node in NodeId::BOTH {
         moves_of(scene, pair, node, out);
-        faults_of(pair, node, out);
+        faults_of(scene, pair, node, out);
     }
     moves_of_disks(pair, out);
     faults_of_disks(pair, out);
@@ -185,7 +196,7 @@ fn may_pass(pair: &Pair, node: NodeId, timer: Timer) -> bool {
     timer != Timer::Limit || is_gone(pair, node) || pair.memory.faults.silences > 0
 }
 
-fn faults_of(pair: &Pair, node: NodeId, out: &mut Vec<Move>) {
+fn faults_of(scene: &Scene, pair: &Pair, node: NodeId, out: &mut Vec<Move>) {
     let (it, left) = (pair.node(node), pair.memory.faults);
     let Some(machine) = it.running() else { return };
     let mut add = |left: u8, it: Move| out.extend((left > 0).then_some(it));
@@ -214,7 +225,8 @@ fn faults_of(pair: &Pair, node: NodeId, out: &mut Vec<Move>) {
         }
     }
     if machine.state_word() != understudy_failover::page::StateWord::Booting {
-        REQUESTS.iter().for_each(|request| add(left.requests, Move::Ask(node, request)));
+        let of_part = if scene.may_split { REQUESTS_OF_PART.iter() } else { [].iter() };
+        REQUESTS.iter().chain(of_part).for_each(|request| add(left.requests, Move::Ask(node, request)));
     }
 }
 

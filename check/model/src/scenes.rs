@@ -61,6 +61,8 @@ pub struct Scene {
     pub detail: Detail,
     /// From where.
     pub start: Start,
+    /// Whether pools of one home may be at both nodes.
+    pub may_split: bool,
     /// What may go wrong.
     pub faults: Faults,
     /// Most runs of one node; a state in which a node would need one more is not followed further.
@@ -116,6 +118,7 @@ impl Scene {
             preferred: NodeId::A,
             lock_disks: self.lock_disks,
             pools: pools.collect(),
+            may_split: self.may_split,
             policy: self.policy(),
             timing: timeless(),
         }
@@ -137,6 +140,8 @@ impl Scene {
 
 const ONE: &[NodeId] = &[NodeId::A];
 const TWO: &[NodeId] = &[NodeId::A, NodeId::B];
+/// Two pools of one home, and one of the other.
+const PARTS: &[NodeId] = &[NodeId::A, NodeId::A, NodeId::B];
 
 const NONE: Faults = Faults {
     kills: 0,
@@ -163,6 +168,7 @@ const fn scene(name: &'static str, start: Start, faults: Faults) -> Scene {
         lock_disks: 3,
         detail: Detail::EveryDisk,
         start,
+        may_split: false,
         faults,
         runs: 3,
         orders: 2,
@@ -175,6 +181,11 @@ const fn scene(name: &'static str, start: Start, faults: Faults) -> Scene {
 /// One lock disk: the same decisions with a third of the steps.
 const fn small(name: &'static str, start: Start, faults: Faults) -> Scene {
     Scene { lock_disks: 1, ..scene(name, start, faults) }
+}
+
+/// Two pools of one home, which move by themselves.
+const fn parts(name: &'static str, start: Start, faults: Faults) -> Scene {
+    Scene { homes: PARTS, may_split: true, ..small(name, start, faults) }
 }
 
 /// What CI explores.
@@ -207,6 +218,8 @@ pub fn short() -> Vec<Scene> {
             restraint: Restraint::Everything,
             ..small("operator-restrained", Home, Faults { requests: 1, ..NONE })
         },
+        parts("parts", Home, Faults { requests: 1, ..NONE }),
+        Scene { restraint: Restraint::Everything, ..parts("parts-giveback", Ready, Faults { requests: 1, ..NONE }) },
         Scene { homes: TWO, ..small("two-pools-death", Home, Faults { kills: 1, ..NONE }) },
         Scene { detail: Detail::EveryAccess, ..small("every-access-zombie", Home, Faults { silences: 1, ..NONE }) },
         scene("three-giveback", Ready, NONE),
@@ -229,6 +242,7 @@ pub fn long() -> Vec<Scene> {
         small("death-and-zombie", Home, Faults { kills: 1, silences: 1, ..NONE }),
         small("operators", Home, Faults { requests: 2, ..NONE }),
         small("operator-death", Home, Faults { requests: 1, kills: 1, ..NONE }),
+        parts("parts-death", Home, Faults { requests: 1, kills: 1, ..NONE }),
         fine(small("every-access-death", Home, Faults { kills: 1, ..NONE })),
         small("announced-deaths", Home, Faults { announced: 2, ..NONE }),
         small("leg-announced-death", Home, Faults { announced: 1, legs: 1, ..NONE }),
@@ -245,6 +259,8 @@ pub fn deep() -> Vec<Scene> {
         small("giveback-death-unknown", Ready, Faults { kills: 1, unknown_records: 1, ..NONE }),
         small("giveback-silence-unknown", Ready, Faults { silences: 1, unknown_records: 1, ..NONE }),
         Scene { homes: TWO, ..small("crosswise-death", Crossed, Faults { kills: 1, ..NONE }) },
+        parts("parts-zombie", Home, Faults { requests: 1, silences: 1, ..NONE }),
+        parts("parts-giveback-death", Ready, Faults { requests: 1, kills: 1, ..NONE }),
         small("leg-death", Home, Faults { kills: 1, legs: 1, ..NONE }),
         small("leg-giveback", Ready, Faults { legs: 1, mends: 1, ..NONE }),
         small("leg-zombie", Home, Faults { silences: 1, legs: 1, ..NONE }),
@@ -268,6 +284,8 @@ pub fn mistakes() -> Vec<(Scene, &'static [Law])> {
     let unknown = Faults { unknown_records: 2, ..NONE };
     let crosswise = Scene { homes: TWO, ..small("crosswise", Crossed, NONE) };
     let forced = small("forced", Home, Faults { requests: 1, kills: 1, ..NONE });
+    let delayed = parts("parts-giveback", Ready, Faults { requests: 1, ..NONE });
+    let delayed = Scene { restraint: Restraint::Everything, ..delayed };
     let late = small("bring-up-late-page", TakenOver, Faults { late_pages: 1, ..NONE });
     vec![
         (with(Mutant::SkipReadBack, zombie.clone()), &[Law::OneWriter, Law::StaysReserved, Law::RecordStands]),
@@ -320,6 +338,11 @@ pub fn mistakes() -> Vec<(Scene, &'static [Law])> {
         (with(Mutant::RetryWithGuard, small("leg-left-out", Refused(NodeId::A), NONE)), &[Law::OneAnswers]),
         (stuck(Mutant::OverlookAnnouncement, late), &[Law::SeenThrough]),
         (stuck(Mutant::ServeCrosswise, crosswise), &[Law::HomeAgain]),
+        (
+            with(Mutant::ClosePortalsOfPart, parts("parts", Home, Faults { requests: 1, ..NONE })),
+            &[Law::CloseLast, Law::HomeListens],
+        ),
+        (stuck(Mutant::ClaimWholeHome, delayed), &[Law::HomeAgain, Law::SeenThrough]),
         (stuck(Mutant::KeepLostLegs, small("leg", Home, Faults { legs: 1, ..NONE })), &[Law::ServedAgain, Law::AtRest]),
     ]
 }

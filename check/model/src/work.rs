@@ -416,12 +416,17 @@ impl World<'_> {
 
     fn prepare(&mut self, node: NodeId, op: Op, pools: &[PoolId]) -> Next {
         let mounts = &self.pair.node(node).mounts;
-        let differing = pools.iter().any(|pool| mounts[pool].served != Served::No && !mounts[pool].equal);
-        let vetoes = if differing { BTreeSet::from([Veto::ResyncRunning]) } else { BTreeSet::new() };
+        let differing = pools.iter().filter(|pool| mounts[pool].served != Served::No && !mounts[pool].equal);
+        let of_pools = differing.map(|pool| (*pool, BTreeSet::from([Veto::ResyncRunning]))).collect();
         let legs = pools.iter().flat_map(|pool| [(*pool, 0), (*pool, 1)]);
         let good = legs.filter(|(pool, leg)| mounts[pool].good.contains(LegIndex(*leg)));
         let reached: Vec<(PoolId, u8)> = good.filter(|it| self.reaches(node, *it)).collect();
-        let findings = HandOffFindings { inventory: inventory(&reached), vetoes, predicted_pause: Micros(0) };
+        let findings = HandOffFindings {
+            inventory: inventory(&reached),
+            vetoes: BTreeSet::new(),
+            of_pools,
+            predicted_pause: Micros(0),
+        };
         Next::Done(Input::HandOffPrepared { op, findings })
     }
 

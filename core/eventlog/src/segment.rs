@@ -35,10 +35,10 @@ pub const FORMAT: u16 = 1;
 pub const OLDEST_FORMAT: u16 = 1;
 
 /// Which facts, orders and states there are. Grows with every change of what any of them consists of.
-pub const VOCABULARY: u16 = 6;
+pub const VOCABULARY: u16 = 7;
 
 /// The oldest vocabulary this program reads: new kinds at the end of an enum leave it, every other change raises it to [`VOCABULARY`].
-pub const OLDEST_VOCABULARY: u16 = 6;
+pub const OLDEST_VOCABULARY: u16 = 7;
 
 /// Release and build of this program, as `0.1.0 (build 01234567)`.
 pub const RELEASE_AND_BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), " (build ", env!("UNDERSTUDY_BUILD"), ")");

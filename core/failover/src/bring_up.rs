@@ -35,6 +35,8 @@ pub struct DiskInit {
     pub init: Option<Op>,
     /// Ends with `LockDisksJoined`; `None` when it is done.
     pub join: Option<Op>,
+    /// Pools that cannot be opened here: they stay where they are when the others come.
+    pub unopenable: BTreeSet<PoolId>,
 }
 
 /// Whether the partner's page says that a hand-off was vetoed because of this node's inventory.
@@ -44,7 +46,7 @@ fn finds_other_disks(page: &Page) -> bool {
 
 impl Machine {
     /// Whether the partner's page offers its release, or its giveback, to this incarnation.
-    fn is_offered(&self, page: &Page) -> bool {
+    pub(crate) fn is_offered(&self, page: &Page) -> bool {
         let offers = matches!(page.content.state, StateWord::Released | StateWord::Giveback);
         #[cfg(feature = "mutants")]
         if crate::mutants::is_on(crate::mutants::Mutant::AnyRelease) {
@@ -55,13 +57,10 @@ impl Machine {
 
     pub(crate) fn page_read_give_wait(&mut self, now: Micros, wait: &GiveWait, page: &Page, out: &mut Effects) {
         self.clear_alarm(Alarm::InterconnectDown, out);
-        if self.take_early_announcement(page, out) {
+        if self.take_early_announcement(page, out) || self.take_what_the_records_give(now, page, out) {
             return;
         }
-        if self.is_back_in_records(page) {
-            self.enter(State::Booting);
-            self.decide_boot(now, out);
-        } else if *wait == GiveWait::Waiting && !self.timers.is_set(Timer::Retry) {
+        if *wait == GiveWait::Waiting && !self.timers.is_set(Timer::Retry) {
             self.look_for_release(now, out);
         }
     }
@@ -103,7 +102,7 @@ impl Machine {
         let (init, pools) = (self.op(), self.homes_away());
         let legs = self.legs_of(&pools);
         out.push(Effect::InitialiseDisks { op: init, pools, legs });
-        self.enter(State::DiskInit(DiskInit { init: Some(init), join }));
+        self.enter(State::DiskInit(DiskInit { init: Some(init), join, unopenable: BTreeSet::new() }));
     }
 
     fn back_to_give_wait(&mut self, now: Micros) {
@@ -134,14 +133,14 @@ impl Machine {
 
     /// Claims what the partner's page announces to this incarnation, if it is no older than what is known of these pools.
     fn take_announcement(&mut self, page: &Page, out: &mut Effects) -> bool {
+        let Some(announced) = page.content.announcement.filter(|announced| announced.to == self.incarnation) else {
+            return false;
+        };
         // The record may have been seen before the announcement: the pools then count as own ones already, and are not here yet.
-        let homes: BTreeSet<PoolId> =
-            self.config.homes_of(self.config.node).filter(|pool| !self.is_holding(*pool)).collect();
-        let announced = page.content.announcement.filter(|announced| {
-            let current = homes.iter().all(|pool| announced.generation >= self.generation(*pool));
-            announced.to == self.incarnation && current
-        });
-        let Some(announced) = announced else { return false };
+        let homes = self.announced_in(page, announced.generation);
+        if homes.is_empty() || !homes.iter().all(|pool| announced.generation >= self.generation(*pool)) {
+            return false;
+        }
         out.push(Effect::Timeline(Step::AnnouncementRead { generation: announced.generation }));
         let route = Route::Committed { generation: announced.generation };
         self.begin_claim(Origin::HandedOver, route, homes, out);
@@ -157,7 +156,7 @@ impl Machine {
         }
         out.push(Effect::Timeline(Step::LockDisksJoined { joined, of: self.config.lock_disks }));
         self.become_member(out);
-        self.disk_init_went_on(DiskInit { init: init.init, join: None });
+        self.disk_init_went_on(DiskInit { join: None, ..init.clone() });
     }
 
     pub(crate) fn disks_initialised(
@@ -173,7 +172,7 @@ impl Machine {
                 out.push(Effect::Timeline(Step::DisksInitialised { found, of }));
                 self.clear_alarm(Alarm::DiskInitFailed, out);
                 self.inventory = Some(inventory);
-                self.disk_init_went_on(DiskInit { init: None, join: init.join });
+                self.disk_init_went_on(DiskInit { init: None, ..init });
             }
             State::Wanting(wanting) => self.wanted_disks_initialised(now, op, wanting, inventory),
             // Late: whoever ordered it has gone back since.
@@ -207,9 +206,18 @@ impl Machine {
         if better_there.is_empty() {
             return self.disks_initialised(now, op, inventory, found, out);
         }
-        if matches!(&self.state, State::DiskInit(init) if init.init == Some(op)) {
-            for pool in better_there {
-                self.raise_alarm(Alarm::PoolUnusable(pool), out);
+        if let State::DiskInit(init) = self.state.clone()
+            && init.init == Some(op)
+        {
+            for pool in &better_there {
+                self.raise_alarm(Alarm::PoolUnusable(*pool), out);
+            }
+            let unopenable: BTreeSet<PoolId> = better_there.into_iter().collect();
+            if self.may_split() && self.homes_away().iter().any(|pool| !unopenable.contains(pool)) {
+                out.push(Effect::Timeline(Step::DisksInitialised { found: found.0, of: found.1 }));
+                self.clear_alarm(Alarm::DiskInitFailed, out);
+                self.inventory = Some(inventory);
+                return self.disk_init_went_on(DiskInit { init: None, unopenable, ..init });
             }
         }
         // Somebody who asked for pools and could not open them does without.
@@ -227,7 +235,8 @@ impl Machine {
             return self.enter(State::DiskInit(init));
         }
         for pool in self.homes_away() {
-            self.set_here(pool, PoolState::Warm);
+            let state = if init.unopenable.contains(&pool) { PoolState::Refused } else { PoolState::Warm };
+            self.set_here(pool, state);
         }
         self.enter(State::MailboxWait);
     }
@@ -258,13 +267,10 @@ impl Machine {
     }
 
     pub(crate) fn page_read_mailbox_wait(&mut self, now: Micros, page: &Page, out: &mut Effects) {
-        if self.take_announcement(page, out) {
+        if self.take_announcement(page, out) || self.take_what_the_records_give(now, page, out) {
             return;
         }
-        if self.is_back_in_records(page) {
-            self.enter(State::Booting);
-            self.decide_boot(now, out);
-        } else if !self.is_offered(page) {
+        if !self.is_offered(page) {
             self.back_to_give_wait(now);
         } else if finds_other_disks(page) && !self.timers.is_set(Timer::Retry) {
             // Perhaps it says so of an earlier look; until then it has judged again.
@@ -280,22 +286,14 @@ impl Machine {
         }
     }
 
-    /// The records give every own pool to this node again, and the partner does not offer anything: it committed and restarted.
-    fn is_back_in_records(&self, page: &Page) -> bool {
-        let readable = self.survey.as_ref().is_some_and(Survey::is_readable);
-        readable && self.homes_away().is_empty() && !self.is_offered(page)
-    }
-
     /// MBWAIT polls the record beside the page: a COMMIT that stands counts, also when its announcement cannot be read any more.
     pub(crate) fn surveyed_bring_up(&mut self, now: Micros, survey: &Survey, out: &mut Effects) {
-        if self.state != State::MailboxWait || !self.homes_away().is_empty() {
+        if self.state != State::MailboxWait {
             return;
         }
         let signs = self.watch.signs(now, &self.config);
         let unreadable = self.watch.page_silence(now) >= self.config.timing.wait_closed && signs != Signs::Alive;
-        let homes: BTreeSet<PoolId> = self.config.homes_of(self.config.node).collect();
-        let generation = homes.iter().filter_map(|pool| survey.standing(*pool).known().map(|it| it.generation)).min();
-        if let (true, Some(generation)) = (unreadable, generation) {
+        if let Some((homes, generation)) = self.committed_unannounced(survey).filter(|_| unreadable) {
             self.begin_claim(Origin::HandedOver, Route::Committed { generation }, homes, out);
         }
     }

@@ -213,9 +213,9 @@ impl Machine {
     /// A receiver that stopped in a hand-off, when it listened beside this node already, would get every new connection for as long as
     /// it stays stopped. Only for who handed over: everybody else that listens beside another came later, and gets them already.
     pub(crate) fn reclaim_portals(&self, hand_off: &HandOff, out: &mut Effects) {
+        let kept = self.held_besides(&hand_off.pools);
         for identity in NodeId::BOTH {
-            let went = hand_off.pools.iter().any(|pool| self.home(*pool) == Some(identity));
-            if went && self.listening[identity.index()] {
+            if self.portals_go(identity, &hand_off.pools, &kept) && self.listening[identity.index()] {
                 out.push(Effect::ReclaimPortals { identity });
             }
         }

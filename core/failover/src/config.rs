@@ -159,6 +159,8 @@ pub struct Config {
     pub lock_disks: usize,
     /// Every pool of the pair, at most [`POOLS_MAX`].
     pub pools: BTreeMap<PoolId, PoolConfig>,
+    /// Whether clients' commands are forwarded to the partner: then pools of one home, which share a target, may be at both nodes.
+    pub may_split: bool,
     /// What it does by itself.
     pub policy: Policy,
     /// When things are tried.

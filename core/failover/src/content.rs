@@ -39,6 +39,7 @@ impl Machine {
             announcement: self.announcement,
             want: self.want(),
             want_answer: self.want_answer,
+            may_split: self.config.may_split,
             pools: self.config.pools.keys().map(|pool| self.page_pool(*pool)).collect(),
         }
     }

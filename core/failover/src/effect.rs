@@ -184,11 +184,13 @@ pub enum Veto {
     PartnerNotReady = 13,
     /// Hard: a pool could not be held and drained in time.
     DrainFailed = 14,
+    /// Hard: the partner cannot open a pool.
+    UnusableThere = 15,
 }
 
 impl Veto {
     /// Every veto.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::ResyncRunning,
         Self::CopyRunning,
         Self::TransferWouldBeCut,
@@ -200,6 +202,7 @@ impl Veto {
         Self::WriteOutcomeUnknown,
         Self::PartnerNotReady,
         Self::DrainFailed,
+        Self::UnusableThere,
     ];
 
     /// Whether an operator can override it.
@@ -238,6 +241,13 @@ pub enum Reply {
         pause: Micros,
         /// The pools that would move.
         pools: Vec<PoolId>,
+        /// Those that would stay, and why.
+        stay: BTreeMap<PoolId, BTreeSet<Veto>>,
+    },
+    /// Done but for these pools, which stay where they are.
+    DoneInPart {
+        /// Which, and why.
+        stayed: BTreeMap<PoolId, BTreeSet<Veto>>,
     },
     /// Begun, and given up: the pools are where they were.
     GivenUp,
@@ -268,7 +278,7 @@ pub enum Immovable {
     AtHome,
     /// It is served by nobody.
     ServedByNobody,
-    /// Its volumes and those of this pool, which was not named, are behind one target, which can only be at one node.
+    /// Its volumes and those of this pool, which was not named, are behind one target, and the nodes do not forward commands to each other.
     SharesTarget {
         /// The pool that would be left behind.
         with: PoolId,

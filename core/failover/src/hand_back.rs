@@ -3,8 +3,9 @@
 //! Not here: how a pool is tried ([`crate::prepare`]). The one idea: a node never keeps what only the other one can serve, and no two nodes serve
 //! crosswise. The owner records
 //! that the pool is the partner's, which is a COMMIT like any other and needs no message; the partner finds it in the records and claims
-//! it, and this node goes the repaired node's way. All pools of a home go together, because their portals do; a home of which this node
-//! serves a pool stays, and so does what the partner's page calls refused: then neither can, and it is tried again here.
+//! it, and this node goes the repaired node's way. Where both nodes forward commands each pool goes by itself; else all pools of a home go
+//! together, because their portals do, and a home of which this node serves a pool stays. What the partner's page calls refused stays: then
+//! neither can, and it is tried again here.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +15,6 @@ use crate::effect::{Effect, Effects, Reply};
 use crate::hand_off::{HandOff, Why};
 use crate::machine::{Machine, State};
 use crate::page::{PoolState, StateWord, WantAnswer};
-use crate::survey::Survey;
 use crate::timeline::Step;
 use crate::watch::Signs;
 use crate::words::{Generation, Micros, NodeId, PoolId};
@@ -26,12 +26,21 @@ impl Machine {
         if crate::mutants::is_on(crate::mutants::Mutant::KeepUnopened) {
             return BTreeSet::new();
         }
+        let unopened = |pool: &PoolId| {
+            let failed = !ready.contains(pool) && self.has_legs(*pool) && !self.is_refused_there(*pool);
+            failed && self.home(*pool).is_some_and(|home| self.partner_could(now, home))
+        };
+        if self.may_split() {
+            let crosswise = |pool: &PoolId| {
+                self.home(*pool).is_some_and(|home| self.is_crosswise(home) && self.partner_could(now, home))
+            };
+            return claim.pools.iter().copied().filter(|pool| unopened(pool) || crosswise(pool)).collect();
+        }
         let goes = |home: &NodeId| {
-            let serves = self.held_pools().any(|pool| self.home(pool) == Some(*home) && !claim.pools.contains(&pool));
-            let mut failed =
-                claim.pools.iter().filter(|pool| self.home(**pool) == Some(*home) && !ready.contains(pool));
-            let unopened = failed.any(|pool| self.has_legs(*pool) && !self.is_refused_there(*pool));
-            !serves && self.partner_could(now, *home) && (unopened || self.is_crosswise(*home))
+            let is_of_home = |pool: &PoolId| self.home(*pool) == Some(*home);
+            let serves = self.held_pools().any(|pool| is_of_home(&pool) && !claim.pools.contains(&pool));
+            let any_unopened = claim.pools.iter().any(|pool| is_of_home(pool) && unopened(pool));
+            !serves && self.partner_could(now, *home) && (any_unopened || self.is_crosswise(*home))
         };
         let homes: BTreeSet<NodeId> = NodeId::BOTH.into_iter().filter(goes).collect();
         let pools = claim.pools.iter().copied();
@@ -90,13 +99,13 @@ impl Machine {
                 }
             }
         }
-        let homes: BTreeSet<NodeId> = pools.iter().filter_map(|pool| self.home(*pool)).collect();
-        for identity in homes {
-            if self.listening[identity.index()] {
+        claim.pools.retain(|pool| !pools.contains(pool));
+        let kept = self.held_besides(&pools).union(&claim.pools).copied().collect();
+        for identity in NodeId::BOTH {
+            if self.portals_go(identity, &pools, &kept) && self.listening[identity.index()] {
                 self.close_service(identity, out);
             }
         }
-        claim.pools.retain(|pool| !pools.contains(pool));
         if !claim.pools.is_empty() {
             return self.order_again(*claim, Again::Verify(ready), out);
         }
@@ -110,15 +119,6 @@ impl Machine {
                 self.rest(now, out);
             }
         }
-    }
-
-    /// Whether the receiver of a hand-off has recorded that the pools are this node's after all.
-    pub(crate) fn is_handed_back(&self, hand_off: &HandOff, announced: Generation, survey: &Survey) -> bool {
-        let own = self.config.node;
-        let back = |pool: &PoolId| {
-            survey.standing(*pool).known().is_some_and(|entry| entry.owner == own && entry.generation > announced)
-        };
-        !hand_off.pools.is_empty() && hand_off.pools.iter().all(back)
     }
 
     /// Claims what was handed over again; commands that are held go on being held.

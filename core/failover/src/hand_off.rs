@@ -23,7 +23,7 @@ use crate::survivor::{AfterMailboxWait, Released};
 use crate::timeline::Step;
 use crate::timers::Timer;
 use crate::watch::Signs;
-use crate::words::{Generation, Incarnation, MetadataVersion, Micros, Op, PoolId, RequestId};
+use crate::words::{Generation, Incarnation, MetadataVersion, Micros, NodeId, Op, PoolId, RequestId};
 
 /// Why pools are handed over.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -121,6 +121,8 @@ pub struct HandOff {
     pub to: Incarnation,
     /// Which pools.
     pub pools: BTreeSet<PoolId>,
+    /// Those that were to go and stay, and why.
+    pub stayed: BTreeMap<PoolId, BTreeSet<Veto>>,
     /// Why.
     pub why: Why,
     /// Who waits for an answer here.
@@ -175,9 +177,14 @@ impl Machine {
             _ => AfterMailboxWait::Configured,
         };
         let op = self.op();
-        out.push(Effect::PrepareHandOff { op, pools: pools.iter().copied().collect() });
-        let phase = HandOffPhase::Preparing { op };
-        self.enter(State::HandingOff(Box::new(HandOff { to, pools, why, asked, then, phase })));
+        // What the receiver has initialised: of a giveback, all of its pools, though not all of them may go.
+        let prepared = match why {
+            Why::Giveback => self.guests(),
+            Why::Wanted { .. } => pools.iter().copied().collect(),
+        };
+        out.push(Effect::PrepareHandOff { op, pools: prepared });
+        let (phase, stayed) = (HandOffPhase::Preparing { op }, BTreeMap::new());
+        self.enter(State::HandingOff(Box::new(HandOff { to, pools, stayed, why, asked, then, phase })));
     }
 
     pub(crate) fn hand_off_phase(&mut self, mut hand_off: HandOff, phase: HandOffPhase) {
@@ -197,30 +204,33 @@ impl Machine {
             return;
         }
         let vetoes = self.vetoes_against(now, &hand_off, &findings);
+        let of_pools = self.vetoes_of_pools(&hand_off, &findings);
+        let all: BTreeSet<Veto> = vetoes.iter().chain(of_pools.values().flatten()).copied().collect();
         let overridden = match (&hand_off.why, hand_off.asked) {
             (_, Some(asked)) => asked.vetoes,
             (Why::Wanted { number, how: WantHow::DryRun }, None) => {
                 let number = *number;
-                return self.judged(now, *hand_off, number, vetoes, findings.predicted_pause, out);
+                return self.judged(now, *hand_off, number, all, findings.predicted_pause, out);
             }
             (Why::Wanted { how: WantHow::VetoesOverridden, .. }, None) => SoftVetoes::Overridden,
             (Why::Wanted { how: WantHow::VetoesCount, .. } | Why::Giveback, None) => SoftVetoes::Count,
         };
-        let (soft, hard): (BTreeSet<Veto>, BTreeSet<Veto>) = vetoes.iter().copied().partition(|veto| veto.is_soft());
-        let counting = match overridden {
-            SoftVetoes::Count => vetoes,
-            SoftVetoes::Overridden => hard,
-        };
-        if !counting.is_empty() {
-            return self.vetoed(now, *hand_off, counting, out);
+        let counts = |veto: &Veto| overridden == SoftVetoes::Count || !veto.is_soft();
+        let stay = Self::staying(&of_pools, overridden);
+        let goes_in_part = stay.is_empty() || (stay.len() < hand_off.pools.len() && self.goes_in_part(&hand_off));
+        if !goes_in_part || vetoes.iter().any(counts) {
+            return self.vetoed(now, *hand_off, all.into_iter().filter(counts).collect(), out);
         }
         if let Some(asked) = hand_off.asked.filter(|asked| asked.earnest == Earnest::DryRun) {
-            let pools = hand_off.pools.iter().copied().collect();
-            let reply = Reply::WouldDo { overridden: soft, pause: findings.predicted_pause, pools };
+            let pools = hand_off.pools.iter().copied().filter(|pool| !stay.contains_key(pool)).collect();
+            let overridden = all.into_iter().filter(|veto| !counts(veto)).collect();
+            let reply = Reply::WouldDo { overridden, pause: findings.predicted_pause, pools, stay };
             out.push(Effect::AnswerOperator { request: asked.request, reply });
             return self.back_from_hand_off(now, *hand_off);
         }
         self.inventory = Some(findings.inventory);
+        let mut hand_off = hand_off;
+        self.stays(&mut hand_off, stay, out);
         self.hold(now, *hand_off, out);
     }
 
@@ -406,6 +416,9 @@ impl Machine {
                         NotHeld::OutcomeUnknown => Veto::WriteOutcomeUnknown,
                         NotHeld::DrainTimedOut | NotHeld::FlushFailed => Veto::DrainFailed,
                     };
+                    if hand_off.pools.len() > 1 && self.goes_in_part(&hand_off) {
+                        return self.leave_behind(now, *hand_off, pool, veto, out);
+                    }
                     self.resume(&hand_off, out);
                     self.vetoed(now, *hand_off, BTreeSet::from([veto]), out);
                 }
@@ -427,16 +440,19 @@ impl Machine {
 
     /// Carries on what was held.
     fn resume(&mut self, hand_off: &HandOff, out: &mut Effects) {
-        let held: Vec<PoolId> = hand_off.pools.iter().copied().filter(|pool| self.is_holding(*pool)).collect();
-        for pool in &held {
-            self.set_here(*pool, PoolState::Serving);
-            if self.doubts.contains_key(pool) {
-                self.set_here(*pool, PoolState::Held);
-            } else {
-                out.push(Effect::ResumePool { pool: *pool });
-            }
+        for pool in hand_off.pools.iter().copied().filter(|pool| self.is_holding(*pool)).collect::<Vec<_>>() {
+            self.resume_pool(pool, out);
         }
         out.push(Effect::Timeline(Step::Resumed));
+    }
+
+    pub(crate) fn resume_pool(&mut self, pool: PoolId, out: &mut Effects) {
+        if self.doubts.contains_key(&pool) {
+            self.set_here(pool, PoolState::Held);
+        } else {
+            self.set_here(pool, PoolState::Serving);
+            out.push(Effect::ResumePool { pool });
+        }
     }
 
     pub(crate) fn give_up_hand_off(&mut self, now: Micros, hand_off: HandOff, out: &mut Effects) {
@@ -477,53 +493,80 @@ impl Machine {
         page: &Page,
         out: &mut Effects,
     ) {
-        for identity in crate::words::NodeId::BOTH {
-            let homes_go = hand_off.pools.iter().any(|pool| self.home(*pool) == Some(identity));
-            if homes_go && page.content.portals_listening[identity.index()] && self.listening[identity.index()] {
+        let kept = self.held_besides(&hand_off.pools);
+        for identity in NodeId::BOTH {
+            let go = self.portals_go(identity, &hand_off.pools, &kept);
+            if go && page.content.portals_listening[identity.index()] && self.listening[identity.index()] {
                 self.close_service(identity, out);
             }
         }
+        self.judge_receiver(now, hand_off, generation, page, out);
+    }
+
+    /// Whether the receiver serves what it was given, but for what it has given back.
+    pub(crate) fn judge_receiver(
+        &mut self,
+        now: Micros,
+        hand_off: &HandOff,
+        generation: Generation,
+        page: &Page,
+        out: &mut Effects,
+    ) {
         let serves = |pool: &PoolId| {
             page.content.pool(*pool).is_some_and(|it| {
                 let as_here = it.state == PoolState::Refused && self.is_refused_here(*pool);
                 it.generation >= generation && (it.state == PoolState::Serving || as_here)
             })
         };
-        if hand_off.pools.iter().all(serves) {
+        let back = self.handed_back_of(hand_off, generation);
+        if !hand_off.pools.difference(&back).all(serves) {
+            return;
+        }
+        if back.is_empty() {
             self.hand_off_done(now, hand_off, out);
+        } else if back.len() == hand_off.pools.len() {
+            self.take_back(hand_off.clone(), out);
+        } else {
+            self.done_but_for(hand_off.clone(), back, out);
         }
     }
 
-    pub(crate) fn close_service(&mut self, identity: crate::words::NodeId, out: &mut Effects) {
+    pub(crate) fn close_service(&mut self, identity: NodeId, out: &mut Effects) {
         self.listening[identity.index()] = false;
         out.push(Effect::ClosePortals { identity });
         out.push(Effect::Timeline(Step::ServiceClosed { identity }));
     }
 
-    fn hand_off_done(&mut self, _now: Micros, hand_off: &HandOff, out: &mut Effects) {
-        for identity in crate::words::NodeId::BOTH {
-            let went = hand_off.pools.iter().any(|pool| self.home(*pool) == Some(identity));
-            if went && self.listening[identity.index()] {
+    fn hand_off_done(&mut self, now: Micros, hand_off: &HandOff, out: &mut Effects) {
+        self.let_go(&hand_off.pools, out);
+        self.announcement = None;
+        if let Some(asked) = hand_off.asked {
+            let reply = Self::reply_of(hand_off);
+            out.push(Effect::AnswerOperator { request: asked.request, reply });
+        }
+        match hand_off.why {
+            Why::Giveback => self.rest_after_giveback(now, hand_off),
+            // The repaired node's way from here on: what was closed is initialised anew while the partner serves, and not in the pause
+            // of the giveback.
+            Why::Wanted { .. } => self.enter(State::GiveWait(GiveWait::Waiting)),
+        }
+    }
+
+    /// These pools are the partner's now, and served there.
+    pub(crate) fn let_go(&mut self, pools: &BTreeSet<PoolId>, out: &mut Effects) {
+        let kept = self.held_besides(pools);
+        for identity in NodeId::BOTH {
+            if self.portals_go(identity, pools, &kept) && self.listening[identity.index()] {
                 self.close_service(identity, out);
             }
         }
-        for pool in &hand_off.pools {
+        for pool in pools {
             out.push(Effect::ClosePool { pool: *pool });
             self.set_here(*pool, PoolState::Away);
             self.doubts.remove(pool);
             if let Some(here) = self.here.get_mut(pool) {
                 (here.fence, here.fence_due) = (None, None);
             }
-        }
-        self.announcement = None;
-        if let Some(asked) = hand_off.asked {
-            out.push(Effect::AnswerOperator { request: asked.request, reply: Reply::Done });
-        }
-        match hand_off.why {
-            Why::Giveback => self.enter(State::Up),
-            // The repaired node's way from here on: what was closed is initialised anew while the partner serves, and not in the pause
-            // of the giveback.
-            Why::Wanted { .. } => self.enter(State::GiveWait(GiveWait::Waiting)),
         }
     }
 

@@ -3,7 +3,7 @@
 //! Not here: what follows from a fact. The one idea: a fact that answers an order carries the order's [`Op`]; a late one of an
 //! older order changes nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::effect::{LegsAre, Veto};
 use crate::key::ReservationKey;
@@ -106,6 +106,8 @@ pub struct HandOffFindings {
     pub inventory: u64,
     /// What the driver knows that speaks against it.
     pub vetoes: BTreeSet<Veto>,
+    /// What speaks against handing over one of the pools.
+    pub of_pools: BTreeMap<PoolId, BTreeSet<Veto>>,
     /// How long the drain and the flush would hold clients.
     pub predicted_pause: Micros,
 }

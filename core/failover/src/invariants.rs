@@ -173,6 +173,20 @@ pub fn invariant_commit_before_announce(view: &PairView<'_>) -> Verdicts {
     Ok(())
 }
 
+/// Who serves a pool of its own home listens for that home: the portals of a home that has some of its pools are at the home.
+///
+/// # Errors
+/// Names node and pool.
+pub fn invariant_home_listens(view: &PairView<'_>) -> Verdicts {
+    for node in NodeId::BOTH {
+        let Some(machine) = view.machines[node.index()].filter(|machine| !machine.listens_for(node)) else { continue };
+        if let Some(pool) = machine.config().homes_of(node).find(|pool| view.answers(node, *pool)) {
+            return Err(format!("{node} serves {pool}, and its portals are closed"));
+        }
+    }
+    Ok(())
+}
+
 /// The pool disks that are reserved, by pool and leg.
 #[must_use]
 pub fn reserved_disks(view: &PairView<'_>) -> BTreeSet<(PoolId, usize)> {
@@ -263,12 +277,17 @@ pub fn invariant_release_before_disk_init(node: NodeId, deeds: &Deeds) -> Verdic
     if deeds.release_checked { Ok(()) } else { Err(format!("{node} initialises disks before the release")) }
 }
 
-/// A node stops answering for the partner's identity only when the records give that identity's pools away.
+/// A node stops answering for the partner's identity only when the records give that identity's pools away, or some of them to the partner,
+/// which forwards what comes for the others.
 ///
 /// # Errors
 /// Names node and identity.
 pub fn invariant_close_only_after_giveback(node: NodeId, identity: NodeId, view: &PairView<'_>) -> Verdicts {
     let Some(machine) = view.machines[node.index()] else { return Ok(()) };
+    let is_home = |pool: PoolId| view.truth(pool).is_some_and(|entry| entry.owner == identity);
+    if identity != node && machine.config().may_split && machine.config().homes_of(identity).any(is_home) {
+        return Ok(());
+    }
     for pool in machine.config().homes_of(identity) {
         if view.truth(pool).is_some_and(|entry| entry.owner == node) {
             return Err(format!("{node} closes the service of {identity} while the records give it {pool}"));
@@ -285,5 +304,6 @@ pub fn check_moment(view: &PairView<'_>) -> Verdicts {
     invariant_one_writer_per_pool(view)?;
     invariant_one_node_answers(view)?;
     invariant_no_serve_without_record_majority(view)?;
+    invariant_home_listens(view)?;
     invariant_commit_before_announce(view)
 }

@@ -57,6 +57,7 @@ mod tests {
             preferred: NODE,
             lock_disks: 1,
             pools: BTreeMap::new(),
+            may_split: false,
             policy: AutomaticGiveback::OnRequest.into(),
             timing: Timing::default(),
         };

@@ -16,6 +16,7 @@ pub mod effect;
 pub mod fence;
 mod hand_back;
 pub mod hand_off;
+mod in_part;
 pub mod input;
 #[cfg(feature = "sim")]
 pub mod invariants;

@@ -126,6 +126,8 @@ pub struct Machine {
     pub(crate) vetoes: BTreeSet<Veto>,
     pub(crate) announcement: Option<Announcement>,
     pub(crate) doubts: BTreeMap<PoolId, Option<Op>>,
+    /// The order that gives own pools the write guard which a contest left exclusive.
+    pub(crate) guarding: Option<Op>,
     pub(crate) wants_answered: Option<(Incarnation, u64)>,
     pub(crate) want_answer: WantAnswer,
     pub(crate) givebacks: Vec<Micros>,
@@ -170,6 +172,7 @@ impl Machine {
             vetoes: BTreeSet::new(),
             announcement: None,
             doubts: BTreeMap::new(),
+            guarding: None,
             wants_answered: None,
             want_answer: WantAnswer::Nothing,
             givebacks: Vec::new(),
@@ -247,6 +250,12 @@ impl Machine {
     #[must_use]
     pub fn partner_page(&self) -> Option<&crate::page::Page> {
         self.watch.page()
+    }
+
+    /// Whether the portals of this node's identity listen here.
+    #[must_use]
+    pub fn listens_for(&self, identity: NodeId) -> bool {
+        self.listening[identity.index()]
     }
 
     /// Whether this incarnation is registered on the lock disks.

@@ -69,11 +69,15 @@ pub enum Mutant {
     OverlookAnnouncement,
     /// Serves the partner's pools while the partner has its own.
     ServeCrosswise,
+    /// Closes the portals of its home when one of the pools leaves.
+    ClosePortalsOfPart,
+    /// Claims every own pool when a COMMIT of some is announced.
+    ClaimWholeHome,
 }
 
 impl Mutant {
     /// Every one.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 32] = [
         Self::SkipVerify,
         Self::AnnounceBeforeCommit,
         Self::ServeBeforeFence,
@@ -104,6 +108,8 @@ impl Mutant {
         Self::KeepLostLegs,
         Self::OverlookAnnouncement,
         Self::ServeCrosswise,
+        Self::ClosePortalsOfPart,
+        Self::ClaimWholeHome,
     ];
 }
 

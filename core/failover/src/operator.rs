@@ -9,7 +9,7 @@ use crate::claim::{Origin, Route};
 use crate::config::OnEnd;
 use crate::desk::Job;
 use crate::effect::{Effect, Effects, Immovable, LegsAre, NoForecast, Reply, Veto};
-use crate::hand_off::{Asked, Hold};
+use crate::hand_off::{Asked, Hold, Why};
 use crate::input::{Earnest, Health, Input, Request, TakeoverKind};
 use crate::machine::{Machine, State};
 use crate::page::{DRY_RUN_LAYOUT, Page, PoolState, StateWord, WantAnswer, WantHow};
@@ -51,7 +51,7 @@ impl Wanting {
                 let vetoes: BTreeSet<Veto> = vetoes_in(judged.vetoes);
                 let pools = self.pools.iter().copied().collect();
                 Some(match vetoes.iter().all(|veto| veto.is_soft()) {
-                    true => Reply::WouldDo { overridden: vetoes, pause: judged.pause, pools },
+                    true => Reply::WouldDo { overridden: vetoes, pause: judged.pause, pools, stay: BTreeMap::new() },
                     false => Reply::Vetoed { vetoes },
                 })
             }
@@ -73,27 +73,27 @@ impl Machine {
     pub(crate) fn operator_asked(&mut self, now: Micros, request: RequestId, what: Request, out: &mut Effects) {
         match what {
             Request::Takeover { kind: TakeoverKind::Planned, vetoes, earnest } => {
-                self.asked_planned_takeover(now, Asked { request, vetoes, earnest }, out);
+                self.asked_planned_takeover(now, Asked { request, vetoes, earnest }, None, out);
             }
             Request::Takeover { kind: TakeoverKind::Forced, earnest, .. } => {
                 self.asked_forced_takeover(request, earnest, out);
             }
-            Request::Giveback { vetoes, earnest } => self.asked_giveback(Asked { request, vetoes, earnest }, out),
+            Request::Giveback { vetoes, earnest } => self.asked_giveback(Asked { request, vetoes, earnest }, None, out),
             Request::Halt => self.asked_halt(now, request, out),
             Request::PartnerLost => self.asked_partner_lost(now, request, out),
             Request::TakeoverOf { pools, vetoes, earnest } => match self.immovable(&pools, self.config.partner()) {
                 Some(reply) => self.answer(request, reply, out),
-                None => self.asked_planned_takeover(now, Asked { request, vetoes, earnest }, out),
+                None => self.asked_planned_takeover(now, Asked { request, vetoes, earnest }, Some(pools), out),
             },
             Request::GivebackOf { pools, vetoes, earnest } => match self.immovable(&pools, self.config.node) {
                 Some(reply) => self.answer(request, reply, out),
-                None => self.asked_giveback(Asked { request, vetoes, earnest }, out),
+                None => self.asked_giveback(Asked { request, vetoes, earnest }, Some(pools), out),
             },
         }
     }
 
-    /// Why just these pools of the partner cannot be moved away from `from`, if they cannot. Those that share a target go together: its
-    /// clients find all of its volumes where they find one of them.
+    /// Why just these pools of the partner cannot be moved away from `from`, if they cannot. Those that share a target go together where
+    /// commands are not forwarded: its clients find all of its volumes where they find one of them.
     fn immovable(&self, pools: &BTreeSet<PoolId>, from: NodeId) -> Option<Reply> {
         let (own, partner) = (self.config.node, self.config.partner());
         let not_there = |pool: PoolId| match self.owner(pool) {
@@ -105,7 +105,7 @@ impl Machine {
             Some(_) => Some(Immovable::AtHome),
         };
         let stays = |pool: &PoolId| self.owner(*pool) == Some(from) && !pools.contains(pool);
-        let left = self.config.homes_of(partner).find(stays);
+        let left = self.config.homes_of(partner).find(stays).filter(|_| !self.may_split());
         pools.iter().find_map(|pool| {
             let why = not_there(*pool).or(left.map(|with| Immovable::SharesTarget { with }))?;
             Some(Reply::NotThisPool { pool: *pool, why })
@@ -120,7 +120,13 @@ impl Machine {
         self.answer(request, Reply::NotNow { state: self.state_word() }, out);
     }
 
-    fn asked_planned_takeover(&mut self, now: Micros, asked: Asked, out: &mut Effects) {
+    fn asked_planned_takeover(
+        &mut self,
+        now: Micros,
+        asked: Asked,
+        named: Option<BTreeSet<PoolId>>,
+        out: &mut Effects,
+    ) {
         let request = asked.request;
         if self.state != State::Up {
             return self.not_now(request, out);
@@ -142,7 +148,9 @@ impl Machine {
             vetoes.insert(Veto::PartnerUnhealthy);
         }
         let homes = self.config.homes_of(self.config.partner());
-        let pools: BTreeSet<PoolId> = homes.filter(|pool| self.owner(*pool) == Some(self.config.partner())).collect();
+        let is_named = |pool: &PoolId| named.as_ref().is_none_or(|named| named.contains(pool));
+        let has = |pool: &PoolId| self.owner(*pool) == Some(self.config.partner());
+        let pools: BTreeSet<PoolId> = homes.filter(|pool| has(pool) && is_named(pool)).collect();
         if !vetoes.is_empty() {
             return self.answer(request, Reply::Vetoed { vetoes }, out);
         }
@@ -200,6 +208,7 @@ impl Machine {
     fn asked_forced_takeover(&mut self, request: RequestId, earnest: Earnest, out: &mut Effects) {
         let origin = match self.state {
             State::Up => Origin::Service,
+            State::Takeover(Exclusive::Resting) if self.has_partner_pools() => Origin::Service,
             State::Booting => Origin::Boot,
             State::GiveWait(_) | State::DiskInit(_) | State::MailboxWait => Origin::BringUp,
             State::Off
@@ -213,7 +222,8 @@ impl Machine {
         };
         if earnest == Earnest::DryRun {
             let pools = self.config.homes_of(self.config.partner()).collect();
-            return self.answer(request, Reply::WouldDo { overridden: BTreeSet::new(), pause: Micros(0), pools }, out);
+            let (overridden, stay) = (BTreeSet::new(), BTreeMap::new());
+            return self.answer(request, Reply::WouldDo { overridden, pause: Micros(0), pools, stay }, out);
         }
         // Whatever key the partner has: the operator knows that it is to be stopped. Done means begun; the timeline shows the rest.
         self.watch.forget_key();
@@ -222,10 +232,12 @@ impl Machine {
         self.begin_contest(origin, out);
     }
 
-    fn asked_giveback(&mut self, asked: Asked, out: &mut Effects) {
+    fn asked_giveback(&mut self, asked: Asked, named: Option<BTreeSet<PoolId>>, out: &mut Effects) {
         match self.state.clone() {
             State::Released(released) if self.is_partner_waiting(released.to) => {
-                self.giveback_asked(released.to, asked, out);
+                let mut pools: BTreeSet<PoolId> = self.guests().into_iter().collect();
+                pools.retain(|pool| named.as_ref().is_none_or(|named| named.contains(pool)));
+                self.begin_hand_off(released.to, pools, Why::Giveback, Some(asked), out);
             }
             State::Released(_) | State::Takeover(Exclusive::Resting | Exclusive::Releasing { .. }) => {
                 let vetoes = BTreeSet::from([Veto::PartnerNotReady]);

@@ -37,7 +37,7 @@
 //! | 176 | 8 | number of the request that is only to be judged (dry run), 0 for none; then there is none at 144 |
 //! | 184 | 8 | number of the partner's request that was judged last, 0 for none |
 //! | 192 | 4 | what speaks against that one, a veto each bit |
-//! | 196 | 4 | zero |
+//! | 196 | 4 | bit 0: commands are forwarded, so that pools of one home may be at both nodes |
 //! | 200 | 8 | the pause it would cost, microseconds |
 //! | 208 | 48 | zero |
 //! | 256 | 60 x 32 | pool table, see below |
@@ -48,7 +48,7 @@
 //! 12 zero (4) · 16 metadata version (8) · 24 zero (8).
 //!
 //! Layout 2 added the words from 176 to 207. A reader of layout 1 sees zeros there, and no request at 144 in a dry run: it cannot take one for
-//! a real one.
+//! a real one. Layout 3 added the word at 196.
 
 use std::fmt;
 
@@ -66,7 +66,7 @@ pub const STATE_OFFSET: usize = 64;
 /// Offset of the sequence word, a little-endian `u64`. The publisher stores it odd before and even after the rest.
 pub const SEQUENCE_OFFSET: usize = 24;
 /// Layout this release writes.
-pub const LAYOUT_VERSION: u16 = 2;
+pub const LAYOUT_VERSION: u16 = 3;
 /// Since this layout a request can be one that is only to be judged.
 pub const DRY_RUN_LAYOUT: u16 = 2;
 /// Oldest layout this release reads.
@@ -383,6 +383,8 @@ pub struct PageContent {
     pub want: Option<Want>,
     /// What was last answered to the partner's requests.
     pub want_answer: WantAnswer,
+    /// Whether this node forwards commands: [`crate::config::Config::may_split`].
+    pub may_split: bool,
     /// Pool table, ascending by id.
     pub pools: Vec<PagePool>,
 }
@@ -595,6 +597,7 @@ impl PageContent {
                 words.put(200, judged.pause.0.to_le_bytes());
             }
         }
+        words.put(196, u32::from(self.may_split).to_le_bytes());
         words.put(160, (self.pools.len() as u32).to_le_bytes());
         for (index, pool) in self.pools.iter().enumerate() {
             pool.put(words, TABLE_OFFSET + index * ENTRY_BYTES);
@@ -628,6 +631,7 @@ impl PageContent {
                 .transpose()?,
             want: want_in(bytes),
             want_answer: want_answer_in(bytes),
+            may_split: u32_at(bytes, 196) & 1 != 0,
             pools: (0..entries)
                 .map(|index| PagePool::take(bytes, TABLE_OFFSET + index * ENTRY_BYTES))
                 .collect::<Result<_, _>>()?,
@@ -725,6 +729,7 @@ mod tests {
                 announcement: Some(Announcement { generation: Generation(18), to: Incarnation(78) }),
                 want: Some(Want { number: 5, how: WantHow::VetoesOverridden }),
                 want_answer: WantAnswer::Refused(4),
+                may_split: true,
                 pools: (1..=60).map(pool).collect(),
             },
             live: LiveWords { progress: 1, heartbeat: 2, last_completion: 3 },

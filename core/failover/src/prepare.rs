@@ -91,7 +91,7 @@ impl Machine {
             let listens = self.listening[identity.index()] || portals.values().any(|other| *other == identity);
             #[cfg(feature = "mutants")]
             let may_open = may_open || crate::mutants::is_on(crate::mutants::Mutant::PortalsBeforeFence);
-            if may_open && !listens {
+            if may_open && !listens && self.brings_portals(&claim, identity) {
                 let op = self.op();
                 portals.insert(op, identity);
                 out.push(Effect::OpenPortals { op, identity });

@@ -74,17 +74,14 @@ impl Machine {
             HandOffPhase::Reviewing { fences, survey: mine } if op.is_some() && op == mine => {
                 self.review_surveyed(now, hand_off, fences, survey, out);
             }
-            HandOffPhase::Announced { generation } if self.is_handed_back(&hand_off, generation, survey) => {
-                self.take_back(hand_off, out);
-            }
+            HandOffPhase::Announced { generation } => self.handed_back_seen(now, hand_off, generation, out),
             // Read for something else, or before the order.
             HandOffPhase::Preparing { .. }
             | HandOffPhase::Holding { .. }
             | HandOffPhase::Committing
             | HandOffPhase::ReadingBack { .. }
             | HandOffPhase::Aborting { .. }
-            | HandOffPhase::Reviewing { .. }
-            | HandOffPhase::Announced { .. } => {}
+            | HandOffPhase::Reviewing { .. } => {}
         }
     }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use crate::claim::{Origin, Route};
 use crate::config::{AutomaticGiveback, OnEnd};
 use crate::effect::{Alarm, Effect, Effects, FenceKind, NoForecast, Withheld};
-use crate::hand_off::{Asked, Why};
+use crate::hand_off::Why;
 use crate::machine::{Machine, State};
 use crate::page::{Page, PoolState, StateWord, WantHow};
 use crate::timeline::Step;
@@ -100,7 +100,10 @@ impl Machine {
                 Some(why) => self.leave_alone(why, out),
                 None => self.partner_died(now, out),
             },
-            State::Takeover(Exclusive::Resting) => self.partner_died(now, out),
+            State::Takeover(Exclusive::Resting) => match self.is_left_alone().filter(|_| self.has_partner_pools()) {
+                Some(why) => self.leave_alone(why, out),
+                None => self.partner_died(now, out),
+            },
             State::Takeover(Exclusive::Releasing { .. }) | State::Released(_) => {
                 out.push(Effect::Timeline(Step::PartnerLost));
                 self.raise_alarm(Alarm::PartnerDown, out);
@@ -146,13 +149,16 @@ impl Machine {
     }
 
     fn leave_alone(&mut self, why: Withheld, out: &mut Effects) {
-        let partner = self.config.partner();
-        let has_pools = self.config.pools.keys().any(|pool| self.owner(*pool) == Some(partner));
-        if has_pools && !self.alarms.contains(&Alarm::TakeoverWithheld(why)) {
+        if self.has_partner_pools() && !self.alarms.contains(&Alarm::TakeoverWithheld(why)) {
             out.push(Effect::Timeline(Step::PartnerLost));
             out.push(Effect::Timeline(Step::TakeoverWithheld(why)));
             self.raise_alarm(Alarm::TakeoverWithheld(why), out);
         }
+    }
+
+    /// Whether the records give any pool to the partner.
+    pub(crate) fn has_partner_pools(&self) -> bool {
+        self.config.pools.keys().any(|pool| self.owner(*pool) == Some(self.config.partner()))
     }
 
     pub(crate) fn clear_withheld(&mut self, out: &mut Effects) {
@@ -164,6 +170,7 @@ impl Machine {
     pub(crate) fn page_read_up(&mut self, _now: Micros, page: &Page, out: &mut Effects) {
         if page.content.state == StateWord::Up {
             self.forget_refusals(out);
+            self.guard_own_pools(out);
         }
         // BOOTING or GIVEWAIT of a partner that the records still give its pools is acknowledged by the page itself and serves itself.
         let Some(want) = page.content.want else { return };
@@ -172,12 +179,44 @@ impl Machine {
         }
         self.wants_answered = Some((page.incarnation, want.number));
         let wanted = page.content.pools.iter().filter(|pool| pool.wanted).map(|pool| pool.id);
-        let pools: BTreeSet<PoolId> = wanted.filter(|pool| self.is_serving(*pool)).collect();
+        let mut pools: BTreeSet<PoolId> = wanted.filter(|pool| self.owner(*pool) == Some(self.config.node)).collect();
+        if pools.iter().any(|pool| self.is_holding(*pool) && !self.is_serving(*pool)) {
+            // One is frozen, to be looked at: it is all or nothing, and nothing is vetoed.
+            pools.clear();
+        }
         if want.how != WantHow::DryRun {
             out.push(Effect::Timeline(Step::WantRead { request: want.number }));
         }
         let why = Why::Wanted { number: want.number, how: want.how };
         self.begin_hand_off(page.incarnation, pools, why, None, out);
+    }
+
+    /// Own pools that a contest left exclusive are readable again for a partner that is up: it has to look at their disks when it is asked to
+    /// take them over. One that has pools of its own was released to while it waited for them.
+    fn guard_own_pools(&mut self, out: &mut Effects) {
+        let pools = self.exclusive_pools();
+        if pools.is_empty() || self.guarding.is_some() || self.timers.is_set(Timer::Retry) {
+            return;
+        }
+        let op = self.op();
+        self.guarding = Some(op);
+        out.push(Effect::ReleaseReservations { op, pools });
+    }
+
+    fn exclusive_pools(&self) -> Vec<PoolId> {
+        self.held_pools().filter(|pool| self.here[pool].fence == Some(FenceKind::Exclusive)).collect()
+    }
+
+    fn pools_guarded(&mut self, now: Micros, released: u32, of: u32) {
+        self.guarding = None;
+        // Whatever was contested since is to be as the contest leaves it.
+        if self.state != State::Up {
+            return;
+        }
+        if released < of {
+            return self.retry_after(now, self.config.timing.bring_up_retry);
+        }
+        self.set_fences(FenceKind::WriteGuard);
     }
 
     pub(crate) fn is_serving(&self, pool: PoolId) -> bool {
@@ -219,6 +258,9 @@ impl Machine {
     }
 
     pub(crate) fn reservations_released(&mut self, now: Micros, op: Op, released: u32, of: u32, out: &mut Effects) {
+        if self.guarding == Some(op) {
+            return self.pools_guarded(now, released, of);
+        }
         let State::Takeover(Exclusive::Releasing { op: mine, to }) = self.state else { return };
         if mine != op {
             return;
@@ -433,11 +475,5 @@ impl Machine {
         let AutomaticGiveback::Within { limit, window } = self.config.policy.giveback else { return false };
         self.givebacks.retain(|at| now.since(*at) < window);
         self.givebacks.len() >= limit as usize
-    }
-
-    /// A dry run, or the real thing, asked for by the operator in RELEASED.
-    pub(crate) fn giveback_asked(&mut self, to: Incarnation, asked: Asked, out: &mut Effects) {
-        let pools = self.guests().into_iter().collect();
-        self.begin_hand_off(to, pools, Why::Giveback, Some(asked), out);
     }
 }

@@ -102,6 +102,13 @@ pub enum Step {
     },
     /// A hand-off was vetoed.
     Vetoed(BTreeSet<Veto>),
+    /// A pool stays where it is while others of the hand-off go.
+    PoolStays {
+        /// Which.
+        pool: PoolId,
+        /// Why.
+        vetoes: BTreeSet<Veto>,
+    },
     /// The partner's page asks for these pools.
     WantRead {
         /// Number of its request.
@@ -224,6 +231,7 @@ impl fmt::Display for Step {
             Self::ReleaseNotFound => f.write_str("release not found on the disks"),
             Self::DisksInitialised { found, of } => write!(f, "disks initialised: {found} of {of}"),
             Self::Vetoed(vetoes) => write!(f, "vetoed: {vetoes:?}"),
+            Self::PoolStays { pool, vetoes } => write!(f, "{pool} stays: {vetoes:?}"),
             Self::WantRead { request } => write!(f, "request {request} for pools read by RDMA"),
             Self::Holding { to } => write!(f, "holding commands, handing off to {to}"),
             Self::Held => f.write_str("held, drained, flushed"),

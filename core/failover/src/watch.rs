@@ -310,6 +310,7 @@ mod tests {
             preferred: node,
             lock_disks: 1,
             pools: BTreeMap::new(),
+            may_split: false,
             policy: AutomaticGiveback::OnRequest.into(),
             timing: Timing::default(),
         }

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use understudy_failover::config::{AutomaticGiveback, OnEnd, Policy, PoolConfig};
-use understudy_failover::effect::Effect;
+use understudy_failover::effect::{Effect, Veto};
 use understudy_failover::input::{Earnest, Input, Request, SoftVetoes, TakeoverKind};
 use understudy_failover::machine::State;
 use understudy_failover::page::{Stage, StateWord};
@@ -767,4 +767,101 @@ fn pools_that_are_named_are_moved_or_refused_with_the_reason() {
     it.ask(B, give(&[P1, p3]));
     it.until("home", |world| is_home(world) && world.answers(A, p3));
     it.assert_golden();
+}
+
+/// Two pools of A's home and one of B's, where both nodes forward commands.
+fn in_parts(name: &str, giveback: AutomaticGiveback) -> Scenario {
+    let configs = NodeId::BOTH.map(|node| {
+        let mut config = usual_config(node);
+        config.policy = giveback.into();
+        config.may_split = true;
+        config.pools.insert(P3, PoolConfig { home: A });
+        config
+    });
+    let mut it = Scenario { name: name.to_owned(), world: World::new(configs, 1, Chaos::NONE) };
+    it.world.transcript = Some(Vec::new());
+    it.cold_start();
+    it
+}
+
+const P3: PoolId = PoolId(3);
+
+fn take(pools: &[PoolId]) -> Request {
+    let pools = pools.iter().copied().collect();
+    Request::TakeoverOf { pools, vetoes: SoftVetoes::Overridden, earnest: Earnest::Do }
+}
+
+fn give(pools: &[PoolId]) -> Request {
+    let pools = pools.iter().copied().collect();
+    Request::GivebackOf { pools, vetoes: SoftVetoes::Overridden, earnest: Earnest::Do }
+}
+
+#[test]
+fn one_of_two_pools_of_a_home_goes_to_the_partner_and_comes_home() {
+    let mut it = in_parts("relocation", AutomaticGiveback::OnRequest);
+    it.ask(B, take(&[P3]));
+    it.until("B serves pool 3", |world| world.answers(B, P3));
+    it.until_word(A, StateWord::MailboxWait);
+    it.run(100);
+    assert!(it.world.answers(A, P1) && !it.world.answers(B, P1), "{}", it.text());
+    assert!(!it.text().contains("service of A is closed"), "{}", it.text());
+    it.ask(B, give(&[P3]));
+    it.until("home", |world| is_home(world) && world.answers(A, P3));
+    it.assert_golden();
+}
+
+#[test]
+fn what_is_vetoed_of_a_giveback_stays_and_comes_home_when_nothing_speaks_against_it_any_more() {
+    let mut it =
+        in_parts("giveback_in_part", AutomaticGiveback::Within { limit: 10, window: Micros::from_millis(600_000) });
+    it.kill(A);
+    it.until("B serves all", |world| [P1, P2, P3].iter().all(|pool| world.answers(B, *pool)));
+    it.run(500);
+    it.world.vetoed.insert(P3, [Veto::CopyRunning].into());
+    it.start(A);
+    it.until("A serves pool 1", |world| world.answers(A, P1));
+    it.run(3_000);
+    assert!(it.world.answers(B, P3) && !it.world.answers(A, P3), "{}", it.text());
+    it.assert_order(&[(B, "pool 3 stays"), (A, "pool 1 served"), (A, "asserted GIVEWAIT"), (A, "asserted MBWAIT")]);
+    it.note("the copy is done");
+    it.world.vetoed.clear();
+    it.until("home", |world| is_home(world) && world.answers(A, P3));
+    it.assert_golden();
+}
+
+#[test]
+fn operator_is_told_which_pools_stay() {
+    let mut it = in_parts("giveback_asked_in_part", AutomaticGiveback::OnRequest);
+    it.ask(B, take(&[P1, P3]));
+    it.until_word(A, StateWord::MailboxWait);
+    it.run(500);
+    it.world.vetoed.insert(P1, [Veto::WriteOutcomeUnknown].into());
+    it.ask(B, Request::Giveback { vetoes: SoftVetoes::Count, earnest: Earnest::DryRun });
+    it.run(100);
+    it.assert_order(&[(B, "pools: [PoolId(3)], stay: {PoolId(1): {WriteOutcomeUnknown}}")]);
+    it.ask(B, Request::Giveback { vetoes: SoftVetoes::Overridden, earnest: Earnest::Do });
+    it.until("A serves pool 3", |world| world.answers(A, P3));
+    it.run(100);
+    it.assert_order(&[(B, "DoneInPart { stayed: {PoolId(1): {WriteOutcomeUnknown}} }")]);
+    it.note("the node that serves the other pool dies, and its partner takes that over, too");
+    it.kill(A);
+    it.until("B serves all", |world| [P1, P2, P3].iter().all(|pool| world.answers(B, *pool)));
+    it.assert_golden();
+}
+
+/// The node that has a part of its partner's pools dies, and so does, another time, the one that has the rest.
+#[test]
+fn either_node_may_die_while_each_has_a_part() {
+    for victim in NodeId::BOTH {
+        let mut it = in_parts("death_in_parts", AutomaticGiveback::OnRequest);
+        it.ask(B, take(&[P3]));
+        it.until_word(A, StateWord::MailboxWait);
+        it.run(100);
+        it.kill(victim);
+        let survivor = victim.partner();
+        it.until("all are served", |world| [P1, P2, P3].iter().all(|pool| world.answers(survivor, *pool)));
+        it.start(victim);
+        it.run(1_000);
+        heal_and_check(&mut it);
+    }
 }

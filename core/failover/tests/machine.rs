@@ -1,6 +1,6 @@
 //! The machine by itself: facts that come late, twice, in no order, or from nowhere.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use understudy_failover::config::{AutomaticGiveback, Config, OnEnd, Policy};
 use understudy_failover::effect::{Alarm, Effect, Effects, LegsAre, NoForecast, Reply, Veto, Withheld};
@@ -129,7 +129,12 @@ fn some_facts(dice: &mut Dice) -> Vec<Input> {
     let unreadable =
         [Unreadable::Refused, Unreadable::Closed, Unreadable::TimedOut, Unreadable::Torn, Unreadable::Rejected]
             [dice.below(5) as usize];
-    let findings = HandOffFindings { inventory: dice.below(3), vetoes: BTreeSet::new(), predicted_pause: Micros(1) };
+    let findings = HandOffFindings {
+        inventory: dice.below(3),
+        vetoes: BTreeSet::new(),
+        of_pools: BTreeMap::new(),
+        predicted_pause: Micros(1),
+    };
     let (few, of) = (dice.below(3) as u32, 2);
     vec![
         Input::Started,
@@ -276,6 +281,11 @@ fn announcement_is_taken_by_a_receiver_that_went_back_to_givewait() {
         page.sequence += 2;
         page.content.state = state;
         page.content.announcement = announcement;
+        if let Some(announced) = announcement {
+            // As in a page of a node whose COMMIT stands.
+            let given = page.content.pools.iter_mut().filter(|pool| pool.id == PoolId(1));
+            given.for_each(|pool| (pool.owner, pool.generation) = (Some(NodeId::A), announced.generation));
+        }
         let mut out = Effects::new();
         machine.step(now, Input::PartnerPageRead(Box::new(page.clone())), &mut out);
         (machine.clone(), out)
@@ -377,7 +387,7 @@ fn refusal_of_a_request_is_no_answer_to_a_later_run_of_the_partner() {
         _ => None,
     });
     let vetoes = BTreeSet::from([Veto::ResyncRunning]);
-    let findings = HandOffFindings { inventory: 1, vetoes, predicted_pause: Micros(1) };
+    let findings = HandOffFindings { inventory: 1, vetoes, of_pools: BTreeMap::new(), predicted_pause: Micros(1) };
     let out = feed(Input::HandOffPrepared { op: asked.expect("it is prepared"), findings });
     assert_eq!(published(&out).expect("an answer").want_answer, WantAnswer::Refused(7));
     page.incarnation = Incarnation(page.incarnation.0 + 2);

@@ -225,8 +225,21 @@ pub enum Response {
         /// What, for the operator.
         text: String,
     },
+    /// It was done, but for some pools, which stay where they are.
+    DoneInPart {
+        /// What, for the operator.
+        text: String,
+        /// Which pools stay.
+        staying: Vec<Staying>,
+    },
     /// What a giveback would meet.
     GivebackForecast {
+        /// The pools that would move.
+        #[serde(default)]
+        pools: Vec<String>,
+        /// Those that would stay.
+        #[serde(default)]
+        staying: Vec<Staying>,
         /// What speaks against it; empty means it would go ahead.
         vetoes: Vec<Veto>,
         /// The pause expected for clients, in microseconds, from the last measured flush and record write.
@@ -277,6 +290,15 @@ pub enum Response {
         /// What the operator can do.
         advice: String,
     },
+}
+
+/// A pool that stays where it is when others of its home move.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Staying {
+    /// Its name.
+    pub pool: String,
+    /// Why it stays.
+    pub vetoes: Vec<Veto>,
 }
 
 /// How much a veto weighs.

@@ -21,6 +21,7 @@ pub mod node;
 pub mod overseer;
 pub mod partner;
 pub mod publisher;
+mod replies;
 pub mod service;
 pub mod shelves;
 pub mod told;

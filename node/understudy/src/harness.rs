@@ -45,11 +45,13 @@ pub struct Plan {
     pub folder: PathBuf,
     /// libfabric provider of the interconnect.
     pub provider: String,
-    /// Mirrors in the pool of each node.
+    /// Pools of each node.
+    pub pools: usize,
+    /// Mirrors in each pool.
     pub mirrors: usize,
     /// Size of a pool disk.
     pub disk_bytes: u64,
-    /// Volumes in the pool of each node.
+    /// Volumes in each pool.
     pub volumes: usize,
     /// Size of a volume.
     pub volume_bytes: u64,
@@ -82,6 +84,7 @@ impl Plan {
             program: None,
             folder: folder.to_owned(),
             provider: "tcp".to_owned(),
+            pools: 1,
             mirrors: 1,
             disk_bytes: 128 << 20,
             volumes: 1,
@@ -95,7 +98,7 @@ impl Plan {
     }
 
     fn disk_names(&self) -> Vec<String> {
-        (0..self.mirrors * 4).map(|index| format!("d{index}")).collect()
+        (0..self.pools * self.mirrors * 4).map(|index| format!("d{index}")).collect()
     }
 }
 
@@ -201,7 +204,8 @@ impl Pair {
     pub fn init(&self) -> anyhow::Result<String> {
         let mut args = vec!["pair".to_owned(), "init".to_owned(), "--pair".to_owned(), self.file()];
         for pool in &self.config.pools {
-            for index in 0..self.plan.volumes {
+            let before = self.config.pools_of(pool.home).take_while(|other| other.name != pool.name).count();
+            for index in (0..self.plan.volumes).map(|index| before * self.plan.volumes + index) {
                 let thin = match self.plan.provisioning {
                     Provisioning::Thick => "",
                     Provisioning::Thin => ":thin",
@@ -441,7 +445,13 @@ impl Drop for Pair {
     }
 }
 
-/// Name of the `index`th volume in the pool of `home`.
+/// Name of the `index`th pool of `home`.
+#[must_use]
+pub fn pool_name(home: NodeName, index: usize) -> String {
+    if index == 0 { format!("pool-{home}") } else { format!("pool-{home}{}", index + 1) }
+}
+
+/// Name of the `index`th volume of `home`, those of all its pools counted on.
 #[must_use]
 pub fn volume_name(home: NodeName, index: usize) -> String {
     format!("vol-{home}{index}")
@@ -483,11 +493,12 @@ fn pair_file(plan: &Plan, hosts: &Hosts) -> anyhow::Result<String> {
         let kind = if index < 3 { "lock_disk" } else { "disk" };
         write!(text, "[[{kind}]]\nname = \"{name}\"\nurl = {url}\n\n")?;
     }
-    for node in NodeName::BOTH {
-        let legs = |mirror: usize| (node.index() * plan.mirrors + mirror) * 2;
+    for (index, node) in NodeName::BOTH.into_iter().flat_map(|node| (0..plan.pools).map(move |index| (index, node))) {
+        let legs = |mirror: usize| ((node.index() * plan.pools + index) * plan.mirrors + mirror) * 2;
         let mirrors: Vec<String> =
             (0..plan.mirrors).map(|mirror| format!("[\"d{}\", \"d{}\"]", legs(mirror), legs(mirror) + 1)).collect();
-        write!(text, "[[pool]]\nname = \"pool-{node}\"\nhome = \"{node}\"\nmirrors = [{}]\n\n", mirrors.join(", "))?;
+        let (name, mirrors) = (pool_name(node, index), mirrors.join(", "));
+        write!(text, "[[pool]]\nname = \"{name}\"\nhome = \"{node}\"\nmirrors = [{mirrors}]\n\n")?;
     }
     Ok(text)
 }

@@ -187,8 +187,11 @@ pub async fn run_over(network: impl Network + Clone, config: &Config, wish: &Wis
     let mut said = Vec::new();
     initialise_locks(config, &reached.locks, existing(wish)).await?;
     let mut entries = Vec::new();
+    // Volumes of all pools of a home are behind one target.
+    let mut next_luns = [0; 2];
     for pool in &config.pools {
-        entries.push(one_pool(config, wish, pool, &reached.disks, &mut said).await?);
+        let next_lun = &mut next_luns[pool.home.index()];
+        entries.push(one_pool(config, wish, pool, (&reached.disks, next_lun), &mut said).await?);
     }
     write_first_record(config, &reached.locks, entries).await?;
     let names: Vec<&str> = reached.locks.iter().map(|disk| disk.name.as_str()).collect();
@@ -340,7 +343,7 @@ async fn one_pool(
     config: &Config,
     wish: &Wish,
     layout: &PoolLayout,
-    disks: &[Reached],
+    (disks, next_lun): (&[Reached], &mut u16),
     said: &mut Vec<String>,
 ) -> Result<Entry, InitError> {
     let failed = |reason: String| InitError::Initialise { what: format!("pool `{}`", layout.name), reason };
@@ -360,7 +363,8 @@ async fn one_pool(
     let names: Vec<String> = layout.mirrors.iter().map(|legs| names_of(legs, disks)).collect();
     said.push(format!("pool {} of node {} on {}", layout.name, layout.home, names.join(", ")));
     for volume in wish.volumes.iter().filter(|volume| volume.pool == layout.name) {
-        let made = make_volume(&pool, volume).await?;
+        let made = make_volume(&pool, volume, *next_lun).await?;
+        *next_lun = made + 1;
         said.push(format!("volume {} of {} in {}, logical unit {}", volume.name, volume.size, layout.name, made));
     }
     pool.flush().await.map_err(|error| failed(error.to_string()))?;
@@ -390,10 +394,10 @@ async fn open(uuid: Uuid, disks: Vec<Rc<dyn Disk>>) -> Result<Rc<Pool>, String> 
     Ok(pool)
 }
 
-async fn make_volume(pool: &Pool, wish: &VolumeWish) -> Result<u16, InitError> {
+async fn make_volume(pool: &Pool, wish: &VolumeWish, lun: u16) -> Result<u16, InitError> {
     let wanted = understudy_pool::VolumeWish {
         name: wish.name.clone(),
-        lun: None,
+        lun: Some(lun),
         block_bytes: VOLUME_BLOCK_BYTES,
         blocks: wish.size.0.div_ceil(u64::from(VOLUME_BLOCK_BYTES)),
         provisioning: wish.provisioning.into(),

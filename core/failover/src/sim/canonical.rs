@@ -49,7 +49,12 @@ impl Machine {
     /// Whether its partner has ended and is left alone, as configured.
     #[must_use]
     pub fn leaves_partner_alone(&self) -> bool {
-        self.state == State::Up && self.is_left_alone().is_some()
+        let serves = match self.state {
+            State::Up => true,
+            State::Takeover(Exclusive::Resting) => self.has_partner_pools(),
+            _ => false,
+        };
+        serves && self.is_left_alone().is_some()
     }
 
     /// Whether the partner has shown a sign since the last silence.
@@ -67,7 +72,7 @@ impl Machine {
     /// Visits every order's number it still knows.
     pub fn visit_ops(&mut self, visit: &mut dyn FnMut(&mut Op)) {
         self.desk.visit_ops(visit);
-        self.rejoin.iter_mut().for_each(&mut *visit);
+        self.rejoin.iter_mut().chain(&mut self.guarding).for_each(&mut *visit);
         self.watch.alert.iter_mut().flat_map(|alert| &mut alert.look).for_each(&mut *visit);
         self.doubts.values_mut().flatten().for_each(&mut *visit);
         visit_state(&mut self.state, visit);

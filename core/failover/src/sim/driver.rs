@@ -2,7 +2,7 @@
 //!
 //! Not here: the steps of what takes time ([`super::tasks`]).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::tasks::{Contest, Fence, Kind, Leg, Solicited};
 use super::{Mount, Outstanding, Process, Served, What, World};
@@ -147,9 +147,15 @@ impl World {
         self.acknowledge_if_done(node, pool);
     }
 
-    pub(crate) fn driver_vetoes(&self, node: NodeId, pools: &[PoolId]) -> BTreeSet<Veto> {
-        let differing = pools.iter().any(|pool| !self.nodes[node.index()].mounts[pool].equal);
-        if differing { BTreeSet::from([Veto::ResyncRunning]) } else { BTreeSet::new() }
+    pub(crate) fn vetoes_of(&self, node: NodeId, pools: &[PoolId]) -> BTreeMap<PoolId, BTreeSet<Veto>> {
+        let of_pool = |pool: &PoolId| {
+            let mut vetoes = self.vetoed.get(pool).cloned().unwrap_or_default();
+            if !self.nodes[node.index()].mounts[pool].equal {
+                vetoes.insert(Veto::ResyncRunning);
+            }
+            (*pool, vetoes)
+        };
+        pools.iter().map(of_pool).collect()
     }
 
     pub(crate) fn legs_are(&self, node: NodeId, pool: PoolId) -> LegsAre {

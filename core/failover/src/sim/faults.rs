@@ -40,8 +40,9 @@ impl Mix {
 pub fn pair_of(seed: u64) -> [Config; 2] {
     let mut configs = NodeId::BOTH.map(usual_config);
     for config in &mut configs {
-        if seed.is_multiple_of(5) {
+        if matches!(seed % 5, 0 | 2) {
             config.pools.insert(PoolId(3), PoolConfig { home: NodeId::A });
+            config.may_split = seed % 5 == 2;
         }
         if seed.is_multiple_of(7) {
             config.lock_disks = 1;
@@ -152,6 +153,17 @@ fn draw_leg(world: &mut World, node: NodeId) {
 fn draw_request(world: &mut World, node: NodeId) {
     let vetoes = if world.dice.once_in(2) { SoftVetoes::Count } else { SoftVetoes::Overridden };
     let earnest = if world.dice.once_in(8) { Earnest::DryRun } else { Earnest::Do };
+    let may_split = world.nodes[node.index()].machine.as_ref().is_some_and(|machine| machine.config().may_split);
+    if may_split && world.dice.once_in(2) {
+        let pools: Vec<_> = world.pool_disks.keys().copied().collect();
+        let pools = [pools[world.dice.below(pools.len() as u64) as usize]].into();
+        let what = match world.dice.once_in(2) {
+            true => Request::TakeoverOf { pools, vetoes, earnest },
+            false => Request::GivebackOf { pools, vetoes, earnest },
+        };
+        let request = world.dice.roll();
+        return world.ask(node, request, what);
+    }
     let what = match world.dice.below(8) {
         0..=2 => Request::Takeover { kind: TakeoverKind::Planned, vetoes, earnest },
         3 => Request::Takeover { kind: TakeoverKind::Forced, vetoes, earnest },

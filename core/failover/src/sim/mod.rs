@@ -22,7 +22,7 @@ mod observe;
 mod tasks;
 
 use crate::config::{AutomaticGiveback, Config, OnEnd, PoolConfig, Timing};
-use crate::effect::{Effect, Effects, PollPace};
+use crate::effect::{Effect, Effects, PollPace, Veto};
 use crate::input::{Input, Request, Unreadable};
 use crate::invariants::Deeds;
 use crate::last_word::{Cause, last_word};
@@ -174,6 +174,8 @@ pub struct World {
     pub interconnect: [bool; 2],
     /// How it misbehaves.
     pub chaos: Chaos,
+    /// What speaks against handing over a pool, besides what its disks say.
+    pub vetoed: BTreeMap<PoolId, BTreeSet<Veto>>,
     /// Lines of what happened, if kept.
     pub transcript: Option<Vec<String>>,
     /// Every fact told to a machine, if kept: what an event log would hold.
@@ -204,6 +206,7 @@ pub fn usual_config(node: NodeId) -> Config {
         preferred: NodeId::A,
         lock_disks: 3,
         pools: pools.into(),
+        may_split: false,
         policy: AutomaticGiveback::Within { limit: 1_000, window: Micros::from_millis(1_000) }.into(),
         timing: Timing::default(),
     }
@@ -226,6 +229,7 @@ impl World {
             pool_disks: ids.iter().map(|pool| (*pool, vec![PoolDisk::new(), PoolDisk::new()])).collect(),
             interconnect: [true; 2],
             chaos,
+            vetoed: BTreeMap::new(),
             transcript: None,
             told: None,
             dice: Dice::new(seed),

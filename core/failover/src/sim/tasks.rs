@@ -162,7 +162,8 @@ impl World {
             Kind::Prepare { pools } => {
                 let findings = HandOffFindings {
                     inventory: inventory(&pools),
-                    vetoes: self.driver_vetoes(node, &pools),
+                    vetoes: BTreeSet::new(),
+                    of_pools: self.vetoes_of(node, &pools),
                     predicted_pause: Micros(900),
                 };
                 Next::Done(Input::HandOffPrepared { op, findings })

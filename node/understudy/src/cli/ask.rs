@@ -8,7 +8,8 @@ use super::put::put;
 use super::size::{Size, check_volume_name};
 use super::{Failure, GivebackArgs, PartnerLostArgs, TakeoverArgs, VolumeCommand};
 use crate::admin::{
-    Client, Earnest, Protection, Provisioning, Request, Response, SoftVetoes, Status, TakeoverKind, Veto, VolumeStatus,
+    Client, Earnest, Protection, Provisioning, Request, Response, SoftVetoes, Status, Staying, TakeoverKind, Veto,
+    VolumeStatus,
 };
 use crate::config::{Config, NodeName};
 
@@ -156,8 +157,9 @@ fn holds_partners(status: &Status) -> bool {
 fn report(answer: Response) -> Result<ExitCode, Failure> {
     match answer {
         Response::Done { text } => put(&format!("{text}\n")),
-        Response::GivebackForecast { vetoes, predicted_pause_micros } => {
-            put(&forecast(&vetoes, predicted_pause_micros))
+        Response::DoneInPart { text, staying } => put(&in_part(&text, &staying)),
+        Response::GivebackForecast { pools, staying, vetoes, predicted_pause_micros } => {
+            put(&giveback_forecast((&pools, &staying), &vetoes, predicted_pause_micros));
         }
         Response::TakeoverForecast { pools, vetoes, predicted_pause_micros, unknown, .. } if unknown.is_empty() => {
             put(&takeover_forecast(&pools, &vetoes, predicted_pause_micros));
@@ -174,14 +176,34 @@ fn report(answer: Response) -> Result<ExitCode, Failure> {
 /// How every dry run ends.
 const UNCHANGED: &str = "(dry run: nothing was changed)\n";
 
-pub(super) fn takeover_forecast(pools: &[String], vetoes: &[Veto], pause_micros: Option<u64>) -> String {
-    let which =
-        if pools.is_empty() { String::new() } else { format!("these pools would move: {}\n", pools.join(", ")) };
-    which + &verdict("takeover", vetoes, pause_micros)
+/// What was done, and what stays. It is a success: everything that could move has moved.
+pub(super) fn in_part(text: &str, staying: &[Staying]) -> String {
+    format!("{text}\nbut these stay where they are; `understudy giveback` again brings them home:\n{}", stays(staying))
 }
 
-pub(super) fn forecast(vetoes: &[Veto], pause_micros: Option<u64>) -> String {
-    verdict("giveback", vetoes, pause_micros)
+fn stays(staying: &[Staying]) -> String {
+    staying.iter().map(|one| format!("{}:\n{}", one.pool, list(&one.vetoes))).collect()
+}
+
+fn which(pools: &[String]) -> String {
+    if pools.is_empty() { String::new() } else { format!("these pools would move: {}\n", pools.join(", ")) }
+}
+
+pub(super) fn takeover_forecast(pools: &[String], vetoes: &[Veto], pause_micros: Option<u64>) -> String {
+    which(pools) + &verdict("takeover", vetoes, pause_micros)
+}
+
+pub(super) fn giveback_forecast(
+    (pools, staying): (&[String], &[Staying]),
+    vetoes: &[Veto],
+    pause_micros: Option<u64>,
+) -> String {
+    let left = if staying.is_empty() {
+        String::new()
+    } else {
+        format!("these would stay where they are:\n{}", stays(staying))
+    };
+    which(pools) + &left + &verdict("giveback", vetoes, pause_micros)
 }
 
 fn verdict(what: &str, vetoes: &[Veto], pause_micros: Option<u64>) -> String {

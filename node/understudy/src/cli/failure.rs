@@ -79,6 +79,7 @@ impl Failure {
             Response::Failed { reason, advice } => Self::Failed { reason, advice },
             Response::Status { .. }
             | Response::Done { .. }
+            | Response::DoneInPart { .. }
             | Response::GivebackForecast { .. }
             | Response::TakeoverForecast { .. }
             | Response::Volumes { .. }

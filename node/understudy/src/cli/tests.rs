@@ -2,10 +2,10 @@
 
 use clap::{CommandFactory, Parser};
 
-use super::ask::{forecast, volume_table};
+use super::ask::{giveback_forecast, in_part, volume_table};
 use super::failure::Failure;
 use super::{Cli, Size, VolumeWish};
-use crate::admin::{ClientError, Protection, Provisioning, Response, Veto, VetoWeight, VolumeStatus};
+use crate::admin::{ClientError, Protection, Provisioning, Response, Staying, Veto, VetoWeight, VolumeStatus};
 use crate::timeline::Style;
 
 #[test]
@@ -159,10 +159,16 @@ fn exit_statuses_are_those_of_the_help_text() {
 #[test]
 fn a_dry_run_says_vetoes_and_the_expected_pause() {
     let veto = Veto { weight: VetoWeight::Soft, reason: "a resync is running".to_owned(), remedy: String::new() };
-    let text = forecast(&[veto], Some(2_350));
+    let text = giveback_forecast((&[], &[]), std::slice::from_ref(&veto), Some(2_350));
     assert!(text.contains("would be vetoed now:\n  - a resync is running"), "{text}");
     assert!(text.contains("a pause of about 2.3 ms") && text.contains("nothing was changed"), "{text}");
-    assert!(forecast(&[], None).starts_with("nothing speaks against a giveback now\n"));
+    assert!(giveback_forecast((&[], &[]), &[], None).starts_with("nothing speaks against a giveback now\n"));
+    let staying = [Staying { pool: "bulk".to_owned(), vetoes: vec![veto] }];
+    let text = giveback_forecast((&["fast".to_owned()], &staying), &[], None);
+    let parts = ["these pools would move: fast\n", "these would stay where they are:\nbulk:\n  - a resync is running"];
+    assert!(parts.iter().all(|part| text.contains(part)), "{text}");
+    let text = in_part("a serves its pools", &staying);
+    assert!(text.starts_with("a serves its pools\nbut these stay") && text.contains("bulk:\n  - a resync"), "{text}");
 }
 
 #[test]

@@ -9,26 +9,25 @@ use tokio::time::Instant;
 use understudy_device::Audience;
 use understudy_disk::disk::{Disk, Link};
 use understudy_eventlog::segment::RELEASE_AND_BUILD;
-use understudy_failover::effect::{Reply, Veto};
 use understudy_failover::input::{Earnest, Input, Request as Order, SoftVetoes as Soft, TakeoverKind as Kind};
 use understudy_failover::page::{PagePool, PoolState};
-use understudy_failover::words::{PoolId, RequestId};
+use understudy_failover::words::PoolId;
 use understudy_layout::Uuid;
 use understudy_pool::{ReturnProgress, VolumeSummary};
 
 use super::fence::standing_of;
 use super::node::Node;
+use super::replies::{movement_of, really, refused};
 use super::service::{CreateError, OpenPool, node_name};
 use super::shelves::pool_id;
-use super::told::{Movement, Said, of_alarm, of_immovable, of_no_forecast, of_not_now, told_veto};
+use super::told::{Movement, of_alarm};
 use crate::admin::{
-    AdminRequest, DiskStatus, Earnest as ToldEarnest, LegStatus, LinkState, MirrorStatus, PartnerStatus, PoolStatus,
-    PortalStatus, Protection, Provisioning, Request, Response, SoftVetoes, Status, TakeoverKind, Veto as ToldVeto,
-    VolumeStatus,
+    AdminRequest, DiskStatus, LegStatus, LinkState, MirrorStatus, PartnerStatus, PoolStatus, PortalStatus, Protection,
+    Provisioning, Request, Response, SoftVetoes, Status, TakeoverKind, VolumeStatus,
 };
 use crate::cli::Size;
 use crate::config::DiskSource;
-use crate::timeline::{sign, step};
+use crate::timeline::step;
 
 impl Node {
     /// Takes a request: gives the fact the machine has to hear of it, or answers it by itself.
@@ -134,110 +133,6 @@ impl Node {
         };
         // Whoever asked may have gone.
         let _ = reply.send(response);
-    }
-
-    /// The machine answered a request.
-    pub(super) fn answer_operator(&self, request: RequestId, reply: Reply) {
-        let Some((asked, answer)) = self.waiting.borrow_mut().remove(&request) else { return };
-        let response = match movement_of(&asked) {
-            Some((movement, earnest)) => self.response_to(movement, earnest, reply),
-            None => self.response_to_report(reply),
-        };
-        // Whoever asked may have gone.
-        let _ = answer.send(response);
-    }
-
-    /// The answer to a report that the partner's machine has lost its power.
-    fn response_to_report(&self, reply: Reply) -> Response {
-        let partner = self.own.partner();
-        match reply {
-            Reply::Done => Response::Done {
-                text: format!(
-                    "{partner} shows no sign of life and is given up; `understudy timeline` shows what follows"
-                ),
-            },
-            Reply::NotNow { state } => refused(
-                format!("not while this node is {state}: it knows nothing of its partner yet, or has nothing to take"),
-                "`understudy status` shows what both nodes are doing",
-            ),
-            Reply::Refuted { by } => refused(
-                format!("{partner} lives: its {} moved after the report. Nothing was done", sign(by)),
-                "it was a false alarm; `understudy takeover --planned` takes its pools from a node that lives",
-            ),
-            Reply::GivenUp
-            | Reply::WouldDo { .. }
-            | Reply::Vetoed { .. }
-            | Reply::NotThisPool { .. }
-            | Reply::NoForecast(_) => Response::Failed {
-                reason: "the lock disks do not show whether the partner lives".to_owned(),
-                advice: "`understudy status` shows which disks are down; the node goes on looking".to_owned(),
-            },
-        }
-    }
-
-    fn response_to(&self, movement: Movement, earnest: Earnest, reply: Reply) -> Response {
-        let vetoes_told = |vetoes: BTreeSet<Veto>| vetoes.into_iter().map(|veto| told_veto(veto, movement)).collect();
-        match (reply, earnest) {
-            (Reply::Done, _) => Response::Done { text: self.done_text(movement) },
-            (Reply::WouldDo { overridden, pause, pools }, _) => {
-                self.forecast(movement, pools, vetoes_told(overridden), Some(pause.0))
-            }
-            (Reply::Vetoed { vetoes }, Earnest::DryRun) => {
-                self.forecast(movement, Vec::new(), vetoes_told(vetoes), None)
-            }
-            (Reply::Vetoed { vetoes }, Earnest::Do) => {
-                let hard = vetoes.iter().any(|veto| !veto.is_soft());
-                let advice = if hard {
-                    "hard vetoes cannot be overridden: remove their cause and ask again"
-                } else {
-                    "wait until their cause has passed, or ask with --override-vetoes"
-                };
-                Response::Refused {
-                    reason: "vetoed".to_owned(),
-                    vetoes: vetoes_told(vetoes),
-                    advice: advice.to_owned(),
-                }
-            }
-            (Reply::NotNow { state }, _) => refused_as(of_not_now(state, movement)),
-            (Reply::NotThisPool { pool, why }, _) => {
-                refused_as(of_immovable(pool, why, movement, |pool| self.pool_name(pool)))
-            }
-            (Reply::NoForecast(why), _) => {
-                let Said { reason, remedy } = of_no_forecast(why, self.own.partner());
-                Response::TakeoverForecast {
-                    pools: Vec::new(),
-                    vetoes: Vec::new(),
-                    predicted_pause_micros: None,
-                    unknown: reason,
-                    advice: remedy,
-                }
-            }
-            (Reply::GivenUp | Reply::Refuted { .. }, _) => Response::Failed {
-                reason: "it was begun and given up: the pools are where they were".to_owned(),
-                advice: "`understudy timeline` shows how far it came; ask again once the cause is gone".to_owned(),
-            },
-        }
-    }
-
-    fn forecast(&self, movement: Movement, pools: Vec<PoolId>, vetoes: Vec<ToldVeto>, pause: Option<u64>) -> Response {
-        match movement {
-            Movement::Giveback => Response::GivebackForecast { vetoes, predicted_pause_micros: pause },
-            Movement::Takeover => Response::TakeoverForecast {
-                pools: pools.into_iter().map(|pool| self.pool_name(pool)).collect(),
-                vetoes,
-                predicted_pause_micros: pause,
-                unknown: String::new(),
-                advice: String::new(),
-            },
-        }
-    }
-
-    fn done_text(&self, movement: Movement) -> String {
-        let (own, partner) = (self.own, self.own.partner());
-        match movement {
-            Movement::Takeover => format!("the pools of {partner} are served by {own}"),
-            Movement::Giveback => format!("{partner} serves its pools"),
-        }
     }
 
     async fn create_volume(&self, pool: &str, name: &str, bytes: u64, provisioning: Provisioning) -> Response {
@@ -569,24 +464,6 @@ fn pool_state_word(state: PoolState) -> &'static str {
 }
 
 /// Which way a request moves pools, and whether really, if it does.
-fn movement_of(asked: &Request) -> Option<(Movement, Earnest)> {
-    match asked {
-        Request::Takeover { .. } => Some((Movement::Takeover, Earnest::Do)),
-        Request::TakeoverOf { earnest, .. } => Some((Movement::Takeover, really(*earnest))),
-        Request::Giveback { .. } => Some((Movement::Giveback, Earnest::Do)),
-        Request::GivebackDryRun => Some((Movement::Giveback, Earnest::DryRun)),
-        Request::GivebackOf { earnest, .. } => Some((Movement::Giveback, really(*earnest))),
-        Request::PartnerLost
-        | Request::Status
-        | Request::VolumeCreate { .. }
-        | Request::VolumeList
-        | Request::VolumeProtect { .. }
-        | Request::VolumeDelete { .. }
-        | Request::Timeline { .. }
-        | Request::Events { .. } => None,
-    }
-}
-
 fn soft(vetoes: SoftVetoes) -> Soft {
     match vetoes {
         SoftVetoes::Respect => Soft::Count,
@@ -594,26 +471,11 @@ fn soft(vetoes: SoftVetoes) -> Soft {
     }
 }
 
-fn really(earnest: ToldEarnest) -> Earnest {
-    match earnest {
-        ToldEarnest::Do => Earnest::Do,
-        ToldEarnest::DryRun => Earnest::DryRun,
-    }
-}
-
-fn refused_as(said: Said) -> Response {
-    refused(said.reason, &said.remedy)
-}
-
 fn no_such_volume(name: &str) -> Response {
     refused(
         format!("no pool served by this node has a volume `{name}`"),
         "`understudy volume list` shows the volumes and where they are",
     )
-}
-
-fn refused(reason: String, advice: &str) -> Response {
-    Response::Refused { reason, vetoes: Vec::new(), advice: advice.to_owned() }
 }
 
 fn not_made(error: &CreateError) -> Response {

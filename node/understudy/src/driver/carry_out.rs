@@ -343,20 +343,10 @@ impl Node {
         };
         let inventory = self.service.inventory(&good).await;
         let predicted = self.predict_pause(pools).await;
-        let mut vetoes = BTreeSet::new();
-        for (id, opened) in self.service.open_pools() {
-            if pools.contains(&id) && !opened.pool.in_sync() {
-                vetoes.insert(Veto::ResyncRunning);
-            }
-            if pools.contains(&id) && !opened.pool.returning_legs().is_empty() {
-                vetoes.insert(Veto::CopyRunning);
-            }
-            if pools.contains(&id) && opened.pool.writes_of_unknown_outcome() > 0 {
-                vetoes.insert(Veto::WriteOutcomeUnknown);
-            }
-        }
+        let open = self.service.open_pools().into_iter().filter(|(id, _)| pools.contains(id));
+        let of_pools = open.map(|(id, opened)| (id, vetoes_of(&opened.pool))).collect();
         let predicted_pause = Micros(u64::try_from(predicted.as_micros()).unwrap_or(u64::MAX));
-        HandOffFindings { inventory: inventory.digest(), vetoes, predicted_pause }
+        HandOffFindings { inventory: inventory.digest(), vetoes: BTreeSet::new(), of_pools, predicted_pause }
     }
 
     /// How long clients would wait: what lies in the pause is measured now, or counted in what is.
@@ -392,4 +382,14 @@ impl Node {
             }
         }
     }
+}
+
+/// What speaks against handing over this pool now.
+fn vetoes_of(pool: &understudy_pool::Pool) -> BTreeSet<Veto> {
+    let found = [
+        (Veto::ResyncRunning, !pool.in_sync()),
+        (Veto::CopyRunning, !pool.returning_legs().is_empty()),
+        (Veto::WriteOutcomeUnknown, pool.writes_of_unknown_outcome() > 0),
+    ];
+    found.into_iter().filter(|(_, holds)| *holds).map(|(veto, _)| veto).collect()
 }

@@ -248,6 +248,7 @@ impl Node {
             preferred: node_id(self.config.pair.preferred),
             lock_disks: self.config.lock_disks.len(),
             pools: pools.map(|pool| (pool_id(pool.id), failover::PoolConfig { home: node_id(pool.home) })).collect(),
+            may_split: self.config.forwarding().is_some(),
             policy: self.policy(),
             timing: failover::Timing {
                 poll_routine: micros(timing.poll),

@@ -83,6 +83,10 @@ pub fn of_veto(veto: Veto, movement: Movement) -> Said {
                 "wait until it is UP; if it is to be stopped whatever it does: `understudy takeover --force`",
             ),
         },
+        Veto::UnusableThere => said(
+            "the node it would go to finds its disks and cannot open it",
+            "see the alarms in the status of that node: check the pool's disks there",
+        ),
         Veto::DrainFailed => said(
             "a pool could not be held and drained in time (`handoff_ms` in [timing])",
             "check its disks, then ask again",
@@ -125,10 +129,10 @@ pub fn of_immovable(pool: PoolId, why: Immovable, movement: Movement, name: impl
         ),
         (Immovable::SharesTarget { with }, Movement::Takeover | Movement::Giveback) => said(
             format!(
-                "{called} cannot move without {}: their volumes are behind one target, whose portals are at one node at a time",
+                "{called} cannot move without {}: their volumes are behind one target, and commands are not forwarded between the nodes",
                 name(with)
             ),
-            "name all pools of that home, or none, which means the same",
+            "name all pools of that home, or none, which means the same; with `forward` addresses in the pair's file each could move by itself",
         ),
     }
 }

@@ -54,7 +54,7 @@ const DOING: [&str; 17] = [
 #[test]
 fn every_refusal_and_every_alarm_names_its_reason_and_its_remedy() {
     let all = all();
-    assert_eq!(all.len(), 2 * (11 + 11 + 5) + 4 + 14, "of every kind there is");
+    assert_eq!(all.len(), 2 * (12 + 11 + 5) + 4 + 14, "of every kind there is");
     for (what, Said { reason, remedy }) in &all {
         assert!(reason.len() > 15, "{what} is said without a reason: {reason:?}");
         assert!(remedy.len() > 15, "{what} is said without a remedy: {remedy:?}");

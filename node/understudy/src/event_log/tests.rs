@@ -24,6 +24,7 @@ fn machine(incarnation: u64) -> Machine {
         preferred: NodeId::A,
         lock_disks: 3,
         pools: [(PoolId(1), PoolConfig { home: NodeId::A })].into(),
+        may_split: false,
         policy: AutomaticGiveback::OnRequest.into(),
         timing: Timing::default(),
     };

@@ -25,6 +25,7 @@ fn machine(node: NodeId, incarnation: u64) -> Machine {
         preferred: NodeId::A,
         lock_disks: 3,
         pools: [(PoolId(1), PoolConfig { home: NodeId::A })].into(),
+        may_split: false,
         policy: AutomaticGiveback::OnRequest.into(),
         timing: Timing::default(),
     };

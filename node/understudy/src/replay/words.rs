@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Debug, Write};
 
-use understudy_failover::effect::{Effect, Reply};
+use understudy_failover::effect::{Effect, Reply, Veto};
 use understudy_failover::input::{
     Earnest, FenceOutcome, Input, JoinOutcome, OpenOutcome, Request, SoftVetoes, TakeoverKind, WriteOutcome,
 };
@@ -329,15 +329,21 @@ fn order_beside(effect: &Effect) -> String {
     }
 }
 
+fn staying(stay: &BTreeMap<PoolId, BTreeSet<Veto>>) -> String {
+    stay.iter().map(|(pool, vetoes)| format!("; {pool} stays: {}", debugged(vetoes))).collect()
+}
+
 fn reply(reply: &Reply) -> String {
     let vetoes = |vetoes: &BTreeSet<_>| debugged(vetoes);
     match reply {
         Reply::Done => "done".to_owned(),
         Reply::NotNow { state } => format!("not now, the node is {state}"),
         Reply::Vetoed { vetoes: by } => format!("vetoed: {}", vetoes(by)),
-        Reply::WouldDo { overridden, pause, pools: of } => {
-            format!("would move {}, predicted pause {} us, overriding {}", pools(of), pause.0, vetoes(overridden))
+        Reply::WouldDo { overridden, pause, pools: of, stay } => {
+            let (of, overridden) = (pools(of), vetoes(overridden));
+            format!("would move {of}, predicted pause {} us, overriding {overridden}{}", pause.0, staying(stay))
         }
+        Reply::DoneInPart { stayed } => format!("done{}", staying(stayed)),
         Reply::GivenUp => "given up".to_owned(),
         Reply::Refuted { by } => format!("refuted by {by:?}").to_lowercase(),
         Reply::NotThisPool { pool, why } => format!("{pool} is not moved: {why:?}"),

@@ -55,9 +55,11 @@ pub fn describe(step: &Step, config: &Config, own: NodeName) -> Described {
         | Step::PowerLossReported
         | Step::PowerLossRefuted(_)
         | Step::Restarting(_) => contest(step, partner),
-        Step::PoolFenced { .. } | Step::Serving { .. } | Step::LegDropped { .. } | Step::LegsLeftOut { .. } => {
-            of_pool(step, config)
-        }
+        Step::PoolFenced { .. }
+        | Step::Serving { .. }
+        | Step::LegDropped { .. }
+        | Step::LegsLeftOut { .. }
+        | Step::PoolStays { .. } => of_pool(step, config),
         Step::Released { .. }
         | Step::Restored { .. }
         | Step::ReleaseVerified { .. }
@@ -168,6 +170,11 @@ fn of_pool(step: &Step, config: &Config) -> Described {
             format!("{} fenced with generation {generation}, keys and reservation read back", pool_name(config, *pool)),
             json!({ "pool": pool_name(config, *pool), "generation": generation.0 }),
         ),
+        Step::PoolStays { pool, vetoes } => {
+            let vetoes: Vec<String> = vetoes.iter().map(|veto| format!("{veto:?}")).collect();
+            let text = format!("{} stays where it is: {}", pool_name(config, *pool), vetoes.join(", "));
+            Described::new("pool-stays", text, json!({ "pool": pool_name(config, *pool), "vetoes": vetoes }))
+        }
         Step::Serving { pool, generation } => Described::new(
             "serving",
             format!("{} served with generation {generation}", pool_name(config, *pool)),
