@@ -129,6 +129,9 @@ fn giveback_of_one_pool_leaves_the_other_until_a_second_one() {
         let answer = ask(&stage, &volume)?;
         let refused = matches!(&answer, Response::Refused { reason, .. } if reason.contains("at both nodes"));
         ensure!(refused, "a volume in a home that is in parts: {answer:?}");
+        let upgrade = ["upgrade".to_owned(), "--pair".to_owned(), stage.pair.config().file.display().to_string()];
+        let refused = stage.pair.command(&upgrade).expect_err("an upgrade needs each home whole").to_string();
+        ensure!(refused.contains("are at both nodes"), "{refused}");
         let losses = stage.connection_losses();
         demand_done(&stage, &Request::Giveback { soft_vetoes: SoftVetoes::Respect })?;
         stage.wait_until_home()?;

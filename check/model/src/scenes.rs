@@ -242,7 +242,6 @@ pub fn long() -> Vec<Scene> {
         small("death-and-zombie", Home, Faults { kills: 1, silences: 1, ..NONE }),
         small("operators", Home, Faults { requests: 2, ..NONE }),
         small("operator-death", Home, Faults { requests: 1, kills: 1, ..NONE }),
-        parts("parts-death", Home, Faults { requests: 1, kills: 1, ..NONE }),
         fine(small("every-access-death", Home, Faults { kills: 1, ..NONE })),
         small("announced-deaths", Home, Faults { announced: 2, ..NONE }),
         small("leg-announced-death", Home, Faults { announced: 1, legs: 1, ..NONE }),
@@ -259,6 +258,7 @@ pub fn deep() -> Vec<Scene> {
         small("giveback-death-unknown", Ready, Faults { kills: 1, unknown_records: 1, ..NONE }),
         small("giveback-silence-unknown", Ready, Faults { silences: 1, unknown_records: 1, ..NONE }),
         Scene { homes: TWO, ..small("crosswise-death", Crossed, Faults { kills: 1, ..NONE }) },
+        parts("parts-death", Home, Faults { requests: 1, kills: 1, ..NONE }),
         parts("parts-zombie", Home, Faults { requests: 1, silences: 1, ..NONE }),
         parts("parts-giveback-death", Ready, Faults { requests: 1, kills: 1, ..NONE }),
         small("leg-death", Home, Faults { kills: 1, legs: 1, ..NONE }),
@@ -272,6 +272,23 @@ pub fn deep() -> Vec<Scene> {
 /// Every mistake with the scene that finds it and the laws that may name it.
 #[must_use]
 pub fn mistakes() -> Vec<(Scene, &'static [Law])> {
+    usual_mistakes().into_iter().chain(mistakes_in_parts()).collect()
+}
+
+fn mistakes_in_parts() -> [(Scene, &'static [Law]); 2] {
+    let close = parts("parts", Start::Home, Faults { requests: 1, ..NONE });
+    let claim = parts("parts-giveback", Start::Ready, Faults { requests: 1, ..NONE });
+    let claim = Scene { restraint: Restraint::Everything, ..claim };
+    [
+        (
+            Scene { mutant: Some(Mutant::ClosePortalsOfPart), liveness: false, ..close },
+            &[Law::CloseLast, Law::HomeListens],
+        ),
+        (Scene { mutant: Some(Mutant::ClaimWholeHome), ..claim }, &[Law::HomeAgain, Law::SeenThrough]),
+    ]
+}
+
+fn usual_mistakes() -> Vec<(Scene, &'static [Law])> {
     use Start::{Crossed, Home, Legless, Ready, Refused, TakenOver};
     // What breaks a law of a moment is to be found by that law, not by what comes of it when faults stop.
     let with = |mutant, scene: Scene| Scene { mutant: Some(mutant), liveness: false, ..scene };
@@ -284,8 +301,6 @@ pub fn mistakes() -> Vec<(Scene, &'static [Law])> {
     let unknown = Faults { unknown_records: 2, ..NONE };
     let crosswise = Scene { homes: TWO, ..small("crosswise", Crossed, NONE) };
     let forced = small("forced", Home, Faults { requests: 1, kills: 1, ..NONE });
-    let delayed = parts("parts-giveback", Ready, Faults { requests: 1, ..NONE });
-    let delayed = Scene { restraint: Restraint::Everything, ..delayed };
     let late = small("bring-up-late-page", TakenOver, Faults { late_pages: 1, ..NONE });
     vec![
         (with(Mutant::SkipReadBack, zombie.clone()), &[Law::OneWriter, Law::StaysReserved, Law::RecordStands]),
@@ -338,11 +353,6 @@ pub fn mistakes() -> Vec<(Scene, &'static [Law])> {
         (with(Mutant::RetryWithGuard, small("leg-left-out", Refused(NodeId::A), NONE)), &[Law::OneAnswers]),
         (stuck(Mutant::OverlookAnnouncement, late), &[Law::SeenThrough]),
         (stuck(Mutant::ServeCrosswise, crosswise), &[Law::HomeAgain]),
-        (
-            with(Mutant::ClosePortalsOfPart, parts("parts", Home, Faults { requests: 1, ..NONE })),
-            &[Law::CloseLast, Law::HomeListens],
-        ),
-        (stuck(Mutant::ClaimWholeHome, delayed), &[Law::HomeAgain, Law::SeenThrough]),
         (stuck(Mutant::KeepLostLegs, small("leg", Home, Faults { legs: 1, ..NONE })), &[Law::ServedAgain, Law::AtRest]),
     ]
 }

@@ -12,6 +12,7 @@
 //! everything ends without an answer for good (fence). Units may share one: [`CommonGate`].
 #![forbid(unsafe_code)]
 
+mod attached;
 mod attempt;
 mod audience;
 mod carrier;

@@ -15,7 +15,8 @@ use understudy_scsi::sense::{Asc, Sense, SenseFormat, SenseKey};
 use understudy_unit::unit::LogicalUnit;
 use understudy_unit::{Completion, Identity};
 
-use crate::target::{Attached, Target};
+use crate::attached::Attached;
+use crate::target::Target;
 
 /// Room for the longest list there can be.
 pub(crate) const WHOLE_LIST_BYTES: u32 = 8 + 8 * (HIGHEST_LUN as u32 + 1);

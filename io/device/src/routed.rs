@@ -36,10 +36,11 @@ use understudy_unit::{Completion, Side, TaskAttribute, Whereabouts, passes_atten
 pub(crate) use command::Routed;
 pub use on_demand::OnDemand;
 
+use crate::attached::Attached;
 use crate::event::Event;
 use crate::gate::Gate;
 use crate::listing::nothing_here;
-use crate::target::{Attached, Presence, Target, TaskManagement, TaskManagementResponse};
+use crate::target::{Presence, Target, TaskManagement, TaskManagementResponse};
 use crate::task::{OnUnit, Task};
 use crate::unit::{Busy, UnitOnMedium};
 

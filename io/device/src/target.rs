@@ -20,8 +20,9 @@ use understudy_scsi::operations::opcode;
 use understudy_scsi::sense::Asc;
 use understudy_scsi::transport::InitiatorPort;
 use understudy_unit::unit::{LogicalUnit, Reset};
-use understudy_unit::{Nexus, NexusId, TaskAttribute, TaskId};
+use understudy_unit::{Nexus, TaskAttribute, TaskId};
 
+use crate::attached::{Attached, Change, Numbered, Place};
 use crate::audience::Audience;
 use crate::event::Event;
 use crate::listing::{in_part, not_in_this_part, nothing_here};
@@ -98,14 +99,6 @@ pub enum Presence {
     Whole,
 }
 
-/// A unit of a target.
-#[derive(Debug, Clone)]
-struct Numbered {
-    lun: u16,
-    unit: Rc<UnitOnMedium>,
-    audience: Audience,
-}
-
 /// A target.
 #[derive(Debug)]
 pub struct Target {
@@ -121,85 +114,6 @@ pub struct Target {
     pub(crate) units_moved: Event,
     // BOUND: dead entries are swept before it grows.
     attached: RefCell<Vec<Weak<Attached>>>,
-}
-
-/// A nexus and its place in each unit it has asked something, ordered by number.
-#[derive(Debug)]
-pub(crate) struct Attached {
-    nexus: Nexus,
-    /// It reaches the units of both nodes.
-    spans_nodes: bool,
-    places: RefCell<Vec<Place>>,
-    list: Cell<List>,
-}
-
-/// What it is that units come or go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Change {
-    /// The target has others.
-    OfList,
-    /// It has them elsewhere.
-    OfPlace,
-}
-
-/// What became of the list of units, as one nexus sees it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct List {
-    /// How often it changed.
-    changes: u32,
-    /// How many of these changes the initiator knew when it read the list last.
-    reported: u32,
-}
-
-#[derive(Debug, Clone)]
-struct Place {
-    lun: u16,
-    unit: Rc<UnitOnMedium>,
-    id: NexusId,
-    /// What the unit was told of the list.
-    told: List,
-}
-
-/// How a nexus takes its place in a unit.
-type Attach = fn(&mut LogicalUnit, Nexus) -> NexusId;
-
-impl Attached {
-    fn sees(&self, numbered: &Numbered) -> bool {
-        numbered.audience.includes(&self.nexus.initiator.name)
-    }
-
-    fn is_told_of(&self, change: Change) -> bool {
-        change == Change::OfList || !self.spans_nodes
-    }
-
-    fn list_changed(&self) {
-        let List { changes, reported } = self.list.get();
-        self.list.set(List { changes: changes + 1, reported });
-    }
-
-    pub(crate) fn list_reported(&self) {
-        let changes = self.list.get().changes;
-        self.list.set(List { changes, reported: changes });
-    }
-
-    /// The place in the unit of this number, taken now by `attach` if it has none yet.
-    fn place(&self, lun: u16, units: &RefCell<Vec<Numbered>>, attach: Attach) -> Option<Place> {
-        let mut places = self.places.borrow_mut();
-        let at = match places.binary_search_by_key(&lun, |place| place.lun) {
-            Ok(at) => at,
-            Err(at) => {
-                let units = units.borrow();
-                let found = units.binary_search_by_key(&lun, |numbered| numbered.lun).ok()?;
-                let unit = Rc::clone(&units.get(found).filter(|numbered| self.sees(numbered))?.unit);
-                let id = attach(&mut unit.core.borrow_mut(), self.nexus.clone());
-                places.insert(at, Place { lun, unit, id, told: self.list.get() });
-                at
-            }
-        };
-        let place = &mut places[at];
-        place.tell(self.list.get());
-        Some(place.clone())
-    }
 }
 
 impl Target {
@@ -466,30 +380,6 @@ impl Target {
     /// Fences every unit for good.
     pub fn fence(&self) {
         self.units().iter().for_each(|unit| unit.fence());
-    }
-}
-
-impl Place {
-    /// Brings the unit up to date about the list of units.
-    fn tell(&mut self, list: List) {
-        if self.told == list {
-            return;
-        }
-        let mut core = self.unit.core.borrow_mut();
-        if self.told.reported != list.reported {
-            core.luns_reported(self.id);
-        }
-        if list.reported < list.changes && self.told.changes != list.changes {
-            core.luns_changed(self.id);
-        }
-        drop(core);
-        self.told = list;
-    }
-
-    fn leave(&self) -> Vec<TaskId> {
-        let aborting = self.unit.core.borrow_mut().detach(self.id);
-        self.unit.look_again();
-        aborting
     }
 }
 

@@ -73,6 +73,15 @@ impl View {
         })
     }
 
+    /// Whether the records give some pools of this home to one node and some to the other.
+    fn is_in_parts(&self, home: NodeName) -> bool {
+        let status = self.own(home).or_else(|| self.own(home.partner()));
+        status.is_some_and(|status| {
+            let at = |owner| status.pools.iter().any(|pool| pool.home == home && pool.owner == Some(owner));
+            NodeName::BOTH.into_iter().all(at)
+        })
+    }
+
     fn is_home(&self, node: NodeName) -> bool {
         self.state(node) == "UP" && self.pools_are_with(node, node)
     }
@@ -134,6 +143,12 @@ impl Walk<'_> {
 
     fn upgrade(&self, node: NodeName) -> Result<(), Failure> {
         let partner = node.partner();
+        if let Some(home) =
+            self.look().ok().and_then(|view| NodeName::BOTH.into_iter().find(|home| view.is_in_parts(*home)))
+        {
+            let reason = format!("the pools of node {home} are at both nodes");
+            return Err(Failure::new(reason, "bring them home first: `understudy giveback`; then run this again"));
+        }
         let view =
             self.wait("the pair is whole", PAIR_WITHIN, |view| view.both_home() || view.pools_are_with(node, partner))?;
         put(&format!("node {node}{}\n", release(&view, node)));
@@ -170,10 +185,27 @@ impl Walk<'_> {
     fn demand(&self, node: NodeName, request: &Request) -> Result<(), Failure> {
         let deadline = Instant::now() + PAIR_WITHIN;
         let mut told = Vec::new();
+        let mut is_begun = false;
         // BOUND: the deadline.
         loop {
             match ask(self.config, node, request)? {
                 Response::Done { .. } => return Ok(()),
+                Response::DoneInPart { staying, .. } if Instant::now() < deadline => {
+                    let vetoes: Vec<Veto> = staying.into_iter().flat_map(|one| one.vetoes).collect();
+                    if !passes(&vetoes) {
+                        let advice = format!("remove the cause, then `understudy giveback`:\n{}", list(&vetoes));
+                        return Err(Failure::new("some pools stay where they are", advice));
+                    }
+                    is_begun = true;
+                    sleep(LOOK);
+                }
+                // What came home is settling in.
+                Response::Refused { vetoes, .. } if is_begun && vetoes.is_empty() && Instant::now() < deadline => {
+                    if self.look().is_ok_and(|view| view.both_home()) {
+                        return Ok(());
+                    }
+                    sleep(LOOK);
+                }
                 Response::Refused { vetoes, .. } if passes(&vetoes) && Instant::now() < deadline => {
                     if vetoes != told {
                         put(&format!("  waiting, because of\n{}", list(&vetoes)));

@@ -271,10 +271,14 @@ impl Node {
         let me = Rc::clone(self);
         let before = self.partner.page.borrow().as_ref().map(|page| page.live.last_completion).filter(|last| *last > 0);
         let fenced = self.fences.borrow().get(&pool).map(|fence| fence.fenced.clone()).unwrap_or_default();
+        // Beside others of its home, which are served already, nothing tells its first answer from theirs.
+        let is_first = !self.service.serves_beside(pool);
         tokio::task::spawn_local(async move {
             let began = Instant::now();
             me.service.serve(pool, &fenced).await;
-            me.note_first_answer(pool, began, before).await;
+            if is_first {
+                me.note_first_answer(pool, began, before).await;
+            }
         });
     }
 

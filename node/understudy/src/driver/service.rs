@@ -189,6 +189,13 @@ impl Service {
         if self.identities[own.partner().index()].portals.borrow().is_empty() { own } else { own.partner() }
     }
 
+    /// Whether another pool of this one's home is served here.
+    #[must_use]
+    pub fn serves_beside(&self, pool: PoolId) -> bool {
+        let home = self.home_of(pool);
+        self.served.borrow().iter().any(|other| *other != pool && self.home_of(*other) == home)
+    }
+
     /// The node whose identity a pool's volumes are served under.
     #[must_use]
     pub fn home_of(&self, pool: PoolId) -> Option<NodeName> {
