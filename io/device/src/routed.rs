@@ -152,6 +152,8 @@ pub(crate) struct Routes {
     /// By age. BOUND: the command window of the session.
     commands: RefCell<BTreeMap<u64, UnderWay>>,
     next: Cell<u64>,
+    /// How many of them have gone nowhere.
+    waiting: Cell<usize>,
     /// A command was aborted, or another one may go.
     moved: Event,
     /// What the client was told.
@@ -195,6 +197,7 @@ impl Routes {
             elsewhere,
             commands: RefCell::default(),
             next: Cell::new(0),
+            waiting: Cell::new(0),
             moved: Event::default(),
             known: RefCell::default(),
         })
@@ -234,6 +237,10 @@ impl Routes {
     /// Whether a command may go before those that wait.
     fn may_go(&self, number: u64) -> bool {
         let commands = self.commands.borrow();
+        // None but itself, as it is nearly always: however many are under way, they need not be looked at.
+        if self.waiting.get() <= 1 {
+            return true;
+        }
         let Some(own) = commands.get(&number) else { return true };
         let mut older = commands.range(..number).map(|(_, other)| other).filter(|other| other.stage == Stage::Waiting);
         match own.attribute {
@@ -245,7 +252,18 @@ impl Routes {
 
     fn set_stage(&self, number: u64, stage: Stage) {
         if let Some(own) = self.commands.borrow_mut().get_mut(&number) {
-            own.stage = stage;
+            let before = std::mem::replace(&mut own.stage, stage);
+            let waiting = self.waiting.get() + usize::from(stage == Stage::Waiting);
+            self.waiting.set(waiting - usize::from(before == Stage::Waiting));
+        }
+        self.moved.signal();
+    }
+
+    /// A command is over.
+    fn forget(&self, number: u64) {
+        let gone = self.commands.borrow_mut().remove(&number);
+        if gone.is_some_and(|own| own.stage == Stage::Waiting) {
+            self.waiting.set(self.waiting.get() - 1);
         }
         self.moved.signal();
     }
@@ -270,6 +288,7 @@ impl Routes {
         let number = self.next.replace(self.next.get() + 1);
         let under_way = UnderWay { tag, lun, attribute, stage: Stage::Waiting, is_aborted: false };
         self.commands.borrow_mut().insert(number, under_way);
+        self.waiting.set(self.waiting.get() + 1);
         let carried = Carried { lun, attribute, cdb, data_out: Bytes::new(), data_in_room: 0 };
         let command = Routed::new(Rc::clone(self), number, tag, carried);
         if !self.may_go(number) {
@@ -291,7 +310,9 @@ impl Routes {
     fn begin_at_once(&self, mut command: Routed) -> Task {
         let Carried { lun, attribute, cdb, .. } = *command.carried();
         let owed = self.known.borrow().owed(lun, Side::Here);
-        self.known.borrow_mut().told(lun, Side::Here);
+        if owed.is_some() {
+            self.known.borrow_mut().told(lun, Side::Here);
+        }
         let begun = self.begin_here(lun, command.tag(), attribute, &cdb, owed);
         let Some((on_unit, data_out_bytes)) = begun else { return Task::routed(command, 0) };
         command.is_begun(on_unit);

@@ -213,8 +213,17 @@ impl Task {
                 Ended::With(outcome) => outcome,
                 Ended::NotBegun => Outcome::Completed(turned_away()),
             },
-            // Boxed: it is the rare kind, and larger than all others.
-            Place::Routed(routed) => Box::pin(routed.execute(data_out)).await,
+            Place::Routed(mut routed) => {
+                // Nearly always it has begun here and ends here.
+                if let Some(on_unit) = routed.take_here() {
+                    match on_unit.execute(data_out.clone()).await {
+                        Ended::With(outcome) => return outcome,
+                        Ended::NotBegun => routed.waits_again(),
+                    }
+                }
+                // Boxed: it is the rare kind, and larger than all others.
+                Box::pin(routed.execute(data_out)).await
+            }
             Place::Frozen(frozen) => frozen.thawed().await,
         }
     }

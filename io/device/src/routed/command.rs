@@ -40,8 +40,7 @@ impl std::fmt::Debug for Routed {
 
 impl Drop for Routed {
     fn drop(&mut self) {
-        self.routes.commands.borrow_mut().remove(&self.number);
-        self.routes.moved.signal();
+        self.routes.forget(self.number);
     }
 }
 
@@ -85,6 +84,16 @@ impl Routed {
         self.here = Some(on_unit);
     }
 
+    /// The command on its unit, if it has begun here: what it asked for was told when it came.
+    pub(crate) fn take_here(&mut self) -> Option<OnUnit> {
+        self.here.take()
+    }
+
+    /// Its unit was taken away before it began.
+    pub(crate) fn waits_again(&self) {
+        self.routes.set_stage(self.number, Stage::Waiting);
+    }
+
     pub(crate) fn here(&mut self) -> Option<&mut OnUnit> {
         self.here.as_mut()
     }
@@ -125,7 +134,7 @@ impl Routed {
                 match on_unit.execute(self.carried.data_out.clone()).await {
                     Ended::With(Outcome::Completed(completion)) => return self.completed_here(completion),
                     Ended::With(outcome) => return outcome,
-                    Ended::NotBegun => self.routes.set_stage(self.number, Stage::Waiting),
+                    Ended::NotBegun => self.waits_again(),
                 }
             }
             match self.next(deadline).await {
