@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use understudy::admin::{Request, Response, TakeoverKind};
 use understudy::config::NodeName;
-use understudy::harness::Signal;
+use understudy::harness::{Plan, Signal, Site};
 use understudy_drill::stage::{PATIENCE, plan};
 use understudy_drill::{Fault, Stage, play};
 
@@ -22,7 +22,11 @@ const DEAD: NodeName = NodeName::A;
 const SURVIVOR: NodeName = NodeName::B;
 
 fn set_up(folder: &std::path::Path) -> anyhow::Result<Stage> {
-    let mut stage = Stage::set_up(plan(env!("CARGO_BIN_EXE_understudy-drilled"), folder))?;
+    // As many have it in their environment: the way to a panic takes longer to find out than a partner waits for a page to move.
+    let mut hosts = Site::Here.hosts()?;
+    hosts.to_nodes = NodeName::BOTH.map(|_| vec!["env".to_owned(), "RUST_BACKTRACE=1".to_owned()]);
+    let pair = Plan { site: Site::Apart(Box::new(hosts)), ..plan(env!("CARGO_BIN_EXE_understudy-drilled"), folder) };
+    let mut stage = Stage::set_up(pair)?;
     stage.start_clients(1)?;
     Ok(stage)
 }
@@ -69,7 +73,11 @@ fn panic_ends_the_worker_and_is_announced() {
             ensure!(matches!(answer, Response::Failed { .. }), "the takeover was answered {answer:?}");
             Ok(())
         };
-        dies(panic, "panicked-read", 101, folder)
+        dies(panic, "panicked-read", 101, folder)?;
+        let log = std::fs::read_to_string(folder.join(format!("node-{DEAD}.log")))?;
+        ensure!(log.contains("panicked at") && log.contains("a drill asks for it"), "the log does not say why:\n{log}");
+        ensure!(!log.contains("stack backtrace"), "the partner waited for all this:\n{log}");
+        Ok(())
     });
 }
 

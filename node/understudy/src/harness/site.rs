@@ -49,7 +49,7 @@ impl Site {
     ///
     /// # Errors
     /// No free ports.
-    pub(super) fn hosts(&self) -> anyhow::Result<Hosts> {
+    pub fn hosts(&self) -> anyhow::Result<Hosts> {
         if let Self::Apart(hosts) = self {
             return Ok((**hosts).clone());
         }
